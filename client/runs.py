@@ -1,0 +1,101 @@
+"""A run's folder: what was asked for, and one line for each client and round.
+
+``runs/NAME/session.json`` holds settings, versions, seed and final metrics; ``runs/NAME/rounds.jsonl`` one JSON
+object for each client and round, with the columns below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import fedn_partial
+from fedn_partial.settings import Case
+
+
+@dataclass
+class Row:
+    """One client in one round: the columns of rounds.jsonl. What is not known is null. MB are 10**6 bytes.
+
+    Attributes
+    ----------
+    round : of the session, from 1, as the server functions count.
+    fedn_round : FEDn's own number of it.
+    client : name.
+    outcome : "merged", "skipped: why" (by the server functions), "refused: why" (by the device), "round failed",
+        or "sent" as long as the server has not said (which for the last round FEDn does not tell).
+    warmup : whether it was a full round.
+    layers : names of the layers that were trained and sent.
+    trained_params, total_params : weights in these layers, and in the model.
+    num_examples : training examples.
+    upload_bytes : of the update as they left through gRPC, model and message with its metadata. FEDn's own client
+        does not count; for it, the bytes of the update file.
+    download_bytes : of the global models that came: the one to train, and the one to validate.
+    train_seconds : in the training loop.
+    round_seconds : from the request to the update's upload, download of the model included.
+    phases : seconds of load, import, trace, train, encode.
+    cpu_seconds, cpu_percent : of the training request's processes; 100 % is one processor.
+    rss_peak_mb : highest resident memory of these processes.
+    ram_used_mb, ram_percent : highest memory in use on the machine, or in the control group if that is limited.
+    train_loss : mean over the last local epoch.
+    accuracy, loss : of the new global model on this client's test examples.
+    test_examples : how many these are.
+    """
+
+    round: int | None
+    fedn_round: str
+    client: str
+    outcome: str = "sent"
+    warmup: bool | None = None
+    layers: list = dataclasses.field(default_factory=list)
+    trained_params: int | None = None
+    total_params: int | None = None
+    num_examples: int | None = None
+    upload_bytes: int | None = None
+    download_bytes: int | None = None
+    train_seconds: float | None = None
+    round_seconds: float | None = None
+    phases: dict = dataclasses.field(default_factory=dict)
+    cpu_seconds: float | None = None
+    cpu_percent: float | None = None
+    rss_peak_mb: float | None = None
+    ram_used_mb: float | None = None
+    ram_percent: float | None = None
+    train_loss: float | None = None
+    accuracy: float | None = None
+    loss: float | None = None
+    test_examples: int | None = None
+
+
+class RunFolder:
+    """Writes a run's two files into a new folder below `parent`."""
+
+    def __init__(self, parent: Path, case: Case):
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        self.path = parent / f"{case.name}-{stamp}"
+        self.path.mkdir(parents=True)
+        self._session = {
+            "name": case.name,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seed": case.seed,
+            "settings": dataclasses.asdict(case),
+            "versions": {"fedn-partial": fedn_partial.__version__, "python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in ("fedn", "keras", "numpy")},
+            "machine": f"{platform.system()} {platform.machine()}",
+        }
+        self.finish({})
+
+    def write_rows(self, rows: list[Row]) -> None:
+        """Append rows to rounds.jsonl."""
+        with (self.path / "rounds.jsonl").open("a") as file:
+            for row in rows:
+                file.write(json.dumps(dataclasses.asdict(row)) + "\n")
+
+    def finish(self, final: dict) -> None:
+        """Write session.json, with the final metrics if there are any yet."""
+        (self.path / "session.json").write_text(json.dumps({**self._session, "final": final}, indent=1) + "\n")

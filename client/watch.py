@@ -1,0 +1,168 @@
+"""Follows a session through FEDn's REST interface: who answered, what it cost, how good the model is.
+
+Everything comes through FEDn: updates and their metadata from its statuses, accuracy from its validations, what
+the server functions did with an update from the settings that they send in the round after.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from fedn_partial.client.runs import Row
+from fedn_partial.seed_model.api import Api
+
+
+@dataclass
+class Round:
+    """One of FEDn's rounds of this session.
+
+    Attributes
+    ----------
+    id : FEDn's number.
+    model : id of the global model that it started from. new_model : of the one it made, or None.
+    rows : by client. expected : clients that were asked.
+    """
+
+    id: str
+    model: str | None = None
+    new_model: str | None = None
+    status: str = "Pending"
+    number: int | None = None
+    warmup: bool | None = None
+    expected: int | None = None
+    rows: dict[str, Row] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    seconds: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("Failed", "Terminated")
+
+    @property
+    def over(self) -> bool:
+        return self.failed or self.status == "Finished"
+
+
+class Watcher:
+    """The state of one session, brought up to date by ``poll``."""
+
+    def __init__(self, api: Api, session_id: str):
+        self.api = api
+        self.session_id = session_id
+        self.status = "Created"
+        self.rounds: dict[str, Round] = {}
+        self._seen: defaultdict[str, int] = defaultdict(int)
+        self._validations: dict[str, dict[str, dict]] = defaultdict(dict)  # model -> client -> metrics
+
+    def poll(self, all_rounds: bool = False) -> None:
+        """Ask FEDn what is new (raises ApiError)."""
+        session = self.api.get(f"sessions/{self.session_id}")
+        self.status = session["status"]
+        self._read_rounds(None if all_rounds else 3)
+        for status in self._new("statuses/", {"session_id": self.session_id, "type": "MODEL_UPDATE"}):
+            if status["status"] == "Model update completed.":
+                self._read_update(json.loads(status["data"]))
+        for validation in self._new("validations/", {"session_id": self.session_id}):
+            if validation["session_id"] == self.session_id:
+                self._validations[validation["model_id"]][validation["sender"]["name"]] = json.loads(validation["data"])
+        self._join_validations()
+
+    def validated(self, round_: Round) -> bool:
+        """Whether every client that sent an update in `round_` has tested the model that came of it."""
+        return round_.failed or all(row.accuracy is not None for row in round_.rows.values())
+
+    def _new(self, path: str, params: dict) -> list[dict]:
+        found = self.api.get(path, params=params, order="asc", skip=self._seen[path])["result"]
+        self._seen[path] += len(found)
+        return found
+
+    def _read_rounds(self, limit: int | None) -> None:
+        found = self.api.get("rounds/", limit=limit, order="desc")["result"]
+        for raw in reversed(found):
+            config = raw.get("round_config") or {}
+            if config.get("session_id") != self.session_id:
+                continue
+            round_ = self.rounds.setdefault(raw["round_id"], Round(raw["round_id"]))
+            if not round_.over and raw["status"] != round_.status:
+                round_.status = raw["status"]
+                if round_.over:
+                    round_.seconds = time.monotonic() - round_.started
+            round_.model = config.get("model_id")
+            for combiner in raw.get("combiners") or []:
+                round_.expected = (combiner.get("data") or {}).get("nr_expected_updates")
+                self._read_instructions(round_, (combiner.get("config") or {}).get("client_settings") or {})
+
+    def _read_instructions(self, round_: Round, instructions: dict) -> None:
+        round_.number = instructions.get("round")
+        round_.warmup = instructions.get("warmup")
+        for row in round_.rows.values():
+            row.warmup = round_.warmup
+        previous = instructions.get("previous") or {}
+        before = next((r for r in self.rounds.values() if r.number and r.number == previous.get("round")), None)
+        for client, row in before.rows.items() if before else ():
+            if client in previous["merged"]:
+                row.outcome = "merged"
+            elif client in previous["skipped"] and not row.outcome.startswith("refused"):
+                row.outcome = f"skipped: {previous['skipped'][client]}"
+
+    def _read_update(self, update: dict) -> None:
+        meta = json.loads(update["meta"])
+        data = meta.get("training_metadata") or {}
+        resources = data.get("resources") or {}
+        fedn_round = json.loads(meta["config"])["round_id"]
+        round_ = self.rounds.setdefault(fedn_round, Round(fedn_round))
+        seconds = [meta.get(key) for key in ("fetch_model", "processing_time", "upload_model")]
+        client = update["sender"]["name"]
+        round_.rows[client] = Row(
+            round=data.get("round"),
+            fedn_round=fedn_round,
+            client=client,
+            outcome=f"refused: {data['refused']}" if data.get("refused") else "sent",
+            warmup=round_.warmup,
+            layers=data.get("layers", []),
+            trained_params=data.get("trained_params"),
+            total_params=data.get("total_params"),
+            num_examples=int(data["num_examples"]) if str(data.get("num_examples")).isdecimal() else None,
+            upload_bytes=meta.get("upload_bytes", data.get("update_bytes")),
+            download_bytes=data.get("download_bytes"),
+            train_seconds=(resources.get("phases") or {}).get("train"),
+            round_seconds=round(sum(seconds), 3) if None not in seconds else None,
+            phases=resources.get("phases") or {},
+            train_loss=data.get("train_loss"),
+            **{
+                key: resources.get(key)
+                for key in ("cpu_seconds", "cpu_percent", "rss_peak_mb", "ram_used_mb", "ram_percent")
+            },
+        )
+
+    def _join_validations(self) -> None:
+        models = {m["model_id"]: m for m in self._models()}
+        for round_ in self.rounds.values():
+            if round_.failed:
+                for row in round_.rows.values():
+                    row.outcome = "round failed" if row.outcome == "sent" else row.outcome
+                continue
+            if round_.new_model is None and round_.over:
+                children = [id for id, m in models.items() if m.get("parent_model") == round_.model]
+                round_.new_model = children[0] if children else None
+            for client, metrics in self._validations.get(round_.new_model, {}).items():
+                row = round_.rows.get(client)
+                if row is not None and row.accuracy is None:
+                    row.accuracy, row.loss = metrics.get("accuracy"), metrics.get("loss")
+                    row.test_examples = metrics.get("test_examples")
+                    if row.download_bytes is not None:
+                        row.download_bytes += metrics.get("download_bytes", 0)
+
+    def _models(self) -> list[dict]:
+        found = self.api.get("models/", params={"session_id": self.session_id})["result"]
+        return [model for model in found if model.get("session_id") == self.session_id]
+
+
+def accuracy(rows) -> float | None:
+    """Return the accuracy over all clients' test examples, or None if nobody has tested."""
+    tested = [row for row in rows if row.accuracy is not None and row.test_examples]
+    examples = sum(row.test_examples for row in tested)
+    return sum(row.accuracy * row.test_examples for row in tested) / examples if examples else None

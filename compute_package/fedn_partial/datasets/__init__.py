@@ -1,0 +1,119 @@
+"""Data on a device: one folder, a shard, with memory-mapped arrays and a description.
+
+A shard folder holds ``x_train.npy``, ``y_train.npy``, ``x_test.npy``, ``y_test.npy`` and ``shard.json``.
+Images are uint8 and scaled to [0, 1] where they are used; features are float32; words are int32.
+The modules beside this one read one data set each, from its official files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedn_partial.errors import FednPartialError
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+class DataError(FednPartialError):
+    """A shard that is missing, incomplete or inconsistent."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One client's data; the arrays are memory-mapped.
+
+    Attributes
+    ----------
+    x_train, x_test : (examples, *shape) uint8, float32 or int32.
+    y_train, y_test : (examples,) int32 class numbers.
+    classes : names of the classes.
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: tuple[str, ...]
+
+
+def write_shard(folder: str | Path, shard: Shard, source: str) -> None:
+    """Write a shard to `folder`, which is made; `source` says where the data come from."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ARRAYS:
+        np.save(folder / f"{name}.npy", getattr(shard, name))
+    description = {
+        "source": source,
+        "classes": list(shard.classes),
+        "train": len(shard.y_train),
+        "test": len(shard.y_test),
+    }
+    (folder / "shard.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def open_shard(folder: str | Path) -> Shard:
+    """Open the shard in `folder`.
+
+    Raises
+    ------
+    DataError : a file is missing or damaged, or the arrays do not belong together.
+    """
+    folder = Path(folder)
+    try:
+        classes = tuple(json.loads((folder / "shard.json").read_text())["classes"])
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+    except FileNotFoundError as error:
+        raise DataError(
+            f"no data: {error.filename} does not exist; 'data:' in client.yaml names the shard's folder"
+        ) from None
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{folder}: damaged data: {error}") from None
+    shard = Shard(**arrays, classes=classes)
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if len(x) != len(y) or len(y) == 0:
+            raise DataError(f"{folder}: {len(x)} x_{part} and {len(y)} y_{part}; both must be equal, and at least 1")
+        if y.min() < 0 or y.max() >= len(classes):
+            raise DataError(f"{folder}: y_{part} has class {y.max()}, but shard.json names {len(classes)} classes")
+    return shard
+
+
+def deal(x: np.ndarray, y: np.ndarray, clients: int, seed: int, classes, test_share: float = 0.2) -> list[Shard]:
+    """Deal examples to `clients` at random in equal parts (IID), each split into training and test examples.
+
+    Raises
+    ------
+    DataError : too few examples for so many clients.
+    """
+    order = np.random.default_rng(seed).permutation(len(y))
+    parts = np.array_split(order, clients)
+    tests = [round(test_share * len(part)) for part in parts]
+    if min(tests) < 1:
+        raise DataError(f"{len(y)} examples are too few for {clients} clients")
+    return [Shard(x[part[n:]], y[part[n:]], x[part[:n]], y[part[:n]], tuple(classes)) for part, n in zip(parts, tests)]
+
+
+def deal_case(data, seed: int) -> tuple[str, list[Shard]]:
+    """Load the data set that a case's `data:` section names and deal it to its clients.
+
+    Returns
+    -------
+    Where the data come from, and a shard for each client.
+
+    Raises
+    ------
+    DataError : unknown data set, or one that cannot be had.
+    """
+    if data.name != "digits":
+        raise DataError(f"data: name {data.name!r} cannot be dealt by this version. Allowed are: digits")
+    from fedn_partial.datasets import digits
+
+    try:
+        x, y = digits.load()
+    except ImportError:
+        raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from None
+    return digits.SOURCE, deal(x, y, data.clients, seed, digits.CLASSES)

@@ -1,0 +1,72 @@
+"""What FEDn's entry points call: ``startup``, ``train`` and ``validate``. Standard library only until a request runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from fedn_partial import forkserver, launch
+from fedn_partial.refusal import write_refusal
+
+
+def startup() -> None:
+    """Start the fork server of this compute package."""
+    launcher = launch.find_launcher()
+    launch.use_right_python(launcher)
+    os.chdir(sys.path[0])
+    if launcher is not None:
+        forkserver.start(launcher)
+
+
+def train(model: str, output: str) -> int:
+    """Train: read the global model from `model`, write the local update to `output`. Return the exit code.
+
+    It is always 0 and leaves an update, an empty one with the reason if nothing else: a FEDn 0.33 client does
+    not survive a training request without a result.
+    """
+    answer = _carry_out("train", model, output)
+    problem = _problem(answer)
+    if problem is None and answer["exit"]:
+        problem = f"its process ended with exit code {answer['exit']}; the client's log says why"
+    if problem:
+        print(f"[fedn-partial] cannot train: {problem}", file=sys.stderr, flush=True)
+        write_refusal(output, problem)
+    return 0
+
+
+def validate(model: str, output: str) -> int:
+    """Test the global model in `model`, write the metrics as JSON to `output`. Return the exit code: 0 if it worked."""
+    answer = _carry_out("validate", model, output)
+    problem = _problem(answer)
+    if problem:
+        print(f"[fedn-partial] cannot validate: {problem}", file=sys.stderr, flush=True)
+    return 1 if problem or answer["exit"] else 0
+
+
+def _carry_out(kind: str, model: str, output: str) -> dict:
+    model, output = os.path.abspath(model), os.path.abspath(output)
+    os.chdir(sys.path[0])  # the compute package, where FEDn starts us anyway
+    answer = forkserver.ask(kind, model, output)
+    if answer is not None:
+        return answer
+    launcher = launch.find_launcher()
+    launch.use_right_python(launcher)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from fedn_partial import task
+
+    try:
+        task.run(task.Request(kind, model, output, os.getpid(), launcher))
+    except SystemExit as stop:
+        return {"exit": stop.code}
+    return {"exit": 0}
+
+
+def _problem(answer: dict) -> str | None:
+    if answer.get("signal") == signal.SIGKILL:
+        return "its process was killed (SIGKILL), most likely because the memory ran out; set max_layers or a smaller batch_size"
+    if "signal" in answer:
+        return f"its process ended by {signal.Signals(answer['signal']).name}"
+    if "lost" in answer:
+        return "the fork server ended during the request; restart this client"
+    return None

@@ -1,0 +1,182 @@
+"""TensorFlow is imported once per client, not once per request.
+
+``start`` leaves a small server behind that has TensorFlow imported and has run no operation. ``ask`` hands it a
+request over a socket that only this user can open; each request runs in a forked child, whose memory goes back
+to the system when it ends. The server ends with the FEDn client that started it.
+
+This module imports the standard library only, so that the thin entry points stay thin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+
+from fedn_partial import launch
+
+STATE = ".state"  # folder in the compute package, closed to other users
+SOCKET = os.path.join(STATE, "server.sock")
+POLL = 1.0  # seconds between two looks at whether the client still lives
+
+
+def ask(kind: str, model: str, output: str) -> dict | None:
+    """Let the server carry out a request; the current folder is the compute package.
+
+    Parameters
+    ----------
+    kind : "train" or "validate". model, output : absolute paths.
+
+    Returns
+    -------
+    ``{"exit": code}``, or ``{"signal": number}`` if the child was killed, or ``{"lost": True}`` if the server
+    went away; None if there is no server.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(SOCKET)
+        except OSError:
+            return None
+        request = {"kind": kind, "input": model, "output": output, "pid": os.getpid()}
+        try:
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            reply = connection.makefile().readline()
+        except OSError:
+            reply = ""
+    return json.loads(reply) if reply else {"lost": True}
+
+
+def start(launcher: launch.Launcher) -> None:
+    """Start the server for the compute package in the current folder, and return at once.
+
+    Requests that come while TensorFlow is still being imported wait for it.
+    """
+    os.makedirs(STATE, mode=0o700, exist_ok=True)
+    os.chmod(STATE, 0o700)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(SOCKET)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(SOCKET)
+    os.chmod(SOCKET, 0o600)
+    listener.listen()
+    if os.fork():
+        listener.close()
+        return
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    code = 1
+    try:
+        _import_everything()
+        _Server(listener, launcher).run()
+        code = 0
+    except Exception as error:
+        print(f"[fedn-partial] fork server: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)
+
+
+def _import_everything() -> None:
+    """Import what a request needs. No operation may run before the fork: TensorFlow's threads do not survive it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras  # noqa: F401
+    import tensorflow  # noqa: F401
+
+    from fedn_partial import datasets, layers, models, monitor, selection, settings, task, training, update  # noqa: F401
+
+
+class _Server:
+    """Accepts requests and runs each in a child of its own."""
+
+    def __init__(self, listener: socket.socket, launcher: launch.Launcher):
+        self.listener = listener
+        self.launcher = launcher
+        self.born = _birth(launcher.pid)
+        self.children: dict[int, socket.socket] = {}
+        self.wakeup, written = os.pipe()
+        os.set_blocking(written, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(written)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def run(self) -> None:
+        while self.born is not None and _birth(self.launcher.pid) == self.born:
+            ready, _, _ = select.select([self.listener, self.wakeup, *self.children.values()], [], [], POLL)
+            if self.wakeup in ready:
+                os.read(self.wakeup, 512)
+            self._reap()
+            for pid, connection in list(self.children.items()):
+                if connection in ready:  # it has said all it had to say: the asker is gone
+                    os.kill(pid, signal.SIGKILL)
+            if self.listener in ready:
+                self._accept()
+        for pid in self.children:
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(SOCKET)
+
+    def _accept(self) -> None:
+        connection, _ = self.listener.accept()
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        if struct.unpack("3i", credentials)[1] != os.getuid():
+            connection.close()
+            return
+        connection.settimeout(10)
+        try:
+            request = json.loads(connection.makefile().readline())
+        except (OSError, ValueError):
+            connection.close()
+            return
+        pid = os.fork()
+        if pid:
+            self.children[pid] = connection
+        else:
+            self._child(request)
+
+    def _child(self, request: dict) -> None:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _die_with_parent()
+            from fedn_partial import task
+
+            task.run(task.Request(**request, launcher=self.launcher))
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _reap(self) -> None:
+        for pid in list(self.children):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if not found:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            reply = {"exit": code} if code >= 0 else {"signal": -code}
+            with self.children.pop(pid) as connection, contextlib.suppress(OSError):
+                connection.sendall(json.dumps(reply).encode() + b"\n")
+
+
+def _birth(pid: int) -> str | None:
+    """Return when process `pid` began, in the kernel's ticks, or None if it is gone: a number may be used again."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends, however that ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG

@@ -1,0 +1,147 @@
+"""The layers of a model, as this project counts them.
+
+A layer is what is trained or frozen together: one weighted Keras layer with the BatchNormalization
+that follows it. Everything else (selection, training, updates, merging, costs) speaks in these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from fedn_partial.errors import FednPartialError
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One weight array of the model, at its place in ``model.get_weights()``."""
+
+    index: int
+    name: str  # "conv0/kernel"
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        size = 1
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the global model.
+
+    Attributes
+    ----------
+    name : of its weighted Keras layer.
+    keras_layers : names of the Keras layers in it.
+    tensors : its weight arrays, in the order of ``model.get_weights()``.
+    macs : multiply-accumulate operations of its forward pass, for one sample.
+    """
+
+    name: str
+    keras_layers: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+    macs: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, BatchNormalization's moving statistics included (as the paper's Table 1 counts)."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights as float32."""
+        return 4 * self.parameters
+
+
+def layer_table(model) -> list[Layer]:
+    """Return the layers of a built Keras model, from input to output.
+
+    Raises
+    ------
+    FednPartialError : a weight that is not float32, or a BatchNormalization with no weighted layer before it.
+    """
+    import keras
+
+    position = {id(weight): index for index, weight in enumerate(model.weights)}
+    groups: list[list] = []
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            groups.append([layer])
+        elif groups:
+            groups[-1].append(layer)
+        else:
+            raise FednPartialError(f"BatchNormalization {layer.name!r} has no weighted layer before it to belong to")
+    return [_layer(group, position) for group in groups]
+
+
+def _layer(group: list, position: dict[int, int]) -> Layer:
+    tensors = []
+    for keras_layer in group:
+        for weight in keras_layer.weights:
+            if weight.dtype != "float32":
+                raise FednPartialError(
+                    f"weight {weight.path!r} is {weight.dtype}; only float32 models can be federated here"
+                )
+            tensors.append(
+                Tensor(position[id(weight)], f"{keras_layer.name}/{weight.name}", tuple(weight.shape), weight.dtype)
+            )
+    tensors.sort(key=lambda tensor: tensor.index)
+    return Layer(
+        name=group[0].name,
+        keras_layers=tuple(layer.name for layer in group),
+        tensors=tuple(tensors),
+        macs=_forward_macs(group[0]),
+    )
+
+
+def _forward_macs(layer) -> int:
+    """Multiply-accumulates of one sample; BatchNormalization and activations are left out, as usual."""
+    import keras
+
+    kernel = 1
+    for extent in layer.weights[0].shape if layer.weights else ():
+        kernel *= extent
+    if isinstance(layer, keras.layers.Embedding):
+        return 0
+    if isinstance(layer, keras.layers.LSTM):
+        steps = layer.input.shape[1]
+        return steps * sum(int(weight.shape[0] * weight.shape[1]) for weight in layer.weights[:2])
+    places = 1
+    for extent in layer.output.shape[1:-1]:  # pixels or steps at which the kernel is applied
+        places *= extent
+    return places * kernel
+
+
+def fingerprint(layers: list[Layer]) -> str:
+    """Return a hash of names, shapes and dtypes: equal for two models whose weights can be exchanged."""
+    description = [
+        [tensor.index, tensor.name, tensor.shape, tensor.dtype] for layer in layers for tensor in layer.tensors
+    ]
+    return hashlib.sha256(json.dumps(description).encode()).hexdigest()[:16]
+
+
+def tensor_list(layers: list[Layer]) -> list[Tensor]:
+    """Return all tensors of `layers`, in the order of ``model.get_weights()``."""
+    return sorted((tensor for layer in layers for tensor in layer.tensors), key=lambda tensor: tensor.index)
+
+
+def pick(layers: list[Layer], names) -> list[Layer]:
+    """Return the layers called `names`, in model order.
+
+    Raises
+    ------
+    FednPartialError : a name that the model does not have.
+    """
+    unknown = set(names) - {layer.name for layer in layers}
+    if unknown:
+        known = ", ".join(layer.name for layer in layers)
+        raise FednPartialError(f"no layer called {', '.join(sorted(map(repr, unknown)))}; the model has {known}")
+    return [layer for layer in layers if layer.name in names]

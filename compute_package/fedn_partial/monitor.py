@@ -1,0 +1,212 @@
+"""What a task costs: processor, memory and seconds, of the task's whole process family and of its machine.
+
+The monitor never raises and never makes up a number: what cannot be measured is None (n/a where people read it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from fedn_partial import cgroup
+
+MB = 1e6
+SAMPLES_LIMIT = 10_000_000  # bytes of a samples file, after which it is set aside and a new one begun
+
+
+class ResourceMonitor:
+    """Measures while it is entered; a round is one task.
+
+    Parameters
+    ----------
+    interval : seconds between two samples.
+    roots : process ids whose families are measured; this process if None.
+    samples : JSON-lines file that every sample is appended to, or None.
+    labels : what each sample is marked with, such as task and round.
+
+    A sample holds: time (seconds since the epoch), rss_mb and cpu_percent of the family (100 is one processor),
+    and of the machine, or of the control group where it is limited: ram_used_mb, ram_percent, machine_cpu_percent,
+    cpu_mhz. MB are 10**6 bytes.
+    """
+
+    def __init__(
+        self, interval: float = 0.5, roots=None, samples: str | Path | None = None, labels: dict | None = None
+    ):
+        self.interval = interval
+        self.roots = roots or [os.getpid()]
+        self.samples_path = Path(samples) if samples else None
+        self.labels = labels or {}
+        self.phases: dict[str, float] = {}
+        self._samples: list[dict] = []
+        self._cpu_seconds: dict[int, float] = {}
+        self._seconds_before: dict[int, float] = {}
+        self._started = self._ended = time.monotonic()
+        self._machine = _Machine()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> ResourceMonitor:
+        self._started = time.monotonic()
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._sample()
+        self._ended = time.monotonic()
+        self._write()
+
+    @contextmanager
+    def phase(self, name: str):
+        """Count the seconds inside as phase `name`; a phase entered again adds up."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
+
+    def summary(self) -> dict:
+        """Return the figures of the task so far, for the update's metadata.
+
+        Keys: seconds, phases ({name: seconds}), cpu_seconds and cpu_percent (mean) of the family, rss_peak_mb,
+        ram_used_mb and ram_percent (highest sample), machine_cpu_percent (mean), cpu_mhz (mean), samples (how many).
+        """
+        seconds = (time.monotonic() if not self._stop.is_set() else self._ended) - self._started
+        cpu_seconds = sum(self._cpu_seconds.values()) if self._cpu_seconds else None
+        peaks = [_peak_rss(pid) for pid in self.roots] + [self._highest("rss_mb")]
+        return {
+            "seconds": round(seconds, 3),
+            "phases": {name: round(value, 3) for name, value in self.phases.items()},
+            "cpu_seconds": _rounded(cpu_seconds),
+            "cpu_percent": _rounded(100 * cpu_seconds / seconds if cpu_seconds is not None and seconds > 0 else None),
+            "rss_peak_mb": _rounded(max((peak for peak in peaks if peak is not None), default=None)),
+            "ram_used_mb": _rounded(self._highest("ram_used_mb")),
+            "ram_percent": _rounded(self._highest("ram_percent")),
+            "machine_cpu_percent": _rounded(self._mean("machine_cpu_percent")),
+            "cpu_mhz": _rounded(self._mean("cpu_mhz")),
+            "samples": len(self._samples),
+        }
+
+    def _values(self, key: str) -> list[float]:
+        return [sample[key] for sample in self._samples if sample.get(key) is not None]
+
+    def _highest(self, key: str) -> float | None:
+        return max(self._values(key), default=None)
+
+    def _mean(self, key: str) -> float | None:
+        values = self._values(key)
+        return sum(values) / len(values) if values else None
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.interval):
+            self._sample()
+
+    def _sample(self) -> None:
+        try:
+            before = sum(self._cpu_seconds.values())
+            rss = self._measure_family()
+            sample = {"time": round(time.time(), 3), "rss_mb": _rounded(rss), **self._machine.read()}
+            if self._samples:
+                elapsed = sample["time"] - self._samples[-1]["time"]
+                used = sum(self._cpu_seconds.values()) - before
+                sample["cpu_percent"] = _rounded(100 * used / elapsed) if elapsed > 0 else None
+            self._samples.append(sample)
+        except Exception:  # a monitor must never cost the task that it watches
+            pass
+
+    def _measure_family(self) -> float | None:
+        """Return the family's resident MB, and note each member's processor seconds since it was first seen."""
+        members: dict[int, psutil.Process] = {}
+        for pid in self.roots:
+            try:
+                root = psutil.Process(pid)
+                members.update({process.pid: process for process in (root, *root.children(recursive=True))})
+            except psutil.Error:
+                continue
+        first = not self._samples
+        rss = None
+        for pid, process in members.items():
+            try:
+                times = process.cpu_times()
+                seconds = times.user + times.system
+                # A process that was there before the task brings its past with it, one that came later does not.
+                self._seconds_before.setdefault(pid, seconds if first else 0.0)
+                self._cpu_seconds[pid] = seconds - self._seconds_before[pid]
+                rss = (rss or 0.0) + process.memory_info().rss / MB
+            except psutil.Error:
+                continue
+        return rss
+
+    def _write(self) -> None:
+        if self.samples_path is None:
+            return
+        try:
+            self.samples_path.parent.mkdir(parents=True, exist_ok=True)
+            if self.samples_path.exists() and self.samples_path.stat().st_size > SAMPLES_LIMIT:
+                self.samples_path.replace(self.samples_path.with_suffix(".old.jsonl"))
+            with self.samples_path.open("a") as file:
+                for sample in self._samples:
+                    file.write(json.dumps({**self.labels, **sample}) + "\n")
+        except OSError:
+            pass
+
+
+class _Machine:
+    """Memory, processor load and frequency of the machine, or of the control group where that is limited."""
+
+    def __init__(self):
+        self._group = cgroup.find()
+        total = psutil.virtual_memory().total
+        limit = self._group.memory_limit()
+        self._memory_limit = limit if limit is not None and limit < total else None
+        self._cpu_limit = self._group.cpu_limit()
+        self._last: tuple[float, float] | None = None
+        psutil.cpu_percent()  # the first call only sets psutil's starting point
+
+    def read(self) -> dict:
+        used, total = self._memory()
+        frequency = psutil.cpu_freq()
+        return {
+            "ram_used_mb": _rounded(used / MB if used is not None else None),
+            "ram_percent": _rounded(100 * used / total if used is not None else None),
+            "machine_cpu_percent": _rounded(self._cpu_percent()),
+            "cpu_mhz": _rounded(frequency.current if frequency else None),
+        }
+
+    def _memory(self) -> tuple[float | None, float]:
+        if self._memory_limit is not None:
+            return self._group.memory_used(), self._memory_limit
+        memory = psutil.virtual_memory()
+        return memory.total - memory.available, memory.total
+
+    def _cpu_percent(self) -> float | None:
+        if self._cpu_limit is None:
+            return psutil.cpu_percent()
+        used, now = self._group.cpu_seconds(), time.monotonic()
+        last, self._last = self._last, (now, used)
+        if used is None or last is None or now <= last[0]:
+            return None
+        return 100 * (used - last[1]) / (now - last[0]) / self._cpu_limit
+
+
+def _peak_rss(pid: int) -> float | None:
+    """Return the highest resident MB of one process, as the kernel kept it (Linux), or None."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / MB
+    except OSError:
+        pass
+    return None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

@@ -1,0 +1,158 @@
+"""The settings of a session, of a round, and of a device.
+
+They come from three places. A device's own file wins over the session's settings, which the server functions
+send with every round; those win over the defaults below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedn_partial import models, selection
+from fedn_partial.schema import SettingsError, bounded, parse
+
+MERGE_RULES = ("all_clients", "contributors")
+CODECS = ("float32",)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a client trains in one round. Every key may also be set in a device's file."""
+
+    epochs: int = bounded(1, at_least=1)
+    batch_size: int = bounded(32, at_least=1)
+    optimizer: str = bounded("adam", one_of=("adam", "sgd"))
+    learning_rate: float = bounded(0.001, above=0)
+    momentum: float = bounded(0.0, at_least=0, below=1)  # of SGD
+
+    def __post_init__(self):
+        if self.momentum and self.optimizer != "sgd":
+            raise SettingsError(f"momentum={self.momentum} is for optimizer sgd, not {self.optimizer}")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What FEDn is asked for."""
+
+    rounds: int = bounded(10, at_least=1)
+    round_timeout: int = bounded(180, at_least=1)  # seconds that a round waits for its slowest client
+    min_clients: int = bounded(1, at_least=1)  # fewer connected clients than this: no round
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data set is dealt to the clients of a local fleet."""
+
+    name: str = "digits"
+    clients: int = bounded(3, at_least=1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: the whole of a file in `configs/`."""
+
+    name: str
+    model: dict  # name and options of a model, see fedn_partial.models
+    selection: dict  # which layers a client trains, see fedn_partial.selection
+    seed: int = bounded(1, at_least=0)
+    training: Training = Training()
+    merge: str = bounded("all_clients", one_of=MERGE_RULES)
+    codec: str = bounded("float32", one_of=CODECS)
+    session: Session = Session()
+    data: Data = Data()
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What the server functions send to every client in a round.
+
+    Attributes
+    ----------
+    round : of the session, from 1.
+    warmup : whether this is a full round, in which every client trains every layer.
+    fingerprint : of the model, see ``fedn_partial.layers.fingerprint``.
+    base : digest of the global model that comes with it, see ``fedn_partial.update.digest``.
+    previous : what became of the round before (who was merged, who was skipped and why); clients do not read it.
+    """
+
+    round: int = bounded(at_least=1)
+    warmup: bool = bounded()
+    seed: int = bounded(at_least=0)
+    model: dict = bounded()
+    fingerprint: str = bounded()
+    base: str = bounded()
+    selection: dict = bounded()
+    codec: str = bounded(one_of=CODECS)
+    training: Training = Training()
+    previous: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Device:
+    """The `fedn_partial:` section of a device's client.yaml."""
+
+    data: str  # folder of this device's shard
+    workdir: str = "."  # the samples of the monitor go there
+    max_layers: int | None = bounded(None, at_least=1)  # never train more layers than this in a round
+    monitor_interval: float = bounded(0.5, above=0)  # seconds between two samples
+    training: dict = field(default_factory=dict)  # keys of Training that differ on this device
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Read a YAML file of keys and values.
+
+    Raises
+    ------
+    SettingsError : no such file, not YAML, or not a mapping.
+    """
+    import yaml
+
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{path}: expected keys and values, found {type(raw).__name__}")
+    return raw
+
+
+def load_case(path: str | Path) -> Case:
+    """Read a case file and check all of it, model options and selector included (raises SettingsError)."""
+    case = parse(Case, read_yaml(path), str(path))
+    models.options(case.model, f"{path}: model")
+    selection.from_dict(case.selection, f"{path}: selection")
+    return case
+
+
+def load_device(path: str | Path) -> Device:
+    """Read the `fedn_partial:` section of a device's client.yaml (raises SettingsError).
+
+    Its folders count from that file. The file's other keys (name, api_url, token, ...) are FEDn's own.
+    """
+    raw = read_yaml(path)
+    if "fedn_partial" not in raw:
+        raise SettingsError(f"{path}: section 'fedn_partial' is missing; it needs at least 'data: FOLDER'")
+    device = parse(Device, raw["fedn_partial"], f"{path}: fedn_partial")
+    parse(Training, device.training, f"{path}: fedn_partial: training")
+    home = Path(path).resolve().parent
+    return dataclasses.replace(device, data=str(home / device.data), workdir=str(home / device.workdir))
+
+
+def load_instructions(raw: dict, device: Device) -> Instructions:
+    """Check what the server functions sent, and put the device's own training settings over it.
+
+    Raises
+    ------
+    SettingsError : nothing was sent, or something in it is refused.
+    """
+    if not raw:
+        raise SettingsError(
+            "the server sent no settings: its server functions are not running "
+            "(was the session started with 'fedn-partial session start', and is FEDn's hooks process up?)"
+        )
+    training = {**raw.get("training", {}), **device.training}
+    return parse(Instructions, {**raw, "training": training}, "settings from the server")

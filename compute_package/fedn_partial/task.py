@@ -1,0 +1,233 @@
+"""One request from FEDn, from its input file to its output file: train the global model a little, or test it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedn_partial import launch
+from fedn_partial.errors import FednPartialError
+from fedn_partial.refusal import write_refusal
+
+INSTRUCTIONS = Path(".state/instructions.json")  # what a training request leaves to the next validation
+
+
+@dataclass(frozen=True)
+class Request:
+    """What FEDn asked for.
+
+    Attributes
+    ----------
+    kind : "train" or "validate".
+    input, output : absolute paths of the global model, and of what is to be written.
+    pid : of the process in which FEDn waits for the answer; its cost is counted, too.
+    launcher : the FEDn client that asks, or None if it is not known.
+
+    The current folder is the compute package.
+    """
+
+    kind: str
+    input: str
+    output: str
+    pid: int
+    launcher: launch.Launcher | None
+
+
+def run(request: Request) -> None:
+    """Carry out `request`; what happens is logged to standard error.
+
+    A training request always leaves an update: where training is refused or fails, an empty one with the reason.
+    A validation request that fails leaves no file.
+
+    Raises
+    ------
+    SystemExit : a validation failed (FEDn then sends no metrics and goes on).
+    """
+    try:
+        (_train if request.kind == "train" else _validate)(request)
+    except Exception as error:
+        reason = str(error)
+        if not isinstance(error, FednPartialError):
+            reason = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
+        log(f"cannot {request.kind}: {reason}")
+        if request.kind != "train":
+            raise SystemExit(1) from None
+        write_refusal(request.output, reason)
+
+
+def log(line: str) -> None:
+    """Write one line where FEDn's own log lines go."""
+    print(f"[fedn-partial] {line}", file=sys.stderr, flush=True)
+
+
+def _train(request: Request) -> None:
+    from fedn_partial import datasets, selection, settings, update
+    from fedn_partial.layers import fingerprint, layer_table, tensor_list
+    from fedn_partial.monitor import ResourceMonitor
+
+    device, client = _device(request)
+    raw = _read_json(request.input + "-metadata")
+    instructions = settings.load_instructions(raw, device)
+    INSTRUCTIONS.parent.mkdir(mode=0o700, exist_ok=True)
+    INSTRUCTIONS.write_text(json.dumps(raw))
+    monitor = ResourceMonitor(
+        interval=device.monitor_interval,
+        roots=[os.getpid(), request.pid],
+        samples=Path(device.workdir) / "samples.jsonl",
+        labels={"client": client, "round": instructions.round, "task": "train"},
+    )
+    with monitor:
+        with monitor.phase("load"):
+            weights = update.read_model(request.input)
+            shard = datasets.open_shard(device.data)
+        with monitor.phase("import"):
+            from fedn_partial import models, training
+        with monitor.phase("trace"):
+            model = models.build(instructions.model)
+            table = layer_table(model)
+            if fingerprint(table) != instructions.fingerprint:
+                raise update.ModelError(
+                    f"model {instructions.model} built here has fingerprint {fingerprint(table)}, the session's is "
+                    f"{instructions.fingerprint}: the versions of this package or of Keras differ"
+                )
+        with monitor.phase("load"):
+            update.check_model(weights, tensor_list(table))
+            if update.digest(weights) != instructions.base:
+                raise update.ModelError("the global model that arrived is not the one that the server functions saw")
+            _check_data(shard, model)
+            model.set_weights(weights)
+            del weights
+        selected = selection.choose(
+            selection.from_dict(instructions.selection),
+            table,
+            selection.Context(
+                seed=instructions.seed,
+                round=instructions.round,
+                client=client,
+                warmup=instructions.warmup,
+                max_layers=device.max_layers,
+            ),
+        )
+        log(f"round {instructions.round}: {len(selected)} of {len(table)} layers: {' '.join(l.name for l in selected)}")
+        trained = training.train(
+            model,
+            table,
+            selected,
+            shard.x_train,
+            shard.y_train,
+            instructions.training,
+            order=_order(instructions, client),
+            phase=monitor.phase,
+        )
+        with monitor.phase("encode"):
+            tensors = [model.weights[tensor.index].numpy() for tensor in tensor_list(selected)]
+            checksum = update.encode(request.output, tensors)
+    resources, update_bytes = monitor.summary(), os.path.getsize(request.output)
+    update.write_metadata(
+        request.output,
+        {
+            "num_examples": trained.num_examples,
+            "model": instructions.fingerprint,
+            "base": instructions.base,
+            "round": instructions.round,
+            "client": client,
+            "layers": [layer.name for layer in selected],
+            "codec": instructions.codec,
+            "checksum": checksum,
+            "train_loss": trained.loss,
+            "trained_params": sum(layer.parameters for layer in selected),
+            "total_params": sum(layer.parameters for layer in table),
+            "update_bytes": update_bytes,
+            "download_bytes": os.path.getsize(request.input),
+            "resources": resources,
+        },
+    )
+    log(f"round {instructions.round}: loss {trained.loss:.4f}, {update_bytes:,} bytes, {resources['seconds']:.1f} s")
+
+
+def _validate(request: Request) -> None:
+    from fedn_partial import datasets, settings, update
+    from fedn_partial.layers import layer_table, tensor_list
+    from fedn_partial.monitor import ResourceMonitor
+
+    device, client = _device(request)
+    if not INSTRUCTIONS.exists():
+        raise FednPartialError(
+            "FEDn says with a training request only which model it is, and there was none since this client started; "
+            "the next validation will work"
+        )
+    instructions = settings.load_instructions(_read_json(INSTRUCTIONS), device)
+    monitor = ResourceMonitor(
+        interval=device.monitor_interval,
+        roots=[os.getpid(), request.pid],
+        samples=Path(device.workdir) / "samples.jsonl",
+        labels={"client": client, "round": instructions.round, "task": "validate"},
+    )
+    with monitor:
+        from fedn_partial import models, training
+
+        shard = datasets.open_shard(device.data)
+        weights = update.read_model(request.input)
+        model = models.build(instructions.model)
+        update.check_model(weights, tensor_list(layer_table(model)))
+        _check_data(shard, model)
+        model.set_weights(weights)
+        del weights
+        accuracy, loss = training.evaluate(model, shard.x_test, shard.y_test)
+    metrics = {
+        "accuracy": accuracy,
+        "loss": loss,
+        "test_examples": len(shard.y_test),
+        "download_bytes": os.path.getsize(request.input),
+        "validate_seconds": monitor.summary()["seconds"],
+    }
+    Path(request.output).write_text(json.dumps(metrics))
+    log(f"round {instructions.round}: accuracy {accuracy:.4f} on {len(shard.y_test)} held-out examples")
+
+
+def _device(request: Request):
+    """Return the settings and the name of this device."""
+    from fedn_partial import settings
+
+    config = launch.device_config(request.launcher)
+    if config is None:
+        raise settings.SettingsError(
+            "which client.yaml is this device's? Start the client with 'fedn-partial client start --config client.yaml' or "
+            "'fedn client start -in client.yaml', or set FEDN_PARTIAL_CLIENT to the file's path"
+        )
+    device = settings.load_device(config)
+    client = launch.client_name(config, request.launcher)
+    if client is None:
+        raise settings.SettingsError(f"{config}: key 'name' is missing; it decides which layers this device trains")
+    return device, client
+
+
+def _check_data(shard, model) -> None:
+    """Raise DataError if the model cannot take the data."""
+    from fedn_partial.datasets import DataError
+
+    wanted = tuple(model.input.shape[1:])
+    for part in (shard.x_train, shard.x_test):
+        if part.shape[1:] != wanted:
+            raise DataError(f"the data have shape {part.shape[1:]} an example, the model takes {wanted}")
+    outputs = model.output.shape[-1]
+    if len(shard.classes) > max(2, outputs):
+        raise DataError(f"the data have {len(shard.classes)} classes, the model {outputs} outputs")
+
+
+def _order(instructions, client: str):
+    import numpy as np
+
+    return np.random.default_rng([instructions.seed, instructions.round, *client.encode()])
+
+
+def _read_json(path: str | Path) -> dict:
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise FednPartialError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,140 @@
+"""Training of the selected layers on this device's data, and testing of the global model."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedn_partial.errors import FednPartialError
+from fedn_partial.layers import Layer
+from fedn_partial.settings import Training
+
+
+class TrainingError(FednPartialError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one round of training saw."""
+
+    num_examples: int
+    loss: float  # mean over the last epoch
+
+
+def train(model, table: list[Layer], selected: list[Layer], x, y, training: Training, order, phase=None) -> Trained:
+    """Train the layers in `selected` in place, all others stay bit-equal.
+
+    Equal, to float32 rounding, to ``model.fit`` with the other layers frozen: frozen BatchNormalization runs in
+    inference mode, the gradient is taken with respect to the selected variables only, so it stops at the lowest
+    of them, and the optimiser is made fresh, with slots for them alone.
+
+    Parameters
+    ----------
+    model : built Keras model. Its layers' ``trainable`` flags are set as `selected` says.
+    table : all layers of `model`; `selected` : those to train.
+    x : (examples, *input shape), uint8 images or what the model takes. y : (examples,) classes.
+    order : numpy Generator that shuffles each epoch, or None to keep the order of the examples.
+    phase : function that returns a context manager for the phases "trace" and "train", or None.
+
+    Raises
+    ------
+    TrainingError : nothing to train, or the loss is not finite.
+    """
+    phase = phase or (lambda name: nullcontext())
+    if not selected:
+        raise TrainingError("no layer selected")
+    with phase("trace"):
+        step, total_loss = _training_step(model, table, selected, x, training)
+    with phase("train"):
+        for _ in range(training.epochs):
+            total_loss.assign(0.0)
+            indices = np.arange(len(y)) if order is None else order.permutation(len(y))
+            for start in range(0, len(y), training.batch_size):
+                batch = indices[start : start + training.batch_size]
+                step(x[batch], y[batch])
+            loss = float(total_loss) / len(y)
+            if not np.isfinite(loss):
+                raise TrainingError(
+                    f"the loss became {loss}: learning rate {training.learning_rate} is too high, or the data are damaged"
+                )
+    return Trained(num_examples=len(y), loss=loss)
+
+
+def _training_step(model, table, selected, x, training: Training):
+    import keras
+    import tensorflow as tf
+
+    for layer in table:
+        for name in layer.keras_layers:
+            model.get_layer(name).trainable = layer in selected
+    variables = [
+        v for layer in selected for name in layer.keras_layers for v in model.get_layer(name).trainable_variables
+    ]
+    if training.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(training.learning_rate)
+    else:
+        optimizer = keras.optimizers.SGD(training.learning_rate, momentum=training.momentum)
+    optimizer.build(variables)
+    loss_of = _loss(model)
+    total_loss = tf.Variable(0.0)
+    values = [variable.value for variable in variables]
+
+    # The number of examples is left open: the last, shorter batch must not cause a second trace.
+    @tf.function(input_signature=_signature(x))
+    def step(images, classes):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            losses = loss_of(classes, model(_scaled(images), training=True))
+            loss = tf.reduce_mean(losses)
+        optimizer.apply(tape.gradient(loss, values), variables)
+        total_loss.assign_add(tf.reduce_sum(losses))
+
+    step.get_concrete_function()
+    return step, total_loss
+
+
+def evaluate(model, x, y, batch_size: int = 64) -> tuple[float, float]:
+    """Return accuracy (share of correct predictions) and mean loss of `model` on x (examples, ...) and y (examples,)."""
+    import tensorflow as tf
+
+    loss_of = _loss(model)
+    correct, total = 0.0, 0.0
+
+    @tf.function(input_signature=_signature(x))
+    def step(images, classes):
+        predictions = model(_scaled(images), training=False)
+        if predictions.shape[-1] == 1:
+            hits = tf.cast(predictions[:, 0] > 0.5, tf.int32) == classes
+        else:
+            hits = tf.argmax(predictions, axis=-1, output_type=tf.int32) == classes
+        return tf.reduce_sum(tf.cast(hits, tf.float32)), tf.reduce_sum(loss_of(classes, predictions))
+
+    for start in range(0, len(y), batch_size):
+        hits, loss = step(x[start : start + batch_size], y[start : start + batch_size])
+        correct, total = correct + float(hits), total + float(loss)
+    return correct / len(y), total / len(y)
+
+
+def _signature(x):
+    import tensorflow as tf
+
+    return (tf.TensorSpec((None, *x.shape[1:]), x.dtype), tf.TensorSpec((None,), tf.int32))
+
+
+def _scaled(x):
+    """Images arrive as uint8, to keep them small, and are scaled to [0, 1] here."""
+    import tensorflow as tf
+
+    return tf.cast(x, tf.float32) / 255.0 if x.dtype == tf.uint8 else x
+
+
+def _loss(model):
+    """Return the loss of each example: cross-entropy, binary if the model has a single output."""
+    import keras
+
+    if model.output.shape[-1] == 1:
+        return lambda classes, outputs: keras.losses.binary_crossentropy(classes[:, None], outputs)
+    return keras.losses.sparse_categorical_crossentropy

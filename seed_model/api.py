@@ -1,0 +1,154 @@
+"""The REST interface of a FEDn controller, self-hosted or Studio: where it is, who we are, and plain errors.
+
+FEDn's own APIClient neither checks certificates nor times out nor takes server functions as text.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+from fedn_partial.errors import FednPartialError
+from fedn_partial.schema import parse
+from fedn_partial.settings import read_yaml
+
+DEFAULT_URL = "http://localhost:8092"
+CONFIG_FILES = (Path("fedn-partial.yaml"), Path("~/.config/fedn-partial.yaml"))
+
+
+class ApiError(FednPartialError):
+    """The controller cannot be reached, or refuses."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where a FEDn controller is and how to talk to it; the keys of fedn-partial.yaml.
+
+    Attributes
+    ----------
+    api_url : such as http://localhost:8092 or https://fedn.example.org/project.
+    api_port : if it is not in the URL.
+    token : access token, or None.
+    ca : file with the certificate authority to trust, or None for the system's.
+    insecure : do not check the server's certificate.
+    """
+
+    api_url: str = DEFAULT_URL
+    api_port: int | None = None
+    token: str | None = None
+    ca: str | None = None
+    insecure: bool = False
+
+    @property
+    def base_url(self) -> str:
+        """The URL with protocol and port, without a slash at its end."""
+        url = self.api_url if "://" in self.api_url else _with_protocol(self.api_url)
+        parts = urlsplit(url)
+        if self.api_port and parts.port is None:
+            parts = parts._replace(netloc=f"{parts.hostname}:{self.api_port}")
+        return parts.geturl().rstrip("/")
+
+
+def connection(**options) -> Connection:
+    """Return where FEDn is: from `options`, else the environment, else a config file, else the default.
+
+    Options that are None or False count as not given. The variables are FEDN_PARTIAL_API_URL,
+    FEDN_PARTIAL_API_PORT, FEDN_PARTIAL_CA and FEDN_AUTH_TOKEN; the file is ./fedn-partial.yaml or
+    ~/.config/fedn-partial.yaml, with the keys of Connection.
+
+    Raises
+    ------
+    SettingsError : the config file has an unknown key or a wrong value.
+    """
+    environment = {
+        "api_url": os.environ.get("FEDN_PARTIAL_API_URL"),
+        "api_port": os.environ.get("FEDN_PARTIAL_API_PORT"),
+        "ca": os.environ.get("FEDN_PARTIAL_CA"),
+        "token": os.environ.get("FEDN_AUTH_TOKEN"),
+    }
+    found = next((path.expanduser() for path in CONFIG_FILES if path.expanduser().exists()), None)
+    values = read_yaml(found) if found else {}
+    for source in (environment, options):
+        values.update({key: value for key, value in source.items() if value not in (None, "", False)})
+    if str(values.get("api_port", "")).isdigit():
+        values["api_port"] = int(values["api_port"])
+    return parse(Connection, values, str(found) if found else "connection")
+
+
+class Api:
+    """A FEDn controller's REST interface, version 1.
+
+    Every call raises ApiError if the controller cannot be reached or answers with an error.
+    """
+
+    def __init__(self, target: Connection | str):
+        self.connection = target if isinstance(target, Connection) else Connection(target)
+        self._session = requests.Session()
+        if self.connection.token:
+            scheme = os.environ.get("FEDN_AUTH_SCHEME", "Bearer")
+            self._session.headers["Authorization"] = f"{scheme} {self.connection.token.split()[-1]}"
+        self._session.verify = False if self.connection.insecure else self.connection.ca or True
+
+    def get(
+        self, path: str, params: dict | None = None, limit: int | None = None, order: str | None = None, skip: int = 0
+    ):
+        """Return what GET answers: a list endpoint as {"count", "result"}, by date if `order` is "asc" or "desc"."""
+        headers = {"X-Limit": str(limit)} if limit else {}
+        if skip:
+            headers["X-Skip"] = str(skip)
+        if order:
+            headers |= {"X-Sort-Key": "committed_at", "X-Sort-Order": order}
+        return self._call("GET", path, params=params, headers=headers)
+
+    def post(self, path: str, **kwargs):
+        """Return what POST answers; `kwargs` are those of requests (json, files, data)."""
+        return self._call("POST", path, **kwargs)
+
+    def put(self, path: str, **kwargs):
+        """Return what PUT answers."""
+        return self._call("PUT", path, **kwargs)
+
+    def download_model(self, model_id: str, path: str | Path) -> None:
+        """Save a global model to `path`."""
+        Path(path).write_bytes(self._request("GET", f"models/{model_id}/download").content)
+
+    def _call(self, method: str, path: str, **kwargs):
+        response = self._request(method, path, **kwargs)
+        try:
+            return response.json()
+        except ValueError:
+            raise ApiError(f"{response.url} answered, but not as a FEDn controller does; is the URL right?") from None
+
+    def _request(self, method: str, path: str, **kwargs) -> requests.Response:
+        base = self.connection.base_url
+        url = f"{base}/api/v1/{path}"
+        try:
+            response = self._session.request(method, url, timeout=(10, 300), **kwargs)
+        except requests.exceptions.SSLError as error:
+            raise ApiError(
+                f"{base}: its certificate is not trusted ({error}); name the authority's file with --ca"
+            ) from None
+        except requests.exceptions.RequestException as error:
+            raise ApiError(
+                f"no FEDn controller answers at {base} ({type(error).__name__}); is it up, and --api-url right?"
+            ) from None
+        if response.status_code in (401, 403):
+            raise ApiError(f"{base} does not accept the token; give one with --token or FEDN_AUTH_TOKEN")
+        if response.status_code >= 400:
+            raise ApiError(f"{method} {url} failed with {response.status_code}: {_message(response)}")
+        return response
+
+
+def _with_protocol(address: str) -> str:
+    local = address.split(":")[0].split("/")[0] in ("localhost", "127.0.0.1")
+    return f"{'http' if local else 'https'}://{address}"
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        return str(response.json().get("message", response.text))
+    except (ValueError, AttributeError):
+        return response.text[:200]

@@ -1,0 +1,67 @@
+"""The compute package: the folder `compute_package/` as FEDn ships it to every client."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import fedn_partial
+from fedn_partial.errors import FednPartialError
+from fedn_partial.seed_model.api import Api
+
+ENTRY_FILES = ("fedn.yaml", "startup.py", "train.py", "validate.py")
+LIBRARY_FOLDERS = (".", "datasets", "models")
+
+
+def build_package(output: str | Path) -> list[str]:
+    """Write the compute package to `output` (.tgz) and return the names of the files in it.
+
+    The same as FEDn's ``fedn package create --path compute_package``, but it needs no checkout.
+    """
+    library = Path(fedn_partial.__file__).parent
+    # In a checkout the entry points lie around the library, as in the package; an installation has them inside it.
+    entry_folder = library.parent if (library.parent / "fedn.yaml").exists() else library / "compute_package"
+    members = {name: entry_folder / name for name in ENTRY_FILES}
+    for folder in LIBRARY_FOLDERS:
+        for path in sorted((library / folder).glob("*.py")):
+            members[str(Path("fedn_partial") / folder / path.name)] = path
+    with tarfile.open(output, "w:gz") as archive:
+        for name, path in members.items():
+            archive.add(str(path), arcname=name, filter=_nobody)
+    return list(members)
+
+
+def _nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o644
+    return member
+
+
+def upload_package(api: Api, path: str | Path) -> str:
+    """Make the package at `path` the active one and return its id.
+
+    Raises
+    ------
+    FednPartialError : no such file, or it is not a compute package. ApiError : FEDn refuses it.
+    """
+    path = Path(path)
+    try:
+        with tarfile.open(path) as archive:
+            names = archive.getnames()
+    except FileNotFoundError:
+        raise FednPartialError(f"{path} does not exist; make it with 'fedn-partial package build -o {path}'") from None
+    except tarfile.TarError as error:
+        raise FednPartialError(f"{path} is not a package: {error}") from None
+    if "fedn.yaml" not in names:
+        raise FednPartialError(f"{path} is not a compute package: it has no fedn.yaml at its top")
+    if not path.name.endswith((".tgz", ".tar.gz", ".tar.bz2")):
+        raise FednPartialError(f"{path}: FEDn takes packages named .tgz, .tar.gz or .tar.bz2")
+    with path.open("rb") as file:
+        form = {
+            "helper": "numpyhelper",
+            "name": "fedn-partial",
+            "description": f"fedn-partial {fedn_partial.__version__}",
+        }
+        api.post("packages/", files={"file": (path.name, file)}, data=form)
+    return api.get("packages/active")["package_id"]

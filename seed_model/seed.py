@@ -1,0 +1,63 @@
+"""The seed model: the global model that a session starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from fedn_partial import models, update
+from fedn_partial.layers import Layer, layer_table, tensor_list
+from fedn_partial.seed_model.api import Api
+from fedn_partial.settings import Case
+
+
+def build_seed(case: Case, path: str | Path) -> list[Layer]:
+    """Write a freshly initialised model of `case` to `path` (.npz) and return its layers; equal for equal seeds."""
+    import keras
+
+    keras.utils.set_random_seed(case.seed)
+    model = models.build(case.model)
+    with open(path, "wb") as file:  # given a name, numpy would append .npz to it
+        np.savez(file, **{str(index): array for index, array in enumerate(model.get_weights())})
+    return layer_table(model)
+
+
+def upload_seed(api: Api, path: str | Path) -> str:
+    """Upload a model as the newest of FEDn's models and return its id.
+
+    Raises
+    ------
+    ModelError : not a model file. ApiError : FEDn refuses it.
+    """
+    arrays = update.read_model(str(path))
+    if not arrays:
+        raise update.ModelError(f"{path} holds no tensors")
+    api.put("helpers/active", json={"helper": "numpyhelper"})
+    with Path(path).open("rb") as file:
+        api.post("models/", files={"file": (Path(path).name, file)}, data={"helper": "numpyhelper"})
+    return newest_model(api)
+
+
+def newest_model(api: Api) -> str:
+    """Return the id of the newest of FEDn's models.
+
+    Raises
+    ------
+    ModelError : FEDn has none.
+    """
+    found = api.get("models/", limit=1, order="desc")["result"]
+    if not found:
+        raise update.ModelError("FEDn has no model yet; upload one with 'fedn-partial seed upload seed.npz'")
+    return found[0]["model_id"]
+
+
+def check_seed(api: Api, model_id: str, table: list[Layer], path: Path) -> None:
+    """Download a model of FEDn's to `path` and raise ModelError if it does not have the tensors of `table`."""
+    api.download_model(model_id, path)
+    try:
+        update.check_model(update.read_model(str(path)), tensor_list(table))
+    except update.ModelError as error:
+        raise update.ModelError(
+            f"FEDn's newest model is not one of this case ({error}); "
+            "upload a fitting one with 'fedn-partial seed build CONFIG' and 'fedn-partial seed upload'"
+        ) from None

@@ -1,0 +1,264 @@
+"""The server functions: what FEDn's hooks process runs for a session.
+
+FEDn sends a class to its hooks process as source text, in which nothing of its module exists. So ``source``
+makes a self-contained class of the one below: it puts in the session's settings, and the library functions in
+place of the lines that refer to them. Tests and the simulator use the class as it stands here.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import os
+import textwrap
+
+import numpy as np
+from fedn.common.log_config import logger
+from fedn.network.combiner.hooks.serverfunctionsbase import ServerFunctionsBase
+from fedn_partial import layers, selection, update
+from fedn_partial.settings import Case
+
+
+class ServerFunctions(ServerFunctionsBase):
+    """Tells the clients what to train, and merges the layers that they send.
+
+    With W the global model, D_k = W_k - W the change that client k sent, n_k its number of examples, and for
+    each layer l the set S_l of clients that sent it:
+
+    all_clients : W_l += sum over S_l of n_k D_k / sum of n_k over ALL clients of the round
+    contributors : W_l += sum over S_l of n_k D_k / sum of n_k over S_l
+
+    A layer that nobody sent keeps its value, bit for bit. BatchNormalization's moving variances are pooled: the
+    merged variance is that of the mixture of the clients' distributions, weighted as above (with ``all_clients``,
+    the clients that did not send a layer count with the global model's mean and variance).
+
+    Memory: the previous global model, float64 sums of one model, and the update in hand.
+    """
+
+    settings: dict = {}  # see session_settings
+    digest = staticmethod(update.digest)
+    decode = staticmethod(update.decode)
+    # More examples than a device could train on in a round; such a number would drown every other client.
+    max_examples = 10_000_000
+
+    def __init__(self):
+        self.state = self.load_state()
+        self.model = None  # the global model of this round
+        self.base = None  # its digest
+        self.start_round()
+
+    def start_round(self):
+        """Forget what was summed up."""
+        self.sums = {}  # index of a tensor -> float64 sum of n_k W_k (variances: of n_k (var_k + mean_k ** 2))
+        self.examples = {}  # layer -> sum of n_k of those who sent it
+        self.all_examples = 0
+        self.senders = set()  # ids of the clients that were merged
+        self.coverage = dict.fromkeys(self.settings["layers"], 0)  # layer -> how many clients sent it
+        self.merged = []  # names of the clients that were merged
+        self.skipped = {}  # name of a client -> why it was not
+
+    def client_settings(self, global_model):
+        """Begin a round: return what every client is told, see fedn_partial.settings.Instructions."""
+        self.start_round()
+        self.model = global_model
+        self.base = self.digest(global_model)
+        self.state["round"] += 1
+        self.save_state()
+        return {
+            **self.settings["client"],
+            "round": self.state["round"],
+            "warmup": self.state["merged_rounds"] < self.settings["warmup_rounds"],
+            "fingerprint": self.settings["fingerprint"],
+            "base": self.base,
+            "previous": self.state["previous"],
+        }
+
+    def incremental_aggregate(self, client_id, model, client_metadata, previous_global):
+        """Add one client's update to the sums, or skip it and log why. Never raises on what a client sent."""
+        client = client_id
+        try:
+            if previous_global is not self.model:
+                self.model = previous_global
+                self.base = self.digest(previous_global)
+            if isinstance(client_metadata, dict):
+                client = str(client_metadata.get("client") or client_id)[:100]
+            examples, tensors = self.check(client_id, model, client_metadata)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:500]  # partly the client's words: one line, and not a book
+            self.skipped[client] = reason
+            logger.warning(f"fedn-partial: round {self.state['round']}: skipped the update of {client}: {reason}")
+            return
+        for name, arrays in tensors.items():
+            self.add(name, arrays, examples)
+            self.examples[name] = self.examples.get(name, 0) + examples
+            self.coverage[name] += 1
+        self.all_examples += examples
+        self.merged.append(client)
+        self.senders.add(client_id)
+        logger.info(
+            f"fedn-partial: round {self.state['round']}: merged {len(tensors)} layers of {client}, {examples} examples"
+        )
+
+    def check(self, client_id, model, metadata):
+        """Return the number of examples and the tensors of an update. Raises ValueError if it must be skipped."""
+        if isinstance(metadata, dict) and metadata.get("refused"):
+            raise ValueError(f"it did not train: {metadata['refused']}")
+        settings = self.settings
+        tensors = self.decode(model, metadata, settings["fingerprint"], settings["client"]["codec"], settings["layers"])
+        if metadata.get("base") != self.base:
+            raise ValueError(f"started from model {metadata.get('base')!r}, this round's is {self.base!r} (too late?)")
+        if client_id in self.senders:
+            raise ValueError("is a second update of this client in this round")
+        given = metadata.get("num_examples")
+        if not isinstance(given, str) or not given.isdecimal() or not 1 <= int(given) <= self.max_examples:
+            raise ValueError(
+                f"has num_examples {given!r}, expected a whole number from 1 to {self.max_examples}, as text"
+            )
+        return int(given), tensors
+
+    def add(self, name, arrays, examples):
+        """Add n_k W_k of one layer to the sums."""
+        indices = self.settings["indices"][name]
+        values = dict(zip(indices, arrays))
+        for index, array in values.items():
+            term = np.multiply(array, examples, dtype=np.float64)
+            if index in self.settings["variances"]:  # second moment: E[x^2] = var + mean^2
+                mean = values[self.settings["variances"][index]].astype(np.float64)
+                term += examples * mean * mean
+            if index in self.sums:
+                self.sums[index] += term
+            else:
+                self.sums[index] = term
+
+    def get_incremental_aggregate_model(self):
+        """End a round: return the new global model."""
+        if self.model is None:
+            raise RuntimeError("fedn-partial: no update has arrived; the global model stays as it is")
+        if not self.merged:
+            logger.warning(
+                f"fedn-partial: round {self.state['round']}: no valid update; the global model stays as it is"
+            )
+        model = list(self.model)
+        for name in self.examples:
+            self.merge(name, model)
+        self.end_round()
+        return model
+
+    def merge(self, name, model):
+        """Put the merged tensors of one layer into `model`, a list of which only these entries change."""
+        senders = self.examples[name]
+        total = self.all_examples if self.settings["merge"] == "all_clients" else senders
+        silent = total - senders  # examples of those who vote for no change
+        variances = self.settings["variances"]
+        done = {}
+        for index in self.settings["indices"][name]:
+            old = self.model[index].astype(np.float64)
+            if index in variances:
+                old_mean = self.model[variances[index]].astype(np.float64)
+                moment = (self.sums[index] + silent * (old + old_mean * old_mean)) / total
+                # Keras keeps the moving mean before the moving variance, so its merged value is there already.
+                merged = np.maximum(moment - done[variances[index]] ** 2, 0.0)
+            else:
+                merged = (self.sums[index] + silent * old) / total
+            done[index] = merged
+            model[index] = merged.astype(self.model[index].dtype)
+
+    def end_round(self):
+        """Note coverage and staleness, and log them."""
+        staleness = self.state["staleness"]
+        staleness = {name: 0 if sent else staleness.get(name, 0) + 1 for name, sent in self.coverage.items()}
+        self.state["staleness"] = staleness
+        self.state["merged_rounds"] += 1 if self.merged else 0
+        self.state["previous"] = {
+            "round": self.state["round"],
+            "merged": self.merged,
+            "skipped": self.skipped,
+            "staleness": {name: age for name, age in staleness.items() if age},
+        }
+        self.save_state()
+        covered = sum(1 for sent in self.coverage.values() if sent)
+        stale = ", ".join(f"{name} {age}" for name, age in staleness.items() if age)
+        logger.info(
+            f"fedn-partial: round {self.state['round']}: {len(self.merged)} merged, {len(self.skipped)} skipped, "
+            f"coverage {covered} of {len(staleness)} layers, rounds since last trained: {stale or 'none stale'}"
+        )
+        self.start_round()
+        self.model = self.base = None
+
+    def load_state(self):
+        """Return what must outlive a restart of the hooks process: round, staleness and the like."""
+        import json
+
+        try:
+            with open(self.state_path()) as file:
+                return json.load(file)
+        except (OSError, ValueError):
+            return {"round": 0, "merged_rounds": 0, "staleness": {}, "previous": {}}
+
+    def save_state(self):
+        """Write the state beside FEDn's temporary models; without it a restarted hooks process counts from round 1."""
+        import json
+
+        try:
+            with open(self.state_path() + ".new", "w") as file:
+                json.dump(self.state, file)
+            os.replace(self.state_path() + ".new", self.state_path())
+        except OSError as error:
+            logger.warning(f"fedn-partial: cannot keep the state of the session: {error}")
+
+    def state_path(self):
+        """Return the path of the state of this session."""
+        import tempfile
+
+        return os.path.join(tempfile.gettempdir(), f"fedn-partial-{self.settings['session_key']}.json")
+
+
+def session_settings(case: Case, table, session_key: str) -> dict:
+    """Return the ``settings`` of the server functions for a session.
+
+    Parameters
+    ----------
+    table : layers of the global model. session_key : unique to the session; its state is kept under this name.
+    """
+    selector = selection.from_dict(case.selection)
+    place = {tensor.name: tensor.index for layer in table for tensor in layer.tensors}
+    return {
+        "session_key": session_key,
+        "client": {
+            "seed": case.seed,
+            "model": case.model,
+            "selection": selection.to_dict(selector),
+            "training": dataclasses.asdict(case.training),
+            "codec": case.codec,
+        },
+        "warmup_rounds": selector.warmup_rounds,
+        "merge": case.merge,
+        "fingerprint": layers.fingerprint(table),
+        "layers": update.shapes(table),
+        "indices": {layer.name: [tensor.index for tensor in layer.tensors] for layer in table},
+        "variances": {
+            index: place[name.replace("moving_variance", "moving_mean")]
+            for name, index in place.items()
+            if name.endswith("/moving_variance")
+        },
+    }
+
+
+def source(settings: dict) -> str:
+    """Return the source of a self-contained ``ServerFunctions`` class with `settings`, ready for FEDn."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(ServerFunctions)))
+    body = []
+    for node in tree.body[0].body:
+        target = ast.unparse(getattr(node, "target", None) or getattr(node, "targets", [node])[0])
+        if target == "settings":
+            node = ast.parse(f"settings = {settings!r}").body[0]
+        elif target in ("digest", "decode"):
+            node = ast.parse(inspect.getsource(getattr(update, target))).body[0]
+            node.decorator_list = [ast.Name("staticmethod")]
+        body.append(node)
+    tree.body[0].body = body
+    for node in ast.walk(tree):  # every client downloads this text in every round: leave out what only people read
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.unparse(tree)

