@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import fedn_partial
 from fedn_partial.errors import FednPartialError
 
 # What a command needs is imported when it runs, so that --help answers at once.
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's remarks on this processor help nobody here
 
 
 class Group(click.Group):

@@ -207,6 +207,7 @@ class Network:
             "FEDN_MODEL_DIR": str(folder / "models"),
             "HOOK_SERVICE_HOST": f"127.0.0.1:{self.ports['hooks']}",
             "TMPDIR": str(folder / "tmp"),
+            "HOME": str(folder / "tmp"),  # gunicorn and rclone keep files there
             # FEDn talks to its own processes on this machine only; a proxy in the environment is for others.
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",

@@ -39,7 +39,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is Linux's PR_SET_PDEATHSIG
 
 
-def stop(processes: list[psutil.Process], patience: float = 10.0) -> None:
+def stop(processes: list[psutil.Process], patience: float = 5.0) -> None:
     """End `processes` and all their descendants: politely first, after `patience` seconds by force."""
     family = []
     for process in processes:

@@ -8,6 +8,7 @@ import time
 from fedn_partial.client.runs import RunFolder
 from fedn_partial.client.watch import Round, Watcher, accuracy
 from fedn_partial.errors import FednPartialError
+from fedn_partial.seed_model.api import ApiError
 from fedn_partial.settings import Case
 
 POLL = 1.0  # seconds between two looks
@@ -18,48 +19,68 @@ PATIENCE = 120  # seconds beyond a round's timeout without any news, after which
 def follow(watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=lambda: None) -> dict:
     """Follow a session to its end, show each round, write its rows, and return the final metrics.
 
+    A round's rows are written one round later, when the server functions have said what they did with them.
+
     Parameters
     ----------
     layers : how many the model has. check : called at every look; what it raises ends the following.
 
     Raises
     ------
-    FednPartialError : the session is stuck.
+    FednPartialError : the session is stuck, or FEDn does not answer any more.
     """
     shown: list[Round] = []
-    over_since = last_news = time.monotonic()
-    news = None
-    while True:
-        check()
-        watcher.poll()
-        waiting = [r for r in watcher.rounds.values() if r not in shown]
-        now = time.monotonic()
-        state = [
-            (r.id, r.status, len(r.rows), sum(row.accuracy is not None for row in r.rows.values())) for r in waiting
-        ]
-        if state != news:
-            news, last_news = state, now
-        ended = watcher.status in ("Finished", "Terminated")
-        if not ended:
-            over_since = now
-        for round_ in waiting:
-            later = any(r.over for r in waiting if r is not round_ and int(r.id) > int(round_.id))
-            complete = round_.over and (watcher.validated(round_) or later or now - over_since > LAST_VALIDATIONS)
-            if not complete:
-                break
-            _show(round_, case, layers)
-            folder.write_rows(list(round_.rows.values()))
-            shown.append(round_)
-        else:
-            if ended:
+    written: list[Round] = []
+    news, last_news, ended_at = None, time.monotonic(), None
+    try:
+        while True:
+            check()
+            problem = _poll(watcher)
+            now = time.monotonic()
+            rounds = sorted(watcher.rounds.values(), key=lambda r: int(r.id))
+            state = [
+                (r.id, r.status, len(r.rows), sum(row.accuracy is not None for row in r.rows.values())) for r in rounds
+            ]
+            if state != news:
+                news, last_news = state, now
+            if watcher.status in ("Finished", "Terminated"):
+                ended_at = ended_at or now
+            for index, round_ in enumerate(rounds[len(shown) :], start=len(shown)):
+                late = any(r.over for r in rounds[index + 1 :]) or (ended_at and now - ended_at > LAST_VALIDATIONS)
+                if not (round_.over and (watcher.validated(round_) or late)):
+                    break
+                _show(round_, case, layers)
+                shown.append(round_)
+                _write(folder, [r for r in shown[:-1] if r not in written], written)
+            if ended_at and len(shown) == len(rounds):
+                _clear()
+                print(f"\n{cost_table(shown)}", flush=True)
                 return summary(shown)
-        _show_running(waiting)
-        if now - last_news > case.session.round_timeout + PATIENCE:
-            raise FednPartialError(
-                f"nothing has happened for {now - last_news:.0f} s: FEDn's session is stuck, which happens in 0.33 when fewer "
-                f"clients than min_clients={case.session.min_clients} are connected; start the clients and the session again"
-            )
-        time.sleep(POLL)
+            _show_running(rounds[len(shown) :])
+            if now - last_news > case.session.round_timeout + PATIENCE:
+                raise FednPartialError(
+                    problem
+                    or f"nothing has happened for {now - last_news:.0f} s. FEDn 0.33 sticks when fewer clients than "
+                    f"min_clients={case.session.min_clients} are connected; start clients and session again"
+                )
+            time.sleep(POLL)
+    finally:
+        _write(folder, [r for r in shown if r not in written], written)
+
+
+def _poll(watcher: Watcher) -> str | None:
+    """Bring `watcher` up to date; return what went wrong. A network that fails for a while must not end a session."""
+    try:
+        watcher.poll()
+    except ApiError as error:
+        return str(error)
+    return None
+
+
+def _write(folder: RunFolder, rounds: list[Round], written: list[Round]) -> None:
+    for round_ in rounds:
+        folder.write_rows(list(round_.rows.values()))
+        written.append(round_)
 
 
 def summary(rounds: list[Round]) -> dict:
@@ -78,16 +99,35 @@ def summary(rounds: list[Round]) -> dict:
     }
 
 
-def table(rounds_shown: list[dict]) -> str:
-    """Return rows of equal keys as an aligned text table."""
-    if not rounds_shown:
-        return ""
-    heads = list(rounds_shown[0])
-    cells = [[str(row[head]) for head in heads] for row in rounds_shown]
-    widths = [max(len(head), *(len(row[i]) for row in cells)) for i, head in enumerate(heads)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [heads, *cells]
-    )
+def cost_table(rounds: list[Round]) -> str:
+    """Return a text table of what the rounds cost each client; means are over its rounds."""
+    rows = [row for round_ in rounds for row in round_.rows.values()]
+    heads = ("client", "rounds", "layers", "upload", "download", "train s", "round s", "CPU %", "RSS MB", "accuracy")
+    lines = [heads]
+    for client in sorted({row.client for row in rows}):
+        own = [row for row in rows if row.client == client]
+        tested = [row.accuracy for row in own if row.accuracy is not None]
+        lines.append(
+            (
+                client,
+                str(len(own)),
+                _mean([len(row.layers) for row in own]),
+                size(sum(row.upload_bytes or 0 for row in own)),
+                size(sum(row.download_bytes or 0 for row in own)),
+                _mean([row.train_seconds for row in own]),
+                _mean([row.round_seconds for row in own]),
+                _mean([row.cpu_percent for row in own]),
+                _mean([row.rss_peak_mb for row in own]),
+                f"{tested[-1]:.3f}" if tested else "n/a",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _mean(values: list) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.1f}" if known else "n/a"
 
 
 def size(count: float | None) -> str:

@@ -57,11 +57,11 @@ class Watcher:
         self._seen: defaultdict[str, int] = defaultdict(int)
         self._validations: dict[str, dict[str, dict]] = defaultdict(dict)  # model -> client -> metrics
 
-    def poll(self, all_rounds: bool = False) -> None:
+    def poll(self) -> None:
         """Ask FEDn what is new (raises ApiError)."""
         session = self.api.get(f"sessions/{self.session_id}")
         self.status = session["status"]
-        self._read_rounds(None if all_rounds else 3)
+        self._read_rounds()
         for status in self._new("statuses/", {"session_id": self.session_id, "type": "MODEL_UPDATE"}):
             if status["status"] == "Model update completed.":
                 self._read_update(json.loads(status["data"]))
@@ -79,8 +79,9 @@ class Watcher:
         self._seen[path] += len(found)
         return found
 
-    def _read_rounds(self, limit: int | None) -> None:
-        found = self.api.get("rounds/", limit=limit, order="desc")["result"]
+    def _read_rounds(self) -> None:
+        # Each carries the session's settings twice, so only the newest are asked for.
+        found = self.api.get("rounds/", limit=4, order="desc")["result"]
         for raw in reversed(found):
             config = raw.get("round_config") or {}
             if config.get("session_id") != self.session_id:

@@ -112,15 +112,13 @@ class ServerFunctions(ServerFunctionsBase):
             raise ValueError("is a second update of this client in this round")
         given = metadata.get("num_examples")
         if not isinstance(given, str) or not given.isdecimal() or not 1 <= int(given) <= self.max_examples:
-            raise ValueError(
-                f"has num_examples {given!r}, expected a whole number from 1 to {self.max_examples}, as text"
-            )
+            raise ValueError(f"has num_examples {given!r}, expected text with a number from 1 to {self.max_examples}")
         return int(given), tensors
 
     def add(self, name, arrays, examples):
         """Add n_k W_k of one layer to the sums."""
         indices = self.settings["indices"][name]
-        values = dict(zip(indices, arrays))
+        values = dict(zip(indices, arrays, strict=True))
         for index, array in values.items():
             term = np.multiply(array, examples, dtype=np.float64)
             if index in self.settings["variances"]:  # second moment: E[x^2] = var + mean^2
@@ -136,9 +134,7 @@ class ServerFunctions(ServerFunctionsBase):
         if self.model is None:
             raise RuntimeError("fedn-partial: no update has arrived; the global model stays as it is")
         if not self.merged:
-            logger.warning(
-                f"fedn-partial: round {self.state['round']}: no valid update; the global model stays as it is"
-            )
+            logger.warning(f"fedn-partial: round {self.state['round']}: no valid update, the global model stays")
         model = list(self.model)
         for name in self.examples:
             self.merge(name, model)

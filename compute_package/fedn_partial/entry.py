@@ -1,4 +1,4 @@
-"""What FEDn's entry points call: ``startup``, ``train`` and ``validate``. Standard library only until a request runs."""
+"""What FEDn's entry points call: startup, train and validate. Standard library only, until a request runs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def _carry_out(kind: str, model: str, output: str) -> dict:
 
 def _problem(answer: dict) -> str | None:
     if answer.get("signal") == signal.SIGKILL:
-        return "its process was killed (SIGKILL), most likely because the memory ran out; set max_layers or a smaller batch_size"
+        return (
+            "its process was killed (SIGKILL), most likely because the memory ran out; "
+            "set max_layers or a smaller batch_size in client.yaml"
+        )
     if "signal" in answer:
         return f"its process ended by {signal.Signals(answer['signal']).name}"
     if "lost" in answer:

@@ -97,6 +97,10 @@ class _Server:
         self.listener = listener
         self.launcher = launcher
         self.born = _birth(launcher.pid)
+        self.inode = os.stat(SOCKET).st_ino
+        self.watched = [listener]
+        with contextlib.suppress(OSError, AttributeError):  # an older kernel: then the look every POLL seconds must do
+            self.watched.append(os.pidfd_open(launcher.pid))
         self.children: dict[int, socket.socket] = {}
         self.wakeup, written = os.pipe()
         os.set_blocking(written, False)
@@ -105,8 +109,8 @@ class _Server:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def run(self) -> None:
-        while self.born is not None and _birth(self.launcher.pid) == self.born:
-            ready, _, _ = select.select([self.listener, self.wakeup, *self.children.values()], [], [], POLL)
+        while self._is_wanted():
+            ready, _, _ = select.select([*self.watched, self.wakeup, *self.children.values()], [], [], POLL)
             if self.wakeup in ready:
                 os.read(self.wakeup, 512)
             self._reap()
@@ -117,8 +121,18 @@ class _Server:
                 self._accept()
         for pid in self.children:
             os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(FileNotFoundError):
+        if self._has_socket():
             os.unlink(SOCKET)
+
+    def _is_wanted(self) -> bool:
+        """Whether the client still lives, and has not started another server."""
+        return self.born is not None and _birth(self.launcher.pid) == self.born and self._has_socket()
+
+    def _has_socket(self) -> bool:
+        try:
+            return os.stat(SOCKET).st_ino == self.inode
+        except OSError:
+            return False
 
     def _accept(self) -> None:
         connection, _ = self.listener.accept()

@@ -15,7 +15,7 @@ from fedn_partial.errors import FednPartialError
 
 
 class SettingsError(FednPartialError):
-    """A setting that is unknown, missing, of the wrong type, or impossible. The message says which and what is allowed."""
+    """A setting that is unknown, missing, of the wrong type, or impossible; the message says what is allowed."""
 
 
 def bounded(default=dataclasses.MISSING, **bounds):

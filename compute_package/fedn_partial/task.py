@@ -68,19 +68,13 @@ def log(line: str) -> None:
 def _train(request: Request) -> None:
     from fedn_partial import datasets, selection, settings, update
     from fedn_partial.layers import fingerprint, layer_table, tensor_list
-    from fedn_partial.monitor import ResourceMonitor
 
     device, client = _device(request)
     raw = _read_json(request.input + "-metadata")
     instructions = settings.load_instructions(raw, device)
     INSTRUCTIONS.parent.mkdir(mode=0o700, exist_ok=True)
     INSTRUCTIONS.write_text(json.dumps(raw))
-    monitor = ResourceMonitor(
-        interval=device.monitor_interval,
-        roots=[os.getpid(), request.pid],
-        samples=Path(device.workdir) / "samples.jsonl",
-        labels={"client": client, "round": instructions.round, "task": "train"},
-    )
+    monitor = _monitor(request, device, client, instructions)
     with monitor:
         with monitor.phase("load"):
             weights = update.read_model(request.input)
@@ -113,7 +107,8 @@ def _train(request: Request) -> None:
                 max_layers=device.max_layers,
             ),
         )
-        log(f"round {instructions.round}: {len(selected)} of {len(table)} layers: {' '.join(l.name for l in selected)}")
+        names = " ".join(layer.name for layer in selected)
+        log(f"round {instructions.round}: training {len(selected)} of {len(table)} layers: {names}")
         trained = training.train(
             model,
             table,
@@ -153,7 +148,6 @@ def _train(request: Request) -> None:
 def _validate(request: Request) -> None:
     from fedn_partial import datasets, settings, update
     from fedn_partial.layers import layer_table, tensor_list
-    from fedn_partial.monitor import ResourceMonitor
 
     device, client = _device(request)
     if not INSTRUCTIONS.exists():
@@ -162,12 +156,7 @@ def _validate(request: Request) -> None:
             "the next validation will work"
         )
     instructions = settings.load_instructions(_read_json(INSTRUCTIONS), device)
-    monitor = ResourceMonitor(
-        interval=device.monitor_interval,
-        roots=[os.getpid(), request.pid],
-        samples=Path(device.workdir) / "samples.jsonl",
-        labels={"client": client, "round": instructions.round, "task": "validate"},
-    )
+    monitor = _monitor(request, device, client, instructions)
     with monitor:
         from fedn_partial import models, training
 
@@ -197,7 +186,7 @@ def _device(request: Request):
     config = launch.device_config(request.launcher)
     if config is None:
         raise settings.SettingsError(
-            "which client.yaml is this device's? Start the client with 'fedn-partial client start --config client.yaml' or "
+            "which client.yaml is this device's? Start it with 'fedn-partial client start --config client.yaml' or "
             "'fedn client start -in client.yaml', or set FEDN_PARTIAL_CLIENT to the file's path"
         )
     device = settings.load_device(config)
@@ -205,6 +194,17 @@ def _device(request: Request):
     if client is None:
         raise settings.SettingsError(f"{config}: key 'name' is missing; it decides which layers this device trains")
     return device, client
+
+
+def _monitor(request: Request, device, client: str, instructions):
+    from fedn_partial.monitor import ResourceMonitor
+
+    return ResourceMonitor(
+        interval=device.monitor_interval,
+        roots=[os.getpid(), request.pid],
+        samples=Path(device.workdir) / "samples.jsonl",
+        labels={"client": client, "round": instructions.round, "task": request.kind},
+    )
 
 
 def _check_data(shard, model) -> None:

@@ -58,7 +58,8 @@ def train(model, table: list[Layer], selected: list[Layer], x, y, training: Trai
             loss = float(total_loss) / len(y)
             if not np.isfinite(loss):
                 raise TrainingError(
-                    f"the loss became {loss}: learning rate {training.learning_rate} is too high, or the data are damaged"
+                    f"the loss became {loss}: learning rate {training.learning_rate} is too high, "
+                    "or the data are damaged"
                 )
     return Trained(num_examples=len(y), loss=loss)
 
@@ -97,7 +98,7 @@ def _training_step(model, table, selected, x, training: Training):
 
 
 def evaluate(model, x, y, batch_size: int = 64) -> tuple[float, float]:
-    """Return accuracy (share of correct predictions) and mean loss of `model` on x (examples, ...) and y (examples,)."""
+    """Return accuracy (share of correct predictions) and mean loss of `model` on x (examples, ...), y (examples,)."""
     import tensorflow as tf
 
     loss_of = _loss(model)

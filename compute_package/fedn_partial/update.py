@@ -149,7 +149,7 @@ def check_model(arrays: list[np.ndarray], tensors) -> None:
     """Raise ModelError if a global model does not have exactly these tensors, all finite float32 values."""
     if len(arrays) != len(tensors):
         raise ModelError(f"global model has {len(arrays)} tensors, this model has {len(tensors)}")
-    for array, tensor in zip(arrays, tensors):
+    for array, tensor in zip(arrays, tensors, strict=True):
         if array.shape != tensor.shape or str(array.dtype) != tensor.dtype:
             raise ModelError(
                 f"global model's tensor {tensor.index} ({tensor.name}) is {array.dtype} {array.shape}, "

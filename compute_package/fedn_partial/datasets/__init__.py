@@ -7,6 +7,7 @@ The modules beside this one read one data set each, from its official files.
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 
 from fedn_partial.errors import FednPartialError
 
+# Each has ``load() -> (x, y)``, ``SOURCE`` and ``CLASSES``.
+READERS = {"digits": "fedn_partial.datasets.digits"}
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -94,7 +97,10 @@ def deal(x: np.ndarray, y: np.ndarray, clients: int, seed: int, classes, test_sh
     tests = [round(test_share * len(part)) for part in parts]
     if min(tests) < 1:
         raise DataError(f"{len(y)} examples are too few for {clients} clients")
-    return [Shard(x[part[n:]], y[part[n:]], x[part[:n]], y[part[:n]], tuple(classes)) for part, n in zip(parts, tests)]
+    return [
+        Shard(x[part[n:]], y[part[n:]], x[part[:n]], y[part[:n]], tuple(classes))
+        for part, n in zip(parts, tests, strict=True)
+    ]
 
 
 def deal_case(data, seed: int) -> tuple[str, list[Shard]]:
@@ -108,12 +114,11 @@ def deal_case(data, seed: int) -> tuple[str, list[Shard]]:
     ------
     DataError : unknown data set, or one that cannot be had.
     """
-    if data.name != "digits":
-        raise DataError(f"data: name {data.name!r} cannot be dealt by this version. Allowed are: digits")
-    from fedn_partial.datasets import digits
-
+    if data.name not in READERS:
+        raise DataError(f"data: name {data.name!r} cannot be dealt here. Allowed are: {', '.join(READERS)}")
+    reader = importlib.import_module(READERS[data.name])
     try:
-        x, y = digits.load()
-    except ImportError:
-        raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from None
-    return digits.SOURCE, deal(x, y, data.clients, seed, digits.CLASSES)
+        x, y = reader.load()
+    except ModuleNotFoundError as error:
+        raise DataError(f"data set {data.name} needs a package that is missing: pip install {error.name}") from None
+    return reader.SOURCE, deal(x, y, data.clients, seed, reader.CLASSES)

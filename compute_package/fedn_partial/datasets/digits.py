@@ -16,7 +16,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 
     Raises
     ------
-    ImportError : scikit-learn is not installed.
+    ModuleNotFoundError : scikit-learn is not installed.
     """
     from sklearn.datasets import load_digits
 
