@@ -80,6 +80,9 @@ def _train(request: Request) -> None:
             weights = update.read_model(request.input)
             shard = datasets.open_shard(device.data)
         with monitor.phase("import"):
+            import keras  # noqa: F401
+            import tensorflow  # noqa: F401
+
             from fedn_partial import models, training
         with monitor.phase("trace"):
             model = models.build(instructions.model)
