@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import click
+
 import fedn_partial
 from fedn_partial.errors import FednPartialError
 
@@ -64,6 +65,10 @@ def run_command(config, runs):
     from fedn_partial.settings import load_case
 
     case = load_case(config)
+    if case.data is None:
+        raise FednPartialError(
+            f"{config}: section 'data' is missing: which data set is dealt to the clients of a local run"
+        )
     from fedn_partial.client.local_run import run
     from fedn_partial.client.runs import RunFolder
 

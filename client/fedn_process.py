@@ -56,6 +56,7 @@ CONVERSIONS = (
 
 def mend_sql_models() -> None:
     """Make FEDn's SQL columns take what FEDn puts into them."""
+    from fedn.network.storage.statestore.stores.round_store import SQLRoundStore
     from fedn.network.storage.statestore.stores.sql.shared import MyAbstractBase
 
     for table in MyAbstractBase.metadata.tables.values():
@@ -65,6 +66,9 @@ def mend_sql_models() -> None:
                 if isinstance(column.type, kind):
                     column.type = _lenient(stored, convert)
                     break
+
+    # FEDn asks for the highest number as text, to which "9" is more than "10".
+    SQLRoundStore.get_latest_round_id = lambda store: max((int(r.round_id) for r in store.list()), default=0)
 
     @sa.event.listens_for(sa.Engine, "connect")
     def _(connection, _record):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+
 from fedn_partial import datasets
 from fedn_partial.client import processes
 from fedn_partial.errors import FednPartialError

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+
 from fedn_partial.client import processes
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.api import Api

@@ -76,11 +76,13 @@ def _make_client(config: Path, connection: Connection):
     """Return our subclass of FEDn's client; FEDn is imported here, after its environment is set."""
     import fedn.network.grpc.fedn_pb2 as messages
     import grpc
+    from fedn.common.log_config import set_log_level_from_string
     from fedn.network.clients.client_v2 import Client, ClientOptions
     from fedn.network.clients.fedn_client import ConnectToApiResult, FednClient
     from fedn.network.clients.grpc_handler import GrpcHandler
     from fedn.network.clients.package_runtime import PackageRuntime
 
+    set_log_level_from_string("INFO")
     raw = read_yaml(config)
 
     class Runtime(PackageRuntime):
@@ -162,8 +164,9 @@ def _make_client(config: Path, connection: Connection):
                 reasons = {
                     ConnectToApiResult.ComputePackageMissing: f"{where} has no compute package yet",
                     ConnectToApiResult.IncorrectUrl: f"there is no FEDn controller at {where}",
+                    ConnectToApiResult.UnMatchedConfig: f"{where} refuses this client: {answer}",
                 }
-                _say(f"{reasons.get(result, f'no answer from {where}: {answer}')}; trying again in {wait:.0f} s")
+                _say(f"{reasons.get(result, f'no answer from {where}')}; trying again in {wait:.0f} s")
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
 

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import psutil
+
 from fedn_partial.errors import FednPartialError
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+
 from fedn_partial.errors import FednPartialError
 from fedn_partial.schema import parse
 from fedn_partial.settings import read_yaml

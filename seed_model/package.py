@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def upload_package(api: Api, path: str | Path) -> str:
     path = Path(path)
     try:
         with tarfile.open(path) as archive:
-            names = archive.getnames()
+            names = {posixpath.normpath(name) for name in archive.getnames()}
     except FileNotFoundError:
         raise FednPartialError(f"{path} does not exist; make it with 'fedn-partial package build -o {path}'") from None
     except tarfile.TarError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from fedn_partial import models, update
 from fedn_partial.layers import Layer, layer_table, tensor_list
 from fedn_partial.seed_model.api import Api

@@ -16,6 +16,7 @@ import textwrap
 import numpy as np
 from fedn.common.log_config import logger
 from fedn.network.combiner.hooks.serverfunctionsbase import ServerFunctionsBase
+
 from fedn_partial import layers, selection, update
 from fedn_partial.settings import Case
 
@@ -82,10 +83,10 @@ class ServerFunctions(ServerFunctionsBase):
                 self.model = previous_global
                 self.base = self.digest(previous_global)
             if isinstance(client_metadata, dict):
-                client = str(client_metadata.get("client") or client_id)[:100]
+                client = self.plain(client_metadata.get("client") or client_id, 100)
             examples, tensors = self.check(client_id, model, client_metadata)
         except Exception as error:
-            reason = " ".join(str(error).split())[:500]  # partly the client's words: one line, and not a book
+            reason = self.plain(error, 500)
             self.skipped[client] = reason
             logger.warning(f"fedn-partial: round {self.state['round']}: skipped the update of {client}: {reason}")
             return
@@ -100,6 +101,10 @@ class ServerFunctions(ServerFunctionsBase):
             f"fedn-partial: round {self.state['round']}: merged {len(tensors)} layers of {client}, {examples} examples"
         )
 
+    def plain(self, text, limit):
+        """Return a client's words fit for a log: one line, printable, not a book."""
+        return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:limit]
+
     def check(self, client_id, model, metadata):
         """Return the number of examples and the tensors of an update. Raises ValueError if it must be skipped."""
         if isinstance(metadata, dict) and metadata.get("refused"):
@@ -113,17 +118,26 @@ class ServerFunctions(ServerFunctionsBase):
         given = metadata.get("num_examples")
         if not isinstance(given, str) or not given.isdecimal() or not 1 <= int(given) <= self.max_examples:
             raise ValueError(f"has num_examples {given!r}, expected text with a number from 1 to {self.max_examples}")
+        for name, arrays in tensors.items():
+            values = dict(zip(settings["indices"][name], arrays, strict=True))
+            for variance, mean in settings["variances"].items():
+                if variance in values and self.moment(values[variance], values[mean]).max() > np.finfo(np.float32).max:
+                    raise ValueError(f"has statistics of {name} that are too large to be merged: it diverged")
         return int(given), tensors
+
+    def moment(self, variance, mean):
+        """Return E[x^2] = variance + mean^2 as float64."""
+        return variance.astype(np.float64) + np.square(mean, dtype=np.float64)
 
     def add(self, name, arrays, examples):
         """Add n_k W_k of one layer to the sums."""
         indices = self.settings["indices"][name]
         values = dict(zip(indices, arrays, strict=True))
         for index, array in values.items():
-            term = np.multiply(array, examples, dtype=np.float64)
-            if index in self.settings["variances"]:  # second moment: E[x^2] = var + mean^2
-                mean = values[self.settings["variances"][index]].astype(np.float64)
-                term += examples * mean * mean
+            if index in self.settings["variances"]:
+                term = examples * self.moment(array, values[self.settings["variances"][index]])
+            else:
+                term = np.multiply(array, examples, dtype=np.float64)
             if index in self.sums:
                 self.sums[index] += term
             else:
@@ -151,8 +165,8 @@ class ServerFunctions(ServerFunctionsBase):
         for index in self.settings["indices"][name]:
             old = self.model[index].astype(np.float64)
             if index in variances:
-                old_mean = self.model[variances[index]].astype(np.float64)
-                moment = (self.sums[index] + silent * (old + old_mean * old_mean)) / total
+                old_moment = self.moment(old, self.model[variances[index]])
+                moment = (self.sums[index] + silent * old_moment) / total
                 # Keras keeps the moving mean before the moving variance, so its merged value is there already.
                 merged = np.maximum(moment - done[variances[index]] ** 2, 0.0)
             else:
@@ -186,11 +200,16 @@ class ServerFunctions(ServerFunctionsBase):
         """Return what must outlive a restart of the hooks process: round, staleness and the like."""
         import json
 
+        state = {"round": 0, "merged_rounds": 0, "staleness": {}, "previous": {}}
         try:
             with open(self.state_path()) as file:
-                return json.load(file)
-        except (OSError, ValueError):
-            return {"round": 0, "merged_rounds": 0, "staleness": {}, "previous": {}}
+                found = json.load(file)
+            if all(type(found[key]) is type(value) for key, value in state.items()):
+                state = found
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            if not isinstance(error, FileNotFoundError):
+                logger.warning(f"fedn-partial: the kept state of the session is unusable, counting anew: {error!r}")
+        return state
 
     def save_state(self):
         """Write the state beside FEDn's temporary models; without it a restarted hooks process counts from round 1."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import select
@@ -88,6 +89,8 @@ def _import_everything() -> None:
     import tensorflow  # noqa: F401
 
     from fedn_partial import datasets, layers, models, monitor, selection, settings, task, training, update  # noqa: F401
+
+    gc.freeze()  # the children's garbage collector need not look at, and so copy, what was there before them
 
 
 class _Server:

@@ -52,12 +52,12 @@ def parse(cls, raw, where: str):
 
 
 def _value(hint, raw, bounds, where: str):
-    if dataclasses.is_dataclass(hint):
-        return parse(hint, raw, where)
     if isinstance(hint, types.UnionType):  # "int | None"
         if raw is None:
             return None
         hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
+    if dataclasses.is_dataclass(hint):
+        return parse(hint, raw, where)
     if typing.get_origin(hint) is tuple:  # "tuple[str, ...]"
         if not isinstance(raw, (list, tuple)) or not all(isinstance(item, str) for item in raw):
             raise SettingsError(f"{where} must be a list of names, found {raw!r}")

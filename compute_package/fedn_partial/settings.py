@@ -61,7 +61,7 @@ class Case:
     merge: str = bounded("all_clients", one_of=MERGE_RULES)
     codec: str = bounded("float32", one_of=CODECS)
     session: Session = Session()
-    data: Data = Data()
+    data: Data | None = None  # for a local fleet only: devices of their own have their own data
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,21 @@
+# make run: install, then the quickstart. make test: install, then all tests. Everything goes into .venv.
+PYTHON ?= python3
+BIN = .venv/bin
+
+run: .venv/installed
+	$(BIN)/fedn-partial run configs/quickstart.yaml
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python tests/benchmarks/memory.py
+
+.venv/installed: setup.py pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[local,dev]'
+	touch $@
+
+.PHONY: run test bench

