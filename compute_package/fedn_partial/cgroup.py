@@ -21,19 +21,25 @@ class Cgroup:
 
     def memory_limit(self) -> int | None:
         """Return the lowest memory limit in bytes, or None if there is none."""
-        limits = [_number(folder / name) for folder in self.memory for name in ("memory.max", "memory.limit_in_bytes")]
-        limits = [limit for limit in limits if limit is not None and limit < UNLIMITED]
-        return min(limits, default=None)
+        return _memory_limit(folder) if (folder := self._memory_limited()) else None
 
     def memory_used(self) -> int | None:
-        """Return the bytes in use in the limited group, file cache that can be dropped left out, or None."""
-        for folder in self.memory:
+        """Return the bytes in use in the group with the lowest limit (or the own one), or None.
+
+        File cache that the kernel can drop is left out.
+        """
+        limited = self._memory_limited()
+        for folder in (limited,) if limited else self.memory:
             for name in ("memory.current", "memory.usage_in_bytes"):
                 used = _number(folder / name)
                 if used is not None:
                     stat = _table(folder / "memory.stat")
                     return used - stat.get("total_inactive_file", stat.get("inactive_file", 0))
         return None
+
+    def _memory_limited(self) -> Path | None:
+        limited = [folder for folder in self.memory if _memory_limit(folder) is not None]
+        return min(limited, key=_memory_limit, default=None)
 
     def cpu_limit(self) -> float | None:
         """Return the lowest limit in processors (0.5 is half of one), or None if there is none."""
@@ -82,6 +88,11 @@ def find(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") ->
         return tuple(folder for folder in chain if folder.is_dir() and (folder == mounted or mounted in folder.parents))
 
     return Cgroup(memory=folders("memory"), cpu=folders("cpu"), cpuacct=folders("cpuacct"))
+
+
+def _memory_limit(folder: Path) -> int | None:
+    limits = [_number(folder / name) for name in ("memory.max", "memory.limit_in_bytes")]
+    return min((limit for limit in limits if limit is not None and limit < UNLIMITED), default=None)
 
 
 def _text(path: Path) -> str:

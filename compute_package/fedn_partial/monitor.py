@@ -164,37 +164,44 @@ class _Machine:
 
     def __init__(self):
         self._group = cgroup.find()
-        total = psutil.virtual_memory().total
-        limit = self._group.memory_limit()
-        self._memory_limit = limit if limit is not None and limit < total else None
         self._cpu_limit = self._group.cpu_limit()
-        self._last: tuple[float, float] | None = None
-        psutil.cpu_percent()  # the first call only sets psutil's starting point
+        self._last: tuple[float, float | None] | None = None
+        _known(psutil.cpu_percent)  # the first call only sets psutil's starting point
 
     def read(self) -> dict:
-        used, total = self._memory()
-        frequency = psutil.cpu_freq()
+        used, percent = _known(self._memory) or (None, None)
         return {
-            "ram_used_mb": _rounded(used / MB if used is not None else None),
-            "ram_percent": _rounded(100 * used / total if used is not None else None),
-            "machine_cpu_percent": _rounded(self._cpu_percent()),
-            "cpu_mhz": _rounded(frequency.current if frequency else None),
+            "ram_used_mb": _rounded(used),
+            "ram_percent": _rounded(percent),
+            "machine_cpu_percent": _rounded(_known(self._cpu_percent)),
+            "cpu_mhz": _rounded(_known(lambda: psutil.cpu_freq().current)),
         }
 
-    def _memory(self) -> tuple[float | None, float]:
-        if self._memory_limit is not None:
-            return self._group.memory_used(), self._memory_limit
+    def _memory(self) -> tuple[float, float]:
+        """Return MB and percent in use."""
         memory = psutil.virtual_memory()
-        return memory.total - memory.available, memory.total
+        used, total = memory.total - memory.available, memory.total
+        limit = self._group.memory_limit()
+        if limit is not None and limit < total:
+            used, total = self._group.memory_used(), limit
+        return used / MB, 100 * used / total
 
     def _cpu_percent(self) -> float | None:
         if self._cpu_limit is None:
             return psutil.cpu_percent()
         used, now = self._group.cpu_seconds(), time.monotonic()
         last, self._last = self._last, (now, used)
-        if used is None or last is None or now <= last[0]:
+        if last is None or now <= last[0]:
             return None
         return 100 * (used - last[1]) / (now - last[0]) / self._cpu_limit
+
+
+def _known(measure):
+    """Return what `measure` returns, or None where this machine does not tell."""
+    try:
+        return measure()
+    except Exception:  # psutil raises what the operating system's files make of it
+        return None
 
 
 def _peak_rss(pid: int) -> float | None:

@@ -33,9 +33,9 @@ class Context:
     warmup: bool = False
     max_layers: int | None = None
 
-    def random(self) -> random.Random:
-        """Return the random generator of this client in this round: equal for equal seed, round and client."""
-        return random.Random(f"{self.seed}/{self.round}/{self.client}")
+    def random(self, purpose: str = "selection") -> random.Random:
+        """Return the random generator of this client in this round: equal for equal seed, round, client and purpose."""
+        return random.Random(f"{self.seed}/{self.round}/{self.client}/{purpose}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def choose(selector: Selector, layers: list[Layer], context: Context) -> list[La
     if context.max_layers is not None and len(chosen) > context.max_layers:
         fixed = [name for name in chosen if name in getattr(selector, "always_train", ())]
         others = [name for name in chosen if name not in fixed]
-        chosen = (fixed + context.random().sample(others, len(others)))[: context.max_layers]
+        chosen = (fixed + context.random("limit").sample(others, len(others)))[: context.max_layers]
     return pick(layers, chosen)
 
 
@@ -134,7 +134,7 @@ def from_dict(raw: dict, where: str = "selection") -> Selector:
     """
     fields = dict(raw)
     name = fields.pop("selector", None)
-    if name not in SELECTORS:
+    if not isinstance(name, str) or name not in SELECTORS:
         raise SettingsError(f"{where}: selector {name!r} is unknown. Allowed are: {', '.join(SELECTORS)}")
     return parse(SELECTORS[name], fields, where)
 

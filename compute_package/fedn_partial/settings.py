@@ -24,7 +24,7 @@ class Training:
     epochs: int = bounded(1, at_least=1)
     batch_size: int = bounded(32, at_least=1)
     optimizer: str = bounded("adam", one_of=("adam", "sgd"))
-    learning_rate: float = bounded(0.001, above=0)
+    learning_rate: float = bounded(0.001, above=0, at_most=10)
     momentum: float = bounded(0.0, at_least=0, below=1)  # of SGD
 
     def __post_init__(self):
@@ -137,7 +137,8 @@ def load_device(path: str | Path) -> Device:
     if "fedn_partial" not in raw:
         raise SettingsError(f"{path}: section 'fedn_partial' is missing; it needs at least 'data: FOLDER'")
     device = parse(Device, raw["fedn_partial"], f"{path}: fedn_partial")
-    parse(Training, device.training, f"{path}: fedn_partial: training")
+    # Checked as if for SGD, so that a device may change no more than the momentum of the session's.
+    parse(Training, {"optimizer": "sgd", **device.training}, f"{path}: fedn_partial: training")
     home = Path(path).resolve().parent
     return dataclasses.replace(device, data=str(home / device.data), workdir=str(home / device.workdir))
 
@@ -154,5 +155,7 @@ def load_instructions(raw: dict, device: Device) -> Instructions:
             "the server sent no settings: its server functions are not running "
             "(was the session started with 'fedn-partial session start', and is FEDn's hooks process up?)"
         )
-    training = {**raw.get("training", {}), **device.training}
+    training = raw.get("training", {})
+    if isinstance(training, dict):  # if not, it is refused as it is
+        training = {**training, **device.training}
     return parse(Instructions, {**raw, "training": training}, "settings from the server")

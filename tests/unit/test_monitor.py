@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import pytest
@@ -165,7 +165,7 @@ def test_processor_time_and_memory_of_a_child_are_counted(tmp_path):
     rss = [sample["rss_mb"] for sample in samples]
     assert 90 < max(rss) - rss[0] < 300
     assert summary["rss_peak_mb"] >= max(rss)
-    assert max(sample["cpu_percent"] for sample in samples[1:]) > 20
+    assert max(sample["cpu_percent"] for sample in samples[1:]) > 5
 
 
 def test_only_the_named_family_is_counted():
@@ -175,7 +175,29 @@ def test_only_the_named_family_is_counted():
             while time.process_time() < ended:
                 pass
         summary = watched.summary()
-    assert summary["cpu_seconds"] < 0.1  # neither what it did before, nor what this process does now
+    # neither what it did before, nor what this process does now
+    assert 0 <= summary["cpu_seconds"] < 0.1
+    assert 0 <= summary["cpu_percent"] < 30
+    assert 100 < summary["rss_peak_mb"] < 200
+
+
+def test_child_that_came_between_two_samples_is_counted_whole():
+    with ExitStack() as children, ResourceMonitor(interval=60) as watched:
+        children.enter_context(worker(0, 0.5))
+    assert 0.45 < watched.summary()["cpu_seconds"] < 2
+
+
+def test_memory_held_only_between_two_samples_is_in_the_peak():
+    code = "input(); held = b'x' * 100_000_000; del held; print('done', flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with ResourceMonitor(interval=60, roots=[process.pid]) as watched:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            process.stdout.readline()
+        summary = watched.summary()
+        process.communicate("\n")
+    assert summary["samples"] == 2
     assert 100 < summary["rss_peak_mb"] < 200
 
 
@@ -188,13 +210,13 @@ def test_phases_add_up():
             raise KeyError
     summary = watched.summary()
     assert list(summary["phases"]) == ["train", "encode"]
-    assert 0.1 <= summary["phases"]["train"] <= summary["seconds"] < 5
-    assert summary["phases"]["encode"] < 0.05
+    assert 0.1 <= summary["phases"]["train"] <= summary["seconds"] < 60
+    assert summary["phases"]["encode"] < summary["phases"]["train"]
 
 
 def test_summary_has_all_figures():
     with ResourceMonitor(interval=0.02) as watched:
-        time.sleep(0.1)
+        time.sleep(0.3)
     summary = watched.summary()
     assert set(summary) == KEYS
     assert summary["samples"] >= 3

@@ -67,21 +67,24 @@ def open_shard(folder: str | Path) -> Shard:
     """
     folder = Path(folder)
     try:
-        classes = tuple(json.loads((folder / "shard.json").read_text())["classes"])
+        classes = json.loads((folder / "shard.json").read_text())["classes"]
+        if not isinstance(classes, list):
+            raise TypeError(f"shard.json: classes must be a list of names, found {classes!r}")
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
     except FileNotFoundError as error:
         raise DataError(
             f"no data: {error.filename} does not exist; 'data:' in client.yaml names the shard's folder"
         ) from None
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"{folder}: damaged data: {error}") from None
-    shard = Shard(**arrays, classes=classes)
+    shard = Shard(**arrays, classes=tuple(classes))
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if len(x) != len(y) or len(y) == 0:
             raise DataError(f"{folder}: {len(x)} x_{part} and {len(y)} y_{part}; both must be equal, and at least 1")
-        if y.min() < 0 or y.max() >= len(classes):
-            raise DataError(f"{folder}: y_{part} has class {y.max()}, but shard.json names {len(classes)} classes")
+        wrong = [number for number in (y.min(), y.max()) if not 0 <= number < len(classes)]
+        if wrong:
+            raise DataError(f"{folder}: y_{part} has class {wrong[0]}, but shard.json names {len(classes)} classes")
     return shard
 
 

@@ -28,7 +28,7 @@ def options(section: dict, where: str = "model"):
     """
     given = dict(section)
     name = given.pop("name", None)
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise SettingsError(f"{where}: name {name!r} is unknown. Allowed are: {', '.join(sorted(MODELS))}")
     return parse(importlib.import_module(MODELS[name]).Options, given, where)
 
