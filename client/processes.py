@@ -18,7 +18,8 @@ def start(command: list[str], log: Path, env: dict, cwd: Path, tied: bool) -> ps
 
     Parameters
     ----------
-    tied : whether it is to end when this process ends, however that ends.
+    tied : whether it is to end when this process ends, however that ends. (Linux counts the thread that started
+        it, so start tied processes from the main thread.)
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:

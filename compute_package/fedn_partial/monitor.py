@@ -114,6 +114,7 @@ class ResourceMonitor:
             before = sum(self._cpu_seconds.values())
             rss = self._measure_family()
             sample = {"time": round(time.time(), 3), "rss_mb": _rounded(rss), **self._machine.read()}
+            sample["cpu_percent"] = None
             if self._samples:
                 elapsed = sample["time"] - self._samples[-1]["time"]
                 used = sum(self._cpu_seconds.values()) - before
@@ -163,7 +164,7 @@ class _Machine:
     """Memory, processor load and frequency of the machine, or of the control group where that is limited."""
 
     def __init__(self):
-        self._group = cgroup.find()
+        self._group = _known(cgroup.find) or cgroup.Cgroup((), (), ())
         self._cpu_limit = self._group.cpu_limit()
         self._last: tuple[float, float | None] | None = None
         _known(psutil.cpu_percent)  # the first call only sets psutil's starting point

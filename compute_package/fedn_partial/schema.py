@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 
@@ -64,6 +65,8 @@ def _value(hint, raw, bounds, where: str):
         return tuple(raw)
     if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
         raw = float(raw)
+    if hint is float and isinstance(raw, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", raw):
+        raw = float(raw)  # YAML 1.1 takes 1e-3 for text
     if not isinstance(raw, hint) or (isinstance(raw, bool) and hint is not bool):
         raise SettingsError(f"{where} must be of type {hint.__name__}, found {raw!r}")
     _check_bounds(raw, bounds, where)

@@ -96,7 +96,7 @@ class Device:
     data: str  # folder of this device's shard
     workdir: str = "."  # the samples of the monitor go there
     max_layers: int | None = bounded(None, at_least=1)  # never train more layers than this in a round
-    monitor_interval: float = bounded(0.5, above=0)  # seconds between two samples
+    monitor_interval: float = bounded(0.5, above=0, at_most=60)  # seconds between two samples
     training: dict = field(default_factory=dict)  # keys of Training that differ on this device
 
 
@@ -157,5 +157,7 @@ def load_instructions(raw: dict, device: Device) -> Instructions:
         )
     training = raw.get("training", {})
     if isinstance(training, dict):  # if not, it is refused as it is
+        if "optimizer" in device.training:
+            training = {**training, "momentum": 0.0}  # the session's was for its own optimiser
         training = {**training, **device.training}
     return parse(Instructions, {**raw, "training": training}, "settings from the server")

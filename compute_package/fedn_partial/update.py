@@ -141,6 +141,8 @@ def read_model(path: str) -> list[np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return [archive[str(index)] for index in range(len(archive.files))]
+    except MemoryError:
+        raise
     except Exception as error:  # zipfile, zlib and numpy have many ways to say that a file is damaged
         raise ModelError(f"{path} is not a model in FEDn's npz format: {error}") from None
 

@@ -206,3 +206,15 @@ def test_instructions_are_refused_by_key_and_value(change, told):
 def test_instructions_without_a_base_are_refused():
     sent = {name: value for name, value in SENT.items() if name != "base"}
     assert "key 'base' is missing" in refusal(load_instructions, sent, Device(data="data"))
+
+
+def test_a_device_with_an_optimizer_of_its_own_leaves_the_sessions_momentum():
+    sent = {**SENT, "training": {"optimizer": "sgd", "momentum": 0.9}}
+    training = load_instructions(sent, Device(data="data", training={"optimizer": "adam"})).training
+    assert (training.optimizer, training.momentum) == ("adam", 0.0)
+
+
+def test_numbers_with_an_exponent_are_numbers_though_yaml_says_text(tmp_path):
+    path = tmp_path / "case.yaml"
+    path.write_text("name: a\nmodel: {name: lstm_har}\nselection: {selector: all}\ntraining: {learning_rate: 1e-3}\n")
+    assert load_case(path).training.learning_rate == 0.001
