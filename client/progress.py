@@ -130,10 +130,8 @@ def _mean(values: list) -> str:
     return f"{sum(known) / len(known):.1f}" if known else "n/a"
 
 
-def size(count: float | None) -> str:
+def size(count: float) -> str:
     """Return a number of bytes in words: 1.2 MB."""
-    if count is None:
-        return "n/a"
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -157,7 +155,7 @@ def _show(round_: Round, case: Case, layers: int) -> None:
                 f"{round_.seconds:.1f} s" if round_.seconds is not None else "",
             )
         )
-    kind = "full" if round_.warmup else "part"
+    kind = {True: "full", False: "part", None: "----"}[round_.warmup]
     asked = "?" if round_.expected is None else round_.expected
     number = round_.number if round_.number is not None else f"FEDn's {round_.id}"
     _clear()
@@ -173,11 +171,7 @@ def _show_running(waiting: list[Round]) -> None:
     round_ = waiting[-1]
     answers = "validating" if round_.over else f"{len(round_.rows)} updates so far"
     _clear()
-    print(
-        f"round {len(waiting) and round_.id} running: {answers}, {time.monotonic() - round_.started:.0f} s",
-        end="",
-        flush=True,
-    )
+    print(f"round running: {answers}, {time.monotonic() - round_.started:.0f} s", end="", flush=True)
 
 
 def _clear() -> None:

@@ -6,13 +6,20 @@ the server functions did with an update from the settings that they send in the 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 from fedn_partial.client.runs import Row
 from fedn_partial.seed_model.api import Api
+from fedn_partial.update import plain
+
+# Columns that are taken over by their name: from an update's metadata, and from its resources.
+FROM_METADATA = ("trained_params", "total_params", "download_bytes", "train_loss")
+FROM_RESOURCES = ("cpu_seconds", "cpu_percent", "rss_peak_mb", "ram_used_mb", "ram_percent")
 
 
 @dataclass
@@ -64,10 +71,10 @@ class Watcher:
         self._read_rounds()
         for status in self._new("statuses/", {"session_id": self.session_id, "type": "MODEL_UPDATE"}):
             if status["status"] == "Model update completed.":
-                self._read_update(json.loads(status["data"]))
+                _from_client(self._read_update, status["data"])
         for validation in self._new("validations/", {"session_id": self.session_id}):
             if validation["session_id"] == self.session_id:
-                self._validations[validation["model_id"]][validation["sender"]["name"]] = json.loads(validation["data"])
+                _from_client(self._read_validation, validation["data"], validation)
         self._join_validations()
 
     def validated(self, round_: Round) -> bool:
@@ -101,6 +108,7 @@ class Watcher:
         round_.warmup = instructions.get("warmup")
         for row in round_.rows.values():
             row.warmup = round_.warmup
+            row.round = row.round or round_.number
         previous = instructions.get("previous") or {}
         before = next((r for r in self.rounds.values() if r.number and r.number == previous.get("round")), None)
         for client, row in before.rows.items() if before else ():
@@ -113,31 +121,30 @@ class Watcher:
         meta = json.loads(update["meta"])
         data = meta.get("training_metadata") or {}
         resources = data.get("resources") or {}
+        phases = resources.get("phases") or {}
         fedn_round = json.loads(meta["config"])["round_id"]
+        client = plain(update["sender"]["name"])
         round_ = self.rounds.setdefault(fedn_round, Round(fedn_round))
-        seconds = [meta.get(key) for key in ("fetch_model", "processing_time", "upload_model")]
-        client = update["sender"]["name"]
+        seconds = [_number(meta.get(key)) for key in ("fetch_model", "processing_time", "upload_model")]
         round_.rows[client] = Row(
-            round=data.get("round"),
+            round=_number(data.get("round")) or round_.number,
             fedn_round=fedn_round,
             client=client,
-            outcome=f"refused: {data['refused']}" if data.get("refused") else "sent",
+            outcome=f"refused: {plain(data['refused'], 500)}" if data.get("refused") else "sent",
             warmup=round_.warmup,
-            layers=data.get("layers", []),
-            trained_params=data.get("trained_params"),
-            total_params=data.get("total_params"),
+            layers=[plain(name) for name in data.get("layers", [])],
             num_examples=int(data["num_examples"]) if str(data.get("num_examples")).isdecimal() else None,
-            upload_bytes=meta.get("upload_bytes", data.get("update_bytes")),
-            download_bytes=data.get("download_bytes"),
-            train_seconds=(resources.get("phases") or {}).get("train"),
+            upload_bytes=_number(meta.get("upload_bytes", data.get("update_bytes"))),
+            train_seconds=_number(phases.get("train")),
             round_seconds=round(sum(seconds), 3) if None not in seconds else None,
-            phases=resources.get("phases") or {},
-            train_loss=data.get("train_loss"),
-            **{
-                key: resources.get(key)
-                for key in ("cpu_seconds", "cpu_percent", "rss_peak_mb", "ram_used_mb", "ram_percent")
-            },
+            phases={plain(name): _number(value) for name, value in phases.items()},
+            **{key: _number(data.get(key)) for key in FROM_METADATA},
+            **{key: _number(resources.get(key)) for key in FROM_RESOURCES},
         )
+
+    def _read_validation(self, metrics: dict, validation: dict) -> None:
+        known = {key: _number(metrics.get(key)) for key in ("accuracy", "loss", "test_examples", "download_bytes")}
+        self._validations[validation["model_id"]][plain(validation["sender"]["name"])] = known
 
     def _join_validations(self) -> None:
         models = {m["model_id"]: m for m in self._models()}
@@ -152,14 +159,25 @@ class Watcher:
             for client, metrics in self._validations.get(round_.new_model, {}).items():
                 row = round_.rows.get(client)
                 if row is not None and row.accuracy is None:
-                    row.accuracy, row.loss = metrics.get("accuracy"), metrics.get("loss")
-                    row.test_examples = metrics.get("test_examples")
+                    row.accuracy, row.loss = metrics["accuracy"], metrics["loss"]
+                    row.test_examples = metrics["test_examples"]
                     if row.download_bytes is not None:
-                        row.download_bytes += metrics.get("download_bytes", 0)
+                        row.download_bytes += metrics["download_bytes"] or 0
 
     def _models(self) -> list[dict]:
         found = self.api.get("models/", params={"session_id": self.session_id})["result"]
         return [model for model in found if model.get("session_id") == self.session_id]
+
+
+def _from_client(read, text: str, *context) -> None:
+    """Read what a client sent; what is no JSON of the right shape is left out, it must not end the following."""
+    with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
+        read(json.loads(text), *context)
+
+
+def _number(value) -> float | None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if good else None
 
 
 def accuracy(rows) -> float | None:

@@ -40,6 +40,7 @@ class ServerFunctions(ServerFunctionsBase):
     settings: dict = {}  # see session_settings
     digest = staticmethod(update.digest)
     decode = staticmethod(update.decode)
+    plain = staticmethod(update.plain)
     # More examples than a device could train on in a round; such a number would drown every other client.
     max_examples = 10_000_000
 
@@ -100,10 +101,6 @@ class ServerFunctions(ServerFunctionsBase):
         logger.info(
             f"fedn-partial: round {self.state['round']}: merged {len(tensors)} layers of {client}, {examples} examples"
         )
-
-    def plain(self, text, limit):
-        """Return a client's words fit for a log: one line, printable, not a book."""
-        return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:limit]
 
     def check(self, client_id, model, metadata):
         """Return the number of examples and the tensors of an update. Raises ValueError if it must be skipped."""
@@ -268,7 +265,7 @@ def source(settings: dict) -> str:
         target = ast.unparse(getattr(node, "target", None) or getattr(node, "targets", [node])[0])
         if target == "settings":
             node = ast.parse(f"settings = {settings!r}").body[0]
-        elif target in ("digest", "decode"):
+        elif target in ("digest", "decode", "plain"):
             node = ast.parse(inspect.getsource(getattr(update, target))).body[0]
             node.decorator_list = [ast.Name("staticmethod")]
         body.append(node)

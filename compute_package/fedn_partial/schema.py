@@ -52,6 +52,24 @@ def parse(cls, raw, where: str):
         raise SettingsError(f"{where}: {error}") from None
 
 
+def parse_named(section: dict, tag: str, classes, where: str):
+    """Build the dataclass that the key `tag` of `section` names, from the section's other keys.
+
+    Parameters
+    ----------
+    classes : {name: dataclass}, the allowed names.
+
+    Raises
+    ------
+    SettingsError : unknown name, or what ``parse`` refuses.
+    """
+    fields = dict(section)
+    name = fields.pop(tag, None)
+    if not isinstance(name, str) or name not in classes:
+        raise SettingsError(f"{where}: {tag} {name!r} is unknown. Allowed are: {', '.join(classes)}")
+    return parse(classes[name], fields, where)
+
+
 def _value(hint, raw, bounds, where: str):
     if isinstance(hint, types.UnionType):  # "int | None"
         if raw is None:

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from fedn_partial.layers import Layer, pick
-from fedn_partial.schema import SettingsError, bounded, parse
+from fedn_partial.schema import SettingsError, bounded, parse_named
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,7 @@ def from_dict(raw: dict, where: str = "selection") -> Selector:
     ------
     SettingsError : unknown selector or field, wrong type, impossible value.
     """
-    fields = dict(raw)
-    name = fields.pop("selector", None)
-    if not isinstance(name, str) or name not in SELECTORS:
-        raise SettingsError(f"{where}: selector {name!r} is unknown. Allowed are: {', '.join(SELECTORS)}")
-    return parse(SELECTORS[name], fields, where)
+    return parse_named(raw, "selector", SELECTORS, where)
 
 
 def to_dict(selector: Selector) -> dict:

@@ -9,8 +9,8 @@ tensors 19 kB, more than the trained layers themselves where the model is narrow
 that would take a partial update for a whole model. Adding a string to a number makes it fail, so the round
 fails and the global model stays as it is.
 
-``digest``, ``checksum`` and ``decode`` also travel to the server inside the server functions, so they use
-numpy and the standard library only, and nothing else of this module.
+``digest``, ``decode`` and ``plain`` also travel to the server inside the server functions, so they use numpy and
+the standard library only, and nothing else of this module.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ def checksum(values, start=0) -> int:
     import zlib
 
     return zlib.crc32(values.data, start)
+
+
+def plain(text, limit=200):
+    """Return what a client said fit for a log or a terminal: one line, printable, at most `limit` characters."""
+    printable = "".join(character if character.isprintable() else " " for character in str(text))
+    return " ".join(printable.split())[:limit]
 
 
 def encode(path: str, tensors) -> int:

@@ -6,34 +6,24 @@ and one line in ``MODELS``.
 
 from __future__ import annotations
 
-import importlib
+from fedn_partial.models import lstm_har, text_cnn, vgg16
+from fedn_partial.schema import parse_named
 
-from fedn_partial.schema import SettingsError, parse
-
-MODELS = {
-    "lstm_har": "fedn_partial.models.lstm_har",
-    "text_cnn": "fedn_partial.models.text_cnn",
-    "vgg16": "fedn_partial.models.vgg16",
-}
+# None of these modules imports TensorFlow before it builds, so that the command line can check a case at once.
+MODELS = {"lstm_har": lstm_har, "text_cnn": text_cnn, "vgg16": vgg16}
 
 
 def options(section: dict, where: str = "model"):
     """Return the options of the model that a `model:` section names, as that model's ``Options``.
 
-    Does not import TensorFlow, so that the command line can check a case at once.
-
     Raises
     ------
     SettingsError : unknown model or option, wrong type, impossible value.
     """
-    given = dict(section)
-    name = given.pop("name", None)
-    if not isinstance(name, str) or name not in MODELS:
-        raise SettingsError(f"{where}: name {name!r} is unknown. Allowed are: {', '.join(sorted(MODELS))}")
-    return parse(importlib.import_module(MODELS[name]).Options, given, where)
+    return parse_named(section, "name", {name: module.Options for name, module in MODELS.items()}, where)
 
 
 def build(section: dict):
     """Build the Keras model that a `model:` section names (raises SettingsError)."""
-    checked = options(section)
-    return importlib.import_module(MODELS[section["name"]]).build(checked)
+    checked = options(section)  # first: the name may be none
+    return MODELS[section["name"]].build(checked)

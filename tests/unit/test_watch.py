@@ -1,0 +1,149 @@
+"""Following a session: from what FEDn's REST interface answers to the rows of rounds.jsonl."""
+
+import json
+
+import pytest
+
+from fedn_partial.client.progress import cost_table, size, summary
+from fedn_partial.client.runs import Row
+from fedn_partial.client.watch import Watcher, accuracy
+
+METADATA = {
+    "num_examples": "100",
+    "round": 1,
+    "layers": ["conv0", "dense"],
+    "trained_params": 50,
+    "total_params": 200,
+    "download_bytes": 900,
+    "train_loss": 0.5,
+    "resources": {"phases": {"train": 1.5}, "cpu_percent": 90.0, "rss_peak_mb": 300.0, "cpu_seconds": None},
+}
+
+
+class Fedn:
+    """What a controller answers: one session with two rounds of two clients."""
+
+    def __init__(self):
+        self.answers = {
+            "sessions/s": {"status": "Started"},
+            "rounds/": [self.round("1", "m0", {"round": 1, "warmup": True, "previous": {}})],
+            "statuses/": [self.update("a"), self.update("b")],
+            "validations/": [self.validation("m1", "a", 0.5, 10), self.validation("m1", "b", 1.0, 30)],
+            "models/": [{"model_id": "m1", "parent_model": "m0", "session_id": "s"}],
+        }
+
+    def get(self, path, params=None, limit=None, order=None, skip=0):
+        answer = self.answers[path]
+        if path == "rounds/":
+            return {"result": answer[::-1][:limit]}
+        return {"result": answer[skip:]} if isinstance(answer, list) else answer
+
+    def round(self, number, model, instructions, status="Finished"):
+        combiner = {"data": {"nr_expected_updates": 2}, "config": {"client_settings": instructions}}
+        config = {"session_id": "s", "model_id": model}
+        return {"round_id": number, "status": status, "round_config": config, "combiners": [combiner]}
+
+    def update(self, client, fedn_round="1", **changes):
+        meta = {
+            "training_metadata": {**METADATA, **changes},
+            "config": json.dumps({"round_id": fedn_round}),
+            "upload_bytes": 210,
+            "fetch_model": 0.5,
+            "processing_time": 2.0,
+            "upload_model": 0.25,
+        }
+        data = json.dumps({"sender": {"name": client}, "meta": json.dumps(meta)})
+        return {"status": "Model update completed.", "data": data}
+
+    def validation(self, model, client, accuracy, examples):
+        metrics = {"accuracy": accuracy, "loss": 1.0, "test_examples": examples, "download_bytes": 100}
+        return {"session_id": "s", "model_id": model, "sender": {"name": client}, "data": json.dumps(metrics)}
+
+
+@pytest.fixture
+def fedn():
+    return Fedn()
+
+
+def rows_of(fedn, polls=1):
+    watcher = Watcher(fedn, "s")
+    for _ in range(polls):
+        watcher.poll()
+    return {number: dict(round_.rows) for number, round_ in watcher.rounds.items()}, watcher
+
+
+def test_a_row_holds_what_the_update_said_and_what_the_validation_found(fedn):
+    rows, watcher = rows_of(fedn, polls=3)
+    row = rows["1"]["a"]
+    assert (row.round, row.fedn_round, row.client, row.warmup, row.outcome) == (1, "1", "a", True, "sent")
+    assert (row.layers, row.trained_params, row.num_examples) == (["conv0", "dense"], 50, 100)
+    assert (row.upload_bytes, row.download_bytes) == (210, 1000)  # to train, and once more to validate
+    assert (row.train_seconds, row.round_seconds, row.cpu_seconds) == (1.5, 2.75, None)
+    assert (row.accuracy, row.test_examples) == (0.5, 10)
+    assert watcher.validated(watcher.rounds["1"]) and watcher.rounds["1"].expected == 2
+
+
+def test_accuracy_counts_examples_not_clients(fedn):
+    rows, _ = rows_of(fedn)
+    assert accuracy(rows["1"].values()) == pytest.approx((0.5 * 10 + 1.0 * 30) / 40)
+    assert accuracy([Row(None, "1", "c")]) is None
+
+
+def test_the_next_rounds_settings_say_what_the_server_did(fedn):
+    previous = {"round": 1, "merged": ["a"], "skipped": {"b": "has values that are not finite"}, "staleness": {}}
+    fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2, "warmup": False, "previous": previous}))
+    rows, _ = rows_of(fedn, polls=2)
+    assert rows["1"]["a"].outcome == "merged"
+    assert rows["1"]["b"].outcome == "skipped: has values that are not finite"
+
+
+def test_a_refusal_is_the_devices_word_and_a_failed_round_has_no_accuracy(fedn):
+    fedn.answers["rounds/"] = [fedn.round("1", "m0", {}, status="Failed")]
+    fedn.answers["statuses/"][1] = fedn.update("b", refused="no data", num_examples="0", layers=[], round=None)
+    rows, watcher = rows_of(fedn)
+    assert rows["1"]["a"].outcome == "round failed" and rows["1"]["a"].accuracy is None
+    assert rows["1"]["b"].outcome == "refused: no data"
+    assert watcher.rounds["1"].failed
+
+
+HOSTILE = {
+    "no JSON": "{",
+    "a list": "[]",
+    "no metadata": json.dumps({"sender": {"name": "x"}, "meta": "{}"}),
+    "no round": json.dumps({"sender": {"name": "x"}, "meta": json.dumps({"config": "{}"})}),
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_what_a_client_garbles_is_left_out(fedn, data):
+    fedn.answers["statuses/"].insert(0, {"status": "Model update completed.", "data": data})
+    fedn.answers["validations/"].insert(0, {"session_id": "s", "model_id": "m1", "sender": {"name": "x"}, "data": data})
+    rows, _ = rows_of(fedn)
+    assert set(rows["1"]) == {"a", "b"} and rows["1"]["b"].accuracy == 1.0
+
+
+def test_what_a_client_says_cannot_drive_the_terminal_or_break_the_sums(fedn):
+    fedn.answers["statuses/"][0] = fedn.update(
+        "a\x1b[2J\nround 9", refused="\x1b[31mred\nround 3", download_bytes="much", layers=[]
+    )
+    rows, watcher = rows_of(fedn)
+    (row,) = (row for row in rows["1"].values() if row.client != "b")
+    assert "\x1b" not in row.client + row.outcome and "\n" not in row.client + row.outcome
+    assert row.download_bytes is None
+    assert summary(list(watcher.rounds.values()))["upload_bytes"] == 420
+    assert "\x1b" not in cost_table(list(watcher.rounds.values()))
+
+
+def test_rounds_of_other_sessions_are_left_alone(fedn):
+    other = fedn.round("7", "m9", {})
+    other["round_config"]["session_id"] = "another"
+    fedn.answers["rounds/"].append(other)
+    rows, _ = rows_of(fedn)
+    assert set(rows) == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_500_000, "2.5 MB"), (7_100_000_000, "7.1 GB")]
+)
+def test_bytes_in_words(count, words):
+    assert size(count) == words
