@@ -188,11 +188,8 @@ def client_start(config, **options):
     from fedn_partial.settings import read_yaml
 
     raw = read_yaml(config)
-    in_file = {
-        "api_url": raw.get("api_url") or raw.get("discover_host"),
-        "api_port": raw.get("api_port"),
-        "token": raw.get("token"),
-    }
+    in_file = {key: raw.get(key) for key in ("api_url", "api_port", "token", "ca", "insecure")}
+    in_file["api_url"] = in_file["api_url"] or raw.get("discover_host")  # its name in files that FEDn Studio makes
     given = {key: value for key, value in options.items() if value}
     try:
         run_client(config, _connection({**in_file, **given}))

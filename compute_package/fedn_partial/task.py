@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,11 +81,13 @@ def _train(request: Request) -> None:
             weights = update.read_model(request.input)
             shard = datasets.open_shard(device.data)
         with monitor.phase("import"):
-            import keras  # noqa: F401
+            import keras
             import tensorflow  # noqa: F401
 
             from fedn_partial import models, training
         with monitor.phase("trace"):
+            # Dropout and the like draw from here, so that a run can be repeated.
+            keras.utils.set_random_seed(zlib.crc32(f"{instructions.seed}/{instructions.round}/{client}".encode()))
             model = models.build(instructions.model)
             table = layer_table(model)
             if fingerprint(table) != instructions.fingerprint:

@@ -3,7 +3,9 @@
 import itertools
 import json
 import os
+import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import yaml
 from conftest import make_case
 from fedn import APIClient
 from fedn.utils.helpers.plugins.numpyhelper import Helper
 
 from fedn_partial import models, update
-from fedn_partial.client import progress
+from fedn_partial.client import processes, progress
 from fedn_partial.client.runs import RunFolder
 from fedn_partial.client.watch import Watcher
 from fedn_partial.layers import layer_table
@@ -133,6 +136,38 @@ def test_session_file_holds_settings_versions_and_the_result(finished):
     assert session["versions"]["fedn"].startswith("0.33")
     assert session["final"]["success"] is True
     assert session["final"]["upload_bytes"] == sum(row["upload_bytes"] for row in finished.rows())
+
+
+def test_fedns_own_client_takes_part_with_the_same_file(running, tmp_path):
+    """Plain 'fedn client start -in client.yaml', from a virtual environment that is not activated."""
+    home = tmp_path / "stock client"
+    shutil.copytree(running.fleet.folder / "client-1" / "data", home / "data")
+    section = {"data": "data", "max_layers": 2, "training": {"batch_size": 16}}
+    address = {"api_url": "http://127.0.0.1", "api_port": running.network.ports["controller"]}
+    (home / "client.yaml").write_text(yaml.safe_dump({"name": "stock-1", **address, "fedn_partial": section}))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(sys._base_executable)  # one without TensorFlow
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    fedn = str(Path(sys.executable).with_name("fedn"))
+    command = [fedn, "client", "start", "-in", "client.yaml"]
+    process = processes.start(command, home / "client.log", environment, home, tied=True)
+    try:
+        assert wait_until(lambda: "stock-1" in online(running)), processes.tail(home / "client.log", 40)
+        case = make_case(session={"rounds": 2, "round_timeout": 60, "min_clients": 4})
+        run = Run(running, tmp_path, case)
+    finally:
+        processes.stop([process])
+    rows = {row["round"]: row for row in run.rows() if row["client"] == "stock-1"}
+    assert set(rows) == {1, 2}, processes.tail(home / "client.log", 40)
+    for row in rows.values():
+        assert len(row["layers"]) == 2 and "dense" in row["layers"]
+        assert 4 * row["trained_params"] < row["upload_bytes"] <= 4.04 * row["trained_params"] + 8192
+        assert row["accuracy"] is not None
+    assert rows[1]["outcome"] == "merged"
+
+
+def online(running) -> set[str]:
+    return {client["name"] for client in running.api.get("clients/", params={"status": "online"})["result"]}
 
 
 def test_hooks_down_fails_the_round_and_the_session_goes_on_from_the_last_good_model(running, tmp_path):
