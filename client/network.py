@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import socket
+import sqlite3
 import sys
 import time
 from dataclasses import dataclass, field
@@ -183,6 +184,10 @@ class Network:
             path = self.folder / name
             path.touch(mode=0o600)
             path.write_text(yaml.safe_dump(content))
+        database = self.folder / "fedn.db"
+        if database.exists():  # FEDn writes its combiner's address down once, and this machine's may have changed
+            with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+                connection.execute("UPDATE combiners SET address = ?", (self.reachable,))
 
     def _commands(self, rclone: str) -> dict[str, list[str]]:
         def fedn(role: str, host: str, *options: str) -> list[str]:
@@ -191,7 +196,7 @@ class Network:
 
         address = f"127.0.0.1:{self.ports['storage']}"
         return {
-            "storage": [rclone, "serve", "s3", "--addr", address, "--auth-key", f"fedn,{self._key}", "storage"],
+            "storage": [rclone, "serve", "s3", "--addr", address, "storage"],
             "controller": fedn("controller", self.host),
             "hooks": fedn("hooks", "127.0.0.1"),
             "combiner": fedn("combiner", self.host, "--init", "combiner.yaml"),
@@ -206,6 +211,7 @@ class Network:
             "MODELSTORAGE_CONFIG": str(folder / "settings.yaml"),
             "FEDN_COMPUTE_PACKAGE_DIR": str(folder / "packages"),
             "FEDN_MODEL_DIR": str(folder / "models"),
+            "RCLONE_AUTH_KEY": f'"fedn,{self._key}"',  # not on the command line, where everybody can read it
             "HOOK_SERVICE_HOST": f"127.0.0.1:{self.ports['hooks']}",
             "TMPDIR": str(folder / "tmp"),
             "HOME": str(folder / "tmp"),  # gunicorn and rclone keep files there
