@@ -8,7 +8,7 @@ import numpy as np
 
 from fedn_partial import models, update
 from fedn_partial.layers import Layer, layer_table, tensor_list
-from fedn_partial.seed_model.api import Api
+from fedn_partial.seed_model.api import Api, ApiError
 from fedn_partial.settings import Case
 
 
@@ -28,11 +28,17 @@ def upload_seed(api: Api, path: str | Path) -> str:
 
     Raises
     ------
-    ModelError : not a model file. ApiError : FEDn refuses it.
+    ModelError : not a model file. ApiError : FEDn has no compute package yet, or refuses the model.
     """
     arrays = update.read_model(str(path))
     if not arrays:
         raise update.ModelError(f"{path} holds no tensors")
+    try:
+        api.get("packages/active")
+    except ApiError as error:
+        raise ApiError(
+            f"FEDn wants a compute package before a model: 'fedn-partial package upload' ({error})"
+        ) from None
     api.put("helpers/active", json={"helper": "numpyhelper"})
     with Path(path).open("rb") as file:
         api.post("models/", files={"file": (Path(path).name, file)}, data={"helper": "numpyhelper"})
