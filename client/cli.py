@@ -23,8 +23,11 @@ class Group(click.Group):
         try:
             return super().invoke(context)
         except FednPartialError as error:
-            click.echo(f"fedn-partial: {error}", err=True)
-            context.exit(2)
+            message = str(error)
+        except OSError as error:
+            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        click.echo(f"fedn-partial: {message}", err=True)
+        context.exit(2)
 
 
 def connects(command):
@@ -149,7 +152,7 @@ def session():
 def session_start(config, runs, **options):
     """Start a session from FEDn's newest model and follow it; the exit code is 0 if its last round made a model.
 
-    Ctrl-C ends the following; the session goes on.
+    Ctrl-C ends the following; the session goes on in FEDn.
     """
     from fedn_partial.settings import load_case
 
@@ -159,14 +162,14 @@ def session_start(config, runs, **options):
     from fedn_partial.client.watch import Watcher
     from fedn_partial.seed_model.session import start_session
 
+    folder = RunFolder(runs, case)
+    click.echo("comparing FEDn's newest model with the case")
     session_id, table = start_session(api, case)
     click.echo(f"session {session_id}")
-    folder = RunFolder(runs, case)
     try:
         final = progress.follow(Watcher(api, session_id), case, len(table), folder)
     except KeyboardInterrupt:
         raise click.ClickException(f"no longer following; session {session_id} goes on in FEDn") from None
-    folder.finish(final)
     _conclude(final, folder)
 
 
@@ -277,5 +280,6 @@ def _conclude(final: dict, folder) -> None:
     if final["failed_rounds"]:
         click.echo(f"{final['failed_rounds']} of {final['rounds']} rounds failed")
     click.echo(f"the run's folder: {folder.path}")
-    if not final["success"]:
+    if final["problem"]:
+        click.echo(f"fedn-partial: the session did not succeed: {final['problem']}", err=True)
         sys.exit(1)

@@ -87,11 +87,12 @@ def create_tables() -> None:
 
 
 def listen_on(host: str, port: int) -> None:
-    """Make FEDn's gRPC server and its web server listen on `host`, the gRPC one on `port`."""
+    """Make FEDn's gRPC server or web server listen on `host` and `port`."""
     grpc_server = grpc.server
 
-    def server(*args, **kwargs):
-        made = grpc_server(*args, **kwargs)
+    def server(*args, options=(), **kwargs):
+        # A second process on the same port would otherwise share it, and mix two networks.
+        made = grpc_server(*args, options=[*options, ("grpc.so_reuseport", 0)], **kwargs)
         add_port = made.add_insecure_port
         made.add_insecure_port = lambda _address: add_port(f"{host}:{port}")
         return made
@@ -100,9 +101,12 @@ def listen_on(host: str, port: int) -> None:
 
     from fedn.network.api import gunicorn_app
 
-    run_gunicorn = gunicorn_app.run_gunicorn
-    # Each worker holds the whole of FEDn in memory, and a session runs in one of them.
-    gunicorn_app.run_gunicorn = lambda app, _host, app_port, workers: run_gunicorn(app, host, app_port, 2)
+    def run_gunicorn(app, _host, _port, _workers):
+        # Each worker holds the whole of FEDn in memory, and a session runs in one of them.
+        options = {"bind": f"{host}:{port}", "workers": 2, "graceful_timeout": 2, "post_fork": gunicorn_app.post_fork}
+        gunicorn_app.GunicornApp(app, options).run()
+
+    gunicorn_app.run_gunicorn = run_gunicorn
 
 
 def main() -> None:

@@ -71,13 +71,17 @@ class Network:
         ------
         FednPartialError : a port is taken, rclone is missing, or a process did not come up.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._load()
+        if self.running and host not in (None, self.host):
+            raise FednPartialError(
+                f"the network in {self.folder} is up on {self.host}; 'fedn-partial network down' first"
+            )
         if len(self.running) == len(PORTS):
             return
         self.host = host or self.host
         rclone = _rclone()
-        self._choose_ports()
+        self._choose_ports(tied)
         self._write_configs()
         for name, command in self._commands(rclone).items():
             if name not in self.running:
@@ -121,10 +125,14 @@ class Network:
     def _load(self) -> None:
         try:
             state = json.loads(self._state_file().read_text())
+            self.ports, self.host = state["ports"], state["host"]
+            found = {name: processes.find(*identity) for name, identity in state["running"].items()}
         except FileNotFoundError:
             return
-        self.ports, self.host = state["ports"], state["host"]
-        found = {name: processes.find(*identity) for name, identity in state["running"].items()}
+        except (ValueError, LookupError, TypeError) as error:
+            raise FednPartialError(
+                f"{self._state_file()} is damaged ({error!r}); remove it, and stop what is left by hand"
+            ) from None
         self.running = {name: process for name, process in found.items() if process}
 
     def _save(self) -> None:
@@ -132,7 +140,7 @@ class Network:
         state = {"ports": self.ports, "host": self.host, "running": running}
         self._state_file().write_text(json.dumps(state, indent=1) + "\n")
 
-    def _choose_ports(self) -> None:
+    def _choose_ports(self, tied: bool) -> None:
         """Take FEDn's usual ports where they are free. A folder keeps its ports: FEDn stores its combiner's address."""
         for name, usual in PORTS.items():
             if name in self.running:
@@ -144,7 +152,8 @@ class Network:
                         "program; stop that program, or start a network in another folder"
                     )
             else:
-                self.ports[name] = usual if _is_free(usual) else _free_port()
+                # A network for one run takes any ports: several runs may start at once.
+                self.ports[name] = usual if not tied and _is_free(usual) else _free_port()
 
     def _write_configs(self) -> None:
         for name in ("storage", "packages", "models", "tmp"):

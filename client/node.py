@@ -68,6 +68,14 @@ def _set_environment(config: Path, connection: Connection) -> None:
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
 
 
+def _own_id() -> str:
+    """Return this device's id, made at its first start: without one it would be a new client to FEDn every time."""
+    path = Path("client-id")
+    if not path.exists():
+        path.write_text(str(uuid.uuid4()))
+    return path.read_text().strip()
+
+
 def _say(line: str) -> None:
     print(f"[fedn-partial] {line}", file=sys.stderr, flush=True)
 
@@ -170,12 +178,12 @@ def _make_client(config: Path, connection: Connection):
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
 
-    # Without an id of its own a device would be a new client to FEDn at every start.
-    client_id = raw.get("client_id") or str(uuid.uuid5(uuid.NAMESPACE_DNS, raw["name"]))
     client = PatientClient(
         api_url=connection.base_url,
         api_port=None,
-        client_obj=ClientOptions(raw["name"], "remote", raw.get("preferred_combiner"), client_id),
+        client_obj=ClientOptions(
+            raw["name"], "remote", raw.get("preferred_combiner"), raw.get("client_id") or _own_id()
+        ),
         combiner_host=raw.get("combiner"),
         combiner_port=raw.get("combiner_port"),
         token=connection.token,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import signal
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from fedn_partial.errors import FednPartialError
+from fedn_partial.forkserver import die_with_parent
 
 
 def start(command: list[str], log: Path, env: dict, cwd: Path, tied: bool) -> psutil.Process:
@@ -31,14 +31,9 @@ def start(command: list[str], log: Path, env: dict, cwd: Path, tied: bool) -> ps
             env=env,
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_die_with_parent if tied else None,
+            preexec_fn=(lambda: die_with_parent(signal.SIGTERM)) if tied else None,
         )
     return psutil.Process(process.pid)
-
-
-def _die_with_parent() -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is Linux's PR_SET_PDEATHSIG
 
 
 def stop(processes: list[psutil.Process], patience: float = 5.0) -> None:

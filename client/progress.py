@@ -55,15 +55,21 @@ def follow(watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=l
             if ended_at and len(shown) == len(rounds):
                 _clear()
                 print(f"\n{cost_table(shown)}", flush=True)
-                return summary(shown)
+                folder.finish(summary(shown, case))
+                return summary(shown, case)
             _show_running(rounds[len(shown) :])
             if now - last_news > case.session.round_timeout + PATIENCE:
                 raise FednPartialError(
                     problem
-                    or f"nothing has happened for {now - last_news:.0f} s. FEDn 0.33 sticks when fewer clients than "
-                    f"min_clients={case.session.min_clients} are connected; start clients and session again"
+                    or f"nothing has happened for {now - last_news:.0f} s. FEDn 0.33 sticks when its combiner was "
+                    "restarted in mid-round, or when fewer clients than "
+                    f"min_clients={case.session.min_clients} are connected; its controller's log says more. "
+                    "Start the session again: it goes on from the newest model"
                 )
             time.sleep(POLL)
+    except BaseException as error:
+        folder.finish({**summary(shown, case), "problem": str(error) or "interrupted"})
+        raise
     finally:
         _write(folder, [r for r in shown if r not in written], written)
 
@@ -83,8 +89,8 @@ def _write(folder: RunFolder, rounds: list[Round], written: list[Round]) -> None
         written.append(round_)
 
 
-def summary(rounds: list[Round]) -> dict:
-    """Return the final metrics of a session."""
+def summary(rounds: list[Round], case: Case) -> dict:
+    """Return the metrics of a session so far; "problem" is None if it ended as `case` asked."""
     rows = [row for round_ in rounds for row in round_.rows.values()]
     good = [round_ for round_ in rounds if not round_.failed]
     last = good[-1] if good else None
@@ -95,8 +101,19 @@ def summary(rounds: list[Round]) -> dict:
         "upload_bytes": sum(row.upload_bytes or 0 for row in rows),
         "download_bytes": sum(row.download_bytes or 0 for row in rows),
         "full_upload_bytes": sum(4 * (row.total_params or 0) for row in rows),
-        "success": bool(rounds) and last is rounds[-1],
+        "problem": _problem(rounds, case),
     }
+
+
+def _problem(rounds: list[Round], case: Case) -> str | None:
+    """Return what keeps a session from counting as a success, or None."""
+    if len(rounds) < case.session.rounds:
+        return f"it ended after {len(rounds)} of {case.session.rounds} rounds"
+    if rounds[-1].failed:
+        return "its last round failed"
+    if not any(row.layers for row in rounds[-1].rows.values()):
+        return "no client trained in its last round"
+    return None
 
 
 def cost_table(rounds: list[Round]) -> str:
@@ -112,8 +129,8 @@ def cost_table(rounds: list[Round]) -> str:
                 client,
                 str(len(own)),
                 _mean([len(row.layers) for row in own]),
-                size(sum(row.upload_bytes or 0 for row in own)),
-                size(sum(row.download_bytes or 0 for row in own)),
+                _total([row.upload_bytes for row in own]),
+                _total([row.download_bytes for row in own]),
                 _mean([row.train_seconds for row in own]),
                 _mean([row.round_seconds for row in own]),
                 _mean([row.cpu_percent for row in own]),
@@ -128,6 +145,11 @@ def cost_table(rounds: list[Round]) -> str:
 def _mean(values: list) -> str:
     known = [value for value in values if value is not None]
     return f"{sum(known) / len(known):.1f}" if known else "n/a"
+
+
+def _total(counts: list) -> str:
+    known = [count for count in counts if count is not None]
+    return size(sum(known)) if known else "n/a"
 
 
 def size(count: float) -> str:
@@ -155,7 +177,7 @@ def _show(round_: Round, case: Case, layers: int) -> None:
                 f"{round_.seconds:.1f} s" if round_.seconds is not None else "",
             )
         )
-    kind = {True: "full", False: "part", None: "----"}[round_.warmup]
+    kind = {True: "warm-up", False: "partial", None: "-------"}[round_.warmup]
     asked = "?" if round_.expected is None else round_.expected
     number = round_.number if round_.number is not None else f"FEDn's {round_.id}"
     _clear()

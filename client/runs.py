@@ -6,8 +6,10 @@ object for each client and round, with the columns below.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import platform
 import time
@@ -34,7 +36,8 @@ class Row:
     trained_params, total_params : weights in these layers, and in the model.
     num_examples : training examples.
     upload_bytes : of the update as they left through gRPC, model and message with its metadata. FEDn's own client
-        does not count; for it, the bytes of the update file.
+        does not count; for it, the update file and the metadata as they arrived, which are 10 to 20 kB more: it sends
+        the session's settings back. Status messages, with which FEDn sends the metadata once more, are not in it.
     download_bytes : of the global models that came: the one to train, and the one to validate.
     train_seconds : in the training loop.
     round_seconds : from the request to the update's upload, download of the model included.
@@ -76,9 +79,13 @@ class RunFolder:
     """Writes a run's two files into a new folder below `parent`."""
 
     def __init__(self, parent: Path, case: Case):
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        self.path = parent / f"{case.name}-{stamp}"
-        self.path.mkdir(parents=True)
+        name = f"{case.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        names = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
+        parent.mkdir(parents=True, exist_ok=True)
+        for self.path in map(parent.joinpath, names):
+            with contextlib.suppress(FileExistsError):  # another run, begun in the same second
+                self.path.mkdir()
+                break
         self._session = {
             "name": case.name,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

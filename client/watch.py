@@ -30,7 +30,7 @@ class Round:
     ----------
     id : FEDn's number.
     model : id of the global model that it started from. new_model : of the one it made, or None.
-    rows : by client. expected : clients that were asked.
+    rows : by client. ids : {FEDn's id of a client: its key in `rows`}. expected : clients that were asked.
     """
 
     id: str
@@ -41,6 +41,7 @@ class Round:
     warmup: bool | None = None
     expected: int | None = None
     rows: dict[str, Row] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     seconds: float | None = None
 
@@ -62,6 +63,7 @@ class Watcher:
         self.status = "Created"
         self.rounds: dict[str, Round] = {}
         self._seen: defaultdict[str, int] = defaultdict(int)
+        self._updates: list[str] = []  # whose round FEDn has not told of yet
         self._validations: dict[str, dict[str, dict]] = defaultdict(dict)  # model -> client -> metrics
 
     def poll(self) -> None:
@@ -69,9 +71,11 @@ class Watcher:
         session = self.api.get(f"sessions/{self.session_id}")
         self.status = session["status"]
         self._read_rounds()
-        for status in self._new("statuses/", {"session_id": self.session_id, "type": "MODEL_UPDATE"}):
-            if status["status"] == "Model update completed.":
-                _from_client(self._read_update, status["data"])
+        statuses = self._new("statuses/", {"session_id": self.session_id, "type": "MODEL_UPDATE"})
+        self._updates += [status["data"] for status in statuses if status["status"] == "Model update completed."]
+        waiting, self._updates = self._updates, []
+        for data in waiting:
+            _from_client(self._read_update, data)
         for validation in self._new("validations/", {"session_id": self.session_id}):
             if validation["session_id"] == self.session_id:
                 _from_client(self._read_validation, validation["data"], validation)
@@ -79,7 +83,8 @@ class Watcher:
 
     def validated(self, round_: Round) -> bool:
         """Whether every client that sent an update in `round_` has tested the model that came of it."""
-        return round_.failed or all(row.accuracy is not None for row in round_.rows.values())
+        waited_for = [row for row in round_.rows.values() if not row.outcome.startswith("refused")]
+        return round_.failed or all(row.accuracy is not None for row in waited_for)
 
     def _new(self, path: str, params: dict) -> list[dict]:
         found = self.api.get(path, params=params, order="asc", skip=self._seen[path])["result"]
@@ -87,11 +92,17 @@ class Watcher:
         return found
 
     def _read_rounds(self) -> None:
-        # Each carries the session's settings twice, so only the newest are asked for.
-        found = self.api.get("rounds/", limit=4, order="desc")["result"]
+        # Each carries the session's settings twice, so only the newest are asked for, and older ones until one is
+        # known: after a network that was away for a while there may be many.
+        found = []
+        while True:
+            page = self.api.get("rounds/", limit=4, order="desc", skip=len(found))["result"]
+            found += page
+            if len(page) < 4 or any(raw["round_id"] in self.rounds or not self._is_ours(raw) for raw in page):
+                break
         for raw in reversed(found):
             config = raw.get("round_config") or {}
-            if config.get("session_id") != self.session_id:
+            if not self._is_ours(raw):
                 continue
             round_ = self.rounds.setdefault(raw["round_id"], Round(raw["round_id"]))
             if not round_.over and raw["status"] != round_.status:
@@ -103,6 +114,9 @@ class Watcher:
                 round_.expected = (combiner.get("data") or {}).get("nr_expected_updates")
                 self._read_instructions(round_, (combiner.get("config") or {}).get("client_settings") or {})
 
+    def _is_ours(self, raw: dict) -> bool:
+        return (raw.get("round_config") or {}).get("session_id") == self.session_id
+
     def _read_instructions(self, round_: Round, instructions: dict) -> None:
         round_.number = instructions.get("round")
         round_.warmup = instructions.get("warmup")
@@ -111,11 +125,12 @@ class Watcher:
             row.round = row.round or round_.number
         previous = instructions.get("previous") or {}
         before = next((r for r in self.rounds.values() if r.number and r.number == previous.get("round")), None)
-        for client, row in before.rows.items() if before else ():
-            if client in previous["merged"]:
+        for client_id, name in before.ids.items() if before else ():
+            row = before.rows[name]
+            if client_id in previous["merged"]:
                 row.outcome = "merged"
-            elif client in previous["skipped"] and not row.outcome.startswith("refused"):
-                row.outcome = f"skipped: {previous['skipped'][client]}"
+            elif client_id in previous["skipped"] and not row.outcome.startswith("refused"):
+                row.outcome = f"skipped: {previous['skipped'][client_id]}"
 
     def _read_update(self, update: dict) -> None:
         meta = json.loads(update["meta"])
@@ -123,8 +138,14 @@ class Watcher:
         resources = data.get("resources") or {}
         phases = resources.get("phases") or {}
         fedn_round = json.loads(meta["config"])["round_id"]
-        client = plain(update["sender"]["name"])
-        round_ = self.rounds.setdefault(fedn_round, Round(fedn_round))
+        if fedn_round not in self.rounds:
+            self._updates.append(json.dumps(update))
+            return
+        round_ = self.rounds[fedn_round]
+        client, client_id = plain(update["sender"]["name"]), update["sender"]["clientId"]
+        if client in round_.rows and round_.ids.get(client_id) != client:
+            client = f"{client} ({plain(client_id, 8)})"  # two devices were given one name
+        round_.ids[client_id] = client
         seconds = [_number(meta.get(key)) for key in ("fetch_model", "processing_time", "upload_model")]
         round_.rows[client] = Row(
             round=_number(data.get("round")) or round_.number,
@@ -134,7 +155,8 @@ class Watcher:
             warmup=round_.warmup,
             layers=[plain(name) for name in data.get("layers", [])],
             num_examples=int(data["num_examples"]) if str(data.get("num_examples")).isdecimal() else None,
-            upload_bytes=_number(meta.get("upload_bytes", data.get("update_bytes"))),
+            upload_bytes=_number(meta.get("upload_bytes"))
+            or _number(data.get("update_bytes", 0) + len(update["meta"])),
             train_seconds=_number(phases.get("train")),
             round_seconds=round(sum(seconds), 3) if None not in seconds else None,
             phases={plain(name): _number(value) for name, value in phases.items()},

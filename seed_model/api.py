@@ -6,7 +6,7 @@ FEDn's own APIClient neither checks certificates nor times out nor takes server 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,7 +39,7 @@ class Connection:
 
     api_url: str = DEFAULT_URL
     api_port: int | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     ca: str | None = None
     insecure: bool = False
 
@@ -76,6 +76,8 @@ def connection(**options) -> Connection:
         values.update({key: value for key, value in source.items() if value not in (None, "", False)})
     if str(values.get("api_port", "")).isdigit():
         values["api_port"] = int(values["api_port"])
+    if "token" in values:  # YAML takes digits for a number, and the message about that would show the token
+        values["token"] = str(values["token"])
     return parse(Connection, values, str(found) if found else "connection")
 
 

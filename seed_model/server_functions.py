@@ -57,8 +57,8 @@ class ServerFunctions(ServerFunctionsBase):
         self.all_examples = 0
         self.senders = set()  # ids of the clients that were merged
         self.coverage = dict.fromkeys(self.settings["layers"], 0)  # layer -> how many clients sent it
-        self.merged = []  # names of the clients that were merged
-        self.skipped = {}  # name of a client -> why it was not
+        self.merged = []  # FEDn's ids of the clients that were merged
+        self.skipped = {}  # FEDn's id of a client -> why it was not
 
     def client_settings(self, global_model):
         """Begin a round: return what every client is told, see fedn_partial.settings.Instructions."""
@@ -88,7 +88,9 @@ class ServerFunctions(ServerFunctionsBase):
             examples, tensors = self.check(client_id, model, client_metadata)
         except Exception as error:
             reason = self.plain(error, 500)
-            self.skipped[client] = reason
+            # Every client is sent this, so it holds the server's words only; a device's own stay in the log.
+            refused = isinstance(client_metadata, dict) and client_metadata.get("refused")
+            self.skipped[client_id] = "it did not train" if refused else reason
             logger.warning(f"fedn-partial: round {self.state['round']}: skipped the update of {client}: {reason}")
             return
         for name, arrays in tensors.items():
@@ -96,7 +98,7 @@ class ServerFunctions(ServerFunctionsBase):
             self.examples[name] = self.examples.get(name, 0) + examples
             self.coverage[name] += 1
         self.all_examples += examples
-        self.merged.append(client)
+        self.merged.append(client_id)
         self.senders.add(client_id)
         logger.info(
             f"fedn-partial: round {self.state['round']}: merged {len(tensors)} layers of {client}, {examples} examples"
@@ -118,6 +120,8 @@ class ServerFunctions(ServerFunctionsBase):
         for name, arrays in tensors.items():
             values = dict(zip(settings["indices"][name], arrays, strict=True))
             for variance, mean in settings["variances"].items():
+                if variance in values and values[variance].min() < 0:
+                    raise ValueError(f"has a negative variance in {name}")
                 if variance in values and self.moment(values[variance], values[mean]).max() > np.finfo(np.float32).max:
                     raise ValueError(f"has statistics of {name} that are too large to be merged: it diverged")
         return int(given), tensors

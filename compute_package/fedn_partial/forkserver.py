@@ -160,7 +160,7 @@ class _Server:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _die_with_parent()
+            die_with_parent(signal.SIGKILL)
             from fedn_partial import task
 
             task.run(task.Request(**request, launcher=self.launcher))
@@ -193,7 +193,7 @@ def _birth(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent ends, however that ends."""
+def die_with_parent(number: int) -> None:
+    """Ask Linux to send this process signal `number` when its parent ends, however that ends."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, number)  # 1 is PR_SET_PDEATHSIG

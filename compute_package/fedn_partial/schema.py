@@ -20,7 +20,7 @@ class SettingsError(FednPartialError):
 
 
 def bounded(default=dataclasses.MISSING, **bounds):
-    """Return a dataclass field with bounds: `at_least`, `at_most`, `above`, `below`, `one_of`."""
+    """Return a dataclass field with bounds: `at_least`, `at_most`, `above`, `below`, `one_of`, `matches`."""
     return dataclasses.field(default=default, metadata=bounds)
 
 
@@ -99,6 +99,7 @@ def _check_bounds(value, bounds, where: str) -> None:
         "above": (lambda bound: value > bound, "above"),
         "below": (lambda bound: value < bound, "below"),
         "one_of": (lambda bound: value in bound, "one of"),
+        "matches": (lambda bound: re.fullmatch(bound, value), "made of"),
     }
     for name, bound in bounds.items():
         passes, wording = checks[name]

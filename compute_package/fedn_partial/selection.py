@@ -108,8 +108,9 @@ SELECTORS = {"random": Random, "uniform": Uniform, "all": All, "fixed": Fixed}
 def choose(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
     """Return the layers that a client trains in this round, in model order.
 
-    A warm-up round trains every layer. The device's own ``max_layers`` wins over both: of the layers asked for,
-    that many are kept, drawn at random so that each still gets its turn, those always trained first.
+    A warm-up round trains every layer. The device's own ``max_layers`` wins over both: of the layers asked for, that
+    many are kept, drawn at random so that each still gets its turn; those always trained are kept first, if that
+    leaves room for others.
 
     Raises
     ------
@@ -120,6 +121,7 @@ def choose(selector: Selector, layers: list[Layer], context: Context) -> list[La
         chosen = [layer.name for layer in layers]
     if context.max_layers is not None and len(chosen) > context.max_layers:
         fixed = [name for name in chosen if name in getattr(selector, "always_train", ())]
+        fixed = fixed if len(fixed) < context.max_layers else []
         others = [name for name in chosen if name not in fixed]
         chosen = (fixed + context.random("limit").sample(others, len(others)))[: context.max_layers]
     return pick(layers, chosen)

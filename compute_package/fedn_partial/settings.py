@@ -53,7 +53,7 @@ class Data:
 class Case:
     """One case: the whole of a file in `configs/`."""
 
-    name: str
+    name: str = bounded(matches="[A-Za-z0-9._-]+")  # of the session, and the beginning of the run's folder
     model: dict  # name and options of a model, see fedn_partial.models
     selection: dict  # which layers a client trains, see fedn_partial.selection
     seed: int = bounded(1, at_least=0)

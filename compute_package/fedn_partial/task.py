@@ -215,12 +215,16 @@ def _monitor(request: Request, device, client: str, instructions):
 
 def _check_data(shard, model) -> None:
     """Raise DataError if the model cannot take the data."""
+    import numpy as np
+
     from fedn_partial.datasets import DataError
 
     wanted = tuple(model.input.shape[1:])
     for part in (shard.x_train, shard.x_test):
         if part.shape[1:] != wanted:
             raise DataError(f"the data have shape {part.shape[1:]} an example, the model takes {wanted}")
+        if (part.dtype == np.int32) != (model.input.dtype == "int32"):
+            raise DataError(f"the data are {part.dtype}, the model takes {model.input.dtype}")
     outputs = model.output.shape[-1]
     if len(shard.classes) > max(2, outputs):
         raise DataError(f"the data have {len(shard.classes)} classes, the model {outputs} outputs")

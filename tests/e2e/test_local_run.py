@@ -62,7 +62,7 @@ def test_a_run_ends_with_a_table_its_two_files_and_nothing_left(started, tmp_pat
     (folder,) = (tmp_path / "runs").iterdir()
     assert "round  2 of 2" in output and "client-2" in output and str(folder.relative_to(tmp_path)) in output
     assert len((folder / "rounds.jsonl").read_text().splitlines()) == 4
-    assert json.loads((folder / "session.json").read_text())["final"]["success"] is True
+    assert json.loads((folder / "session.json").read_text())["final"]["problem"] is None
     assert nothing_is_left(tmp_path)
 
 

@@ -428,7 +428,7 @@ def test_a_bad_update_is_skipped_and_named(kind, normalised, start, send, caplog
     # The same client is welcome in the next round.
     (again,) = send(normalised, client(normalised, "b", ["conv0", "dense"], 70), base=result.model)
     following = combiner.round(result.model, [again])
-    assert list(following.settings["previous"]["skipped"]) == ["b"]
+    assert list(following.settings["previous"]["skipped"]) == ["id-b"]
     b = client(normalised, "b", ["conv0", "dense"], 70)
     assert_close(following.model, merged_by_hand(normalised, [b], "all_clients", model=result.model))
 
@@ -482,7 +482,7 @@ def test_a_round_of_bad_updates_leaves_everything_as_it_is(normalised, start, se
     assert combiner.provided_functions() == PROVIDED
     clients = [client(normalised, *one) for one in SELECTIONS["overlapping"]]
     following = combiner.round(result.model, send(normalised, *clients))
-    assert sorted(following.settings["previous"]["skipped"]) == sorted(names)
+    assert sorted(following.settings["previous"]["skipped"]) == sorted(f"id-{name}" for name in names)
     assert following.settings["previous"]["merged"] == []
     assert_close(following.model, merged_by_hand(normalised, clients, "all_clients"))
 
@@ -528,7 +528,7 @@ def test_an_unreadable_file_costs_no_other_client_and_no_other_round(kind, place
     assert len(log_lines(caplog, "store_model failed")) == 1
     assert combiner.provided_functions() == PROVIDED
     following = combiner.round(result.model, send(normalised, a, b, c, base=result.model))
-    assert following.settings["previous"]["merged"] == ["a", "c"]
+    assert following.settings["previous"]["merged"] == ["id-a", "id-c"]
     assert_close(following.model, merged_by_hand(normalised, [a, b, c], "all_clients", model=result.model))
     assert log_lines(caplog, "skipped the update of") == []
 
@@ -566,7 +566,7 @@ def test_what_an_interrupted_round_had_merged_is_forgotten(normalised, start, se
     (old,) = send(normalised, client(normalised, "a", ["conv0", "dense"], 50, seed=5))
     combiner.store("global_model", npz(normalised.model))
     combiner.store(old.client_id, old.data, old.metadata)
-    assert combiner.hooks.server_functions.merged == ["a"]
+    assert combiner.hooks.server_functions.merged == ["id-a"]
     clients = [client(normalised, "a", ["conv0"], 30), client(normalised, "b", ["conv0", "conv1"], 70)]
     result = combiner.round(normalised.model, send(normalised, *clients))
     assert_close(result.model, merged_by_hand(normalised, clients, "all_clients"))
@@ -659,9 +659,9 @@ def test_the_round_before_is_told_with_coverage_and_staleness(normalised, start,
     ages = [{"conv1": 1}, {"conv0": 1, "conv1": 2}, {"conv1": 3}, {"conv1": 4, "dense": 1}]
     for number, (previous, age) in enumerate(zip(told[1:], ages, strict=True), start=1):
         assert previous["round"] == number
-        assert previous["merged"] == ["a", "b"]
-        assert list(previous["skipped"]) == ["c"]
-        assert "codec 'float16'" in previous["skipped"]["c"]
+        assert previous["merged"] == ["id-a", "id-b"]
+        assert list(previous["skipped"]) == ["id-c"]
+        assert "codec 'float16'" in previous["skipped"]["id-c"]
         assert previous["staleness"] == age
 
 
@@ -693,7 +693,7 @@ def test_a_restarted_hooks_process_goes_on_where_the_old_one_was(normalised, sta
     told = combiner.round(normalised.model, good).settings
     assert told["round"] == 4
     assert told["warmup"] is False
-    assert told["previous"] == {"round": 3, "merged": ["a"], "skipped": {}, "staleness": {"conv1": 3, "dense": 3}}
+    assert told["previous"] == {"round": 3, "merged": ["id-a"], "skipped": {}, "staleness": {"conv1": 3, "dense": 3}}
 
 
 def test_another_session_starts_from_round_1(normalised, start, send):

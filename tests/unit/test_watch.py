@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fedn_partial import settings
 from fedn_partial.client.progress import cost_table, size, summary
 from fedn_partial.client.runs import Row
 from fedn_partial.client.watch import Watcher, accuracy
@@ -18,6 +19,9 @@ METADATA = {
     "train_loss": 0.5,
     "resources": {"phases": {"train": 1.5}, "cpu_percent": 90.0, "rss_peak_mb": 300.0, "cpu_seconds": None},
 }
+
+
+CASE = settings.parse(settings.Case, {"name": "c", "model": {}, "selection": {}, "session": {"rounds": 1}}, "test")
 
 
 class Fedn:
@@ -35,7 +39,7 @@ class Fedn:
     def get(self, path, params=None, limit=None, order=None, skip=0):
         answer = self.answers[path]
         if path == "rounds/":
-            return {"result": answer[::-1][:limit]}
+            return {"result": answer[::-1][skip : skip + limit]}
         return {"result": answer[skip:]} if isinstance(answer, list) else answer
 
     def round(self, number, model, instructions, status="Finished"):
@@ -52,7 +56,7 @@ class Fedn:
             "processing_time": 2.0,
             "upload_model": 0.25,
         }
-        data = json.dumps({"sender": {"name": client}, "meta": json.dumps(meta)})
+        data = json.dumps({"sender": {"name": client, "clientId": f"id-{client}"}, "meta": json.dumps(meta)})
         return {"status": "Model update completed.", "data": data}
 
     def validation(self, model, client, accuracy, examples):
@@ -90,7 +94,7 @@ def test_accuracy_counts_examples_not_clients(fedn):
 
 
 def test_the_next_rounds_settings_say_what_the_server_did(fedn):
-    previous = {"round": 1, "merged": ["a"], "skipped": {"b": "has values that are not finite"}, "staleness": {}}
+    previous = {"round": 1, "merged": ["id-a"], "skipped": {"id-b": "has values that are not finite"}, "staleness": {}}
     fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2, "warmup": False, "previous": previous}))
     rows, _ = rows_of(fedn, polls=2)
     assert rows["1"]["a"].outcome == "merged"
@@ -111,6 +115,7 @@ HOSTILE = {
     "a list": "[]",
     "no metadata": json.dumps({"sender": {"name": "x"}, "meta": "{}"}),
     "no round": json.dumps({"sender": {"name": "x"}, "meta": json.dumps({"config": "{}"})}),
+    "a round that is none": json.dumps({"sender": {"name": "x"}, "meta": json.dumps({"config": '{"round_id": "x"}'})}),
 }
 
 
@@ -130,7 +135,7 @@ def test_what_a_client_says_cannot_drive_the_terminal_or_break_the_sums(fedn):
     (row,) = (row for row in rows["1"].values() if row.client != "b")
     assert "\x1b" not in row.client + row.outcome and "\n" not in row.client + row.outcome
     assert row.download_bytes is None
-    assert summary(list(watcher.rounds.values()))["upload_bytes"] == 420
+    assert summary(list(watcher.rounds.values()), CASE)["upload_bytes"] == 420
     assert "\x1b" not in cost_table(list(watcher.rounds.values()))
 
 
@@ -147,3 +152,53 @@ def test_rounds_of_other_sessions_are_left_alone(fedn):
 )
 def test_bytes_in_words(count, words):
     assert size(count) == words
+
+
+def test_a_network_that_was_away_for_many_rounds_costs_none_of_them(fedn):
+    for number in range(2, 12):
+        fedn.answers["rounds/"].append(fedn.round(str(number), f"m{number - 1}", {"round": number}))
+        fedn.answers["statuses/"].append(fedn.update("a", fedn_round=str(number)))
+    rows, watcher = rows_of(fedn)
+    assert len(watcher.rounds) == len(rows) == 11
+    assert all("a" in rows[str(number)] for number in range(1, 12))
+
+
+def test_an_update_that_fedn_tells_of_before_its_round_is_kept(fedn):
+    fedn.answers["statuses/"].append(fedn.update("a", fedn_round="2"))
+    watcher = Watcher(fedn, "s")
+    watcher.poll()
+    assert "2" not in watcher.rounds
+    fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2}))
+    watcher.poll()
+    assert set(watcher.rounds["2"].rows) == {"a"}
+
+
+def test_two_devices_of_one_name_have_a_row_each(fedn):
+    twin = fedn.update("a")
+    data = json.loads(twin["data"])
+    data["sender"]["clientId"] = "other-id-of-a"
+    fedn.answers["statuses/"].append({**twin, "data": json.dumps(data)})
+    rows, _ = rows_of(fedn)
+    assert set(rows["1"]) == {"a", "b", "a (other-id)"}
+
+
+def test_a_device_that_refused_is_not_waited_for(fedn):
+    fedn.answers["statuses/"][1] = fedn.update("b", refused="no data", layers=[])
+    del fedn.answers["validations/"][1]
+    _, watcher = rows_of(fedn)
+    assert watcher.validated(watcher.rounds["1"])
+
+
+def test_what_keeps_a_session_from_being_a_success_is_named(fedn):
+    _, watcher = rows_of(fedn)
+    rounds = list(watcher.rounds.values())
+    assert summary(rounds, CASE)["problem"] is None
+    longer = settings.parse(
+        settings.Case, {"name": "c", "model": {}, "selection": {}, "session": {"rounds": 3}}, "test"
+    )
+    assert summary(rounds, longer)["problem"] == "it ended after 1 of 3 rounds"
+    for row in rounds[0].rows.values():
+        row.layers = []
+    assert summary(rounds, CASE)["problem"] == "no client trained in its last round"
+    rounds[0].status = "Failed"
+    assert summary(rounds, CASE)["problem"] == "its last round failed"

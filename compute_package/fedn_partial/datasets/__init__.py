@@ -82,6 +82,13 @@ def open_shard(folder: str | Path) -> Shard:
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if len(x) != len(y) or len(y) == 0:
             raise DataError(f"{folder}: {len(x)} x_{part} and {len(y)} y_{part}; both must be equal, and at least 1")
+        if x.dtype not in (np.uint8, np.float32, np.int32) or y.dtype != np.int32:
+            raise DataError(
+                f"{folder}: x_{part} is {x.dtype} and y_{part} {y.dtype}; x must be uint8 (images, 0 to 255), float32 "
+                "(features) or int32 (words), y int32"
+            )
+        if x.dtype == np.float32 and not np.isfinite(x).all():
+            raise DataError(f"{folder}: x_{part} has values that are not finite")
         wrong = [number for number in (y.min(), y.max()) if not 0 <= number < len(classes)]
         if wrong:
             raise DataError(f"{folder}: y_{part} has class {wrong[0]}, but shard.json names {len(classes)} classes")
