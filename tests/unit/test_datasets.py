@@ -96,6 +96,9 @@ def test_pickled_array_is_refused(tmp_path, shard):
         ({"x_test": np.zeros((0, 4, 4, 3), np.uint8), "y_test": np.zeros(0, np.int32)}, "0 x_test and 0 y_test"),
         ({"y_test": np.array([3, 0], np.int32)}, "y_test has class 3, but shard.json names 3 classes"),
         ({"y_train": np.array([0, 1, 2, 0, 1, -1], np.int32)}, "y_train has class -1"),
+        ({"x_train": np.zeros((6, 4, 4, 3), np.float64)}, "x_train is float64"),
+        ({"y_test": np.zeros(2, np.int64)}, "y_test int64"),
+        ({"x_test": np.full((2, 4, 4, 3), np.nan, np.float32)}, "x_test has values that are not finite"),
     ],
 )
 def test_arrays_that_do_not_belong_together_are_refused(tmp_path, shard, change, told):

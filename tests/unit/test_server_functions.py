@@ -319,6 +319,9 @@ def test_odd_but_finite_statistics_leave_a_model_that_clients_accept(rule, stati
         result = start(normalised, merge=rule).round(normalised.model, send(normalised, *clients))
     update.check_model(result.model, layers.tensor_list(normalised.table))  # what every client does with it
     assert (result.model[normalised.tensor("conv0_bn/moving_variance")] >= 0).all()
+    alone = start(normalised, merge=rule, key="alone").round(normalised.model, send(normalised, clients[1]))
+    for merged, expected in zip(result.model, alone.model, strict=True):
+        assert np.array_equal(merged, expected), "the update with these statistics was not skipped"
 
 
 # Updates that must be skipped
