@@ -1,6 +1,6 @@
 """The server functions in FEDn's own hooks service, fed by FEDn's own combiner code; see hooks_harness.
 
-The oracle is DESIGN's formulas, written out below in float64 over the whole weights of every client.
+The oracle is the merge rules' formulas, written out below in float64 over the whole weights of every client.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def read_upload(client_id: str, path: str) -> Upload:
 
 
 def merged_by_hand(world: World, clients: list[Client], rule: str, model=None) -> list[np.ndarray]:
-    """Return the global model that DESIGN's formulas give, in float64."""
+    """Return the global model that the merge rules' formulas give, in float64."""
     model = world.model if model is None else model
     expected = [array.astype(np.float64) for array in model]
     for layer in world.table:
