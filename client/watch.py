@@ -145,7 +145,6 @@ class Watcher:
         client, client_id = plain(update["sender"]["name"]), update["sender"]["clientId"]
         if client in round_.rows and round_.ids.get(client_id) != client:
             client = f"{client} ({plain(client_id, 8)})"  # two devices were given one name
-        round_.ids[client_id] = client
         seconds = [_number(meta.get(key)) for key in ("fetch_model", "processing_time", "upload_model")]
         round_.rows[client] = Row(
             round=_number(data.get("round")) or round_.number,
@@ -163,6 +162,7 @@ class Watcher:
             **{key: _number(data.get(key)) for key in FROM_METADATA},
             **{key: _number(resources.get(key)) for key in FROM_RESOURCES},
         )
+        round_.ids[client_id] = client  # last: of an update that could not be read there must be no trace
 
     def _read_validation(self, metrics: dict, validation: dict) -> None:
         known = {key: _number(metrics.get(key)) for key in ("accuracy", "loss", "test_examples", "download_bytes")}

@@ -127,6 +127,18 @@ def test_what_a_client_garbles_is_left_out(fedn, data):
     assert set(rows["1"]) == {"a", "b"} and rows["1"]["b"].accuracy == 1.0
 
 
+UNREADABLE = {"layers": {"layers": 5}, "count": {"num_examples": "9" * 5000}, "phases": {"resources": {"phases": [1]}}}
+
+
+@pytest.mark.parametrize("changes", UNREADABLE.values(), ids=UNREADABLE)
+def test_an_update_that_cannot_be_read_leaves_no_trace_for_the_next_round_to_trip_over(fedn, changes):
+    fedn.answers["statuses/"].insert(0, fedn.update("x", **changes))
+    previous = {"round": 1, "merged": ["id-x", "id-a"], "skipped": {}, "staleness": {}}
+    fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2, "previous": previous}))
+    rows, _ = rows_of(fedn, polls=2)
+    assert set(rows["1"]) == {"a", "b"} and rows["1"]["a"].outcome == "merged"
+
+
 def test_what_a_client_says_cannot_drive_the_terminal_or_break_the_sums(fedn):
     fedn.answers["statuses/"][0] = fedn.update(
         "a\x1b[2J\nround 9", refused="\x1b[31mred\nround 3", download_bytes="much", layers=[]
