@@ -20,6 +20,7 @@ from fedn.network.clients.package_runtime import PackageRuntime
 
 from fedn_partial.client.connection_bytes import ByteCounter
 from fedn_partial.errors import FednPartialError
+from fedn_partial.log import log
 
 
 class PatientClient(Client):
@@ -28,7 +29,7 @@ class PatientClient(Client):
     Parameters
     ----------
     url : of the controller. options, checksum, combiner : as FEDn's own client takes them.
-    waits : returns the seconds to wait between tries to reach the server. say : called with a line about what goes on.
+    waits : returns the seconds to wait between tries to reach the server.
     """
 
     def __init__(
@@ -39,13 +40,11 @@ class PatientClient(Client):
         checksum: str | None,
         combiner: tuple[str | None, int | None],
         waits: Callable[[], Iterator[int]],
-        say: Callable[[str], None],
     ):
         host, port = combiner
         super().__init__(url, None, options, host, port, token=token, package_checksum=checksum)
-        self.fedn_client = Transport(say)
+        self.fedn_client = Transport()
         self._waits = waits
-        self._say = say
 
     def _connect_to_api(self):
         where = self.api_url
@@ -60,17 +59,16 @@ class PatientClient(Client):
                 ConnectToApiResult.IncorrectUrl: f"there is no FEDn controller at {where}",
                 ConnectToApiResult.UnMatchedConfig: f"{where} refuses this client: {answer}",
             }
-            self._say(f"{reasons.get(result, f'no answer from {where}')}; trying again in {wait} s")
+            log(f"{reasons.get(result, f'no answer from {where}')}; trying again in {wait} s")
             time.sleep(wait)
 
 
 class Transport(FednClient):
     """FEDn's connection to its combiner: survives a request without a result, and says what an update weighed."""
 
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self):
         super().__init__()
         self._package_runtime = CarefulRuntime(self._package_runtime.pkg_path)
-        self._say = say
 
     def init_grpchandler(self, config, client_name, token):
         host, port = (config.fqdn, 443) if config.fqdn else (config.host, config.port)
@@ -82,7 +80,7 @@ class Transport(FednClient):
         try:
             super().update_local_model(request)
         except AttributeError as error:  # FEDn's answer to a training request that left no update
-            self._say(f"no update for this round: {error}")
+            log(f"no update for this round: {error}")
 
     def create_update_message(self, model_id, model_update_id, meta, request):
         """Leave out the session's settings, which FEDn would send back, and put in how many bytes the update is."""
@@ -131,6 +129,7 @@ class CarefulRuntime(PackageRuntime):
             with tarfile.open(archive) as package:
                 package.extractall(self.pkg_path, filter="data")
             archive.unlink()
-        except (OSError, tarfile.TarError):
+        except (OSError, tarfile.TarError) as error:
+            log(f"the compute package cannot be unpacked: {error}")
             return False, ""
         return (Path(self.pkg_path) / "fedn.yaml").exists(), self.pkg_path

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fedn_partial.errors import FednPartialError
 from fedn_partial.launch import CONFIG_VARIABLE
+from fedn_partial.log import log
 from fedn_partial.schema import SettingsError
 from fedn_partial.seed_model.api import Connection
 from fedn_partial.settings import load_device, read_yaml
@@ -48,11 +49,11 @@ def run_client(config: str | Path, connection: Connection) -> None:
         except FednPartialError:
             raise
         except Exception as error:
-            _say(f"the client stopped: {type(error).__name__}: {error}")
+            log(f"the client stopped: {type(error).__name__}: {error}")
         if time.monotonic() - started > LONGEST_WAIT:
             waits = waiting_times()
         wait = next(waits)
-        _say(f"starting again in {wait} s")
+        log(f"starting again in {wait} s")
         time.sleep(wait)
 
 
@@ -80,10 +81,6 @@ def _own_id() -> str:
     return path.read_text().strip()
 
 
-def _say(line: str) -> None:
-    print(f"[fedn-partial] {line}", file=sys.stderr, flush=True)
-
-
 def _make_client(config: Path, connection: Connection):
     """Return FEDn's client for this device; FEDn is imported here, after its environment is set."""
     from fedn.common.log_config import set_log_level_from_string
@@ -100,5 +97,4 @@ def _make_client(config: Path, connection: Connection):
         checksum=raw.get("package_checksum"),
         combiner=(raw.get("combiner"), raw.get("combiner_port")),
         waits=waiting_times,
-        say=_say,
     )

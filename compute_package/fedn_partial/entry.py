@@ -7,6 +7,7 @@ import signal
 import sys
 
 from fedn_partial import forkserver, launch
+from fedn_partial.log import log
 from fedn_partial.refusal import write_refusal
 
 
@@ -30,7 +31,7 @@ def train(model: str, output: str) -> int:
     if problem is None and answer["exit"]:
         problem = f"its process ended with exit code {answer['exit']}; the client's log says why"
     if problem:
-        print(f"[fedn-partial] cannot train: {problem}", file=sys.stderr, flush=True)
+        log(f"cannot train: {problem}")
         write_refusal(output, problem)
     return 0
 
@@ -40,7 +41,7 @@ def validate(model: str, output: str) -> int:
     answer = _carry_out("validate", model, output)
     problem = _problem(answer)
     if problem:
-        print(f"[fedn-partial] cannot validate: {problem}", file=sys.stderr, flush=True)
+        log(f"cannot validate: {problem}")
     return 1 if problem or answer["exit"] else 0
 
 

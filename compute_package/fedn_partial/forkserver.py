@@ -21,6 +21,7 @@ import struct
 import sys
 
 from fedn_partial import launch
+from fedn_partial.log import log
 
 STATE = ".state"  # folder in the compute package, closed to other users
 SOCKET = os.path.join(STATE, "server.sock")
@@ -77,7 +78,7 @@ def start(launcher: launch.Launcher) -> None:
         _Server(listener, launcher).run()
         code = 0
     except Exception as error:
-        print(f"[fedn-partial] fork server: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        log(f"fork server: {type(error).__name__}: {error}")
     finally:
         os._exit(code)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import traceback
 import zlib
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from fedn_partial import launch
 from fedn_partial.errors import FednPartialError
+from fedn_partial.log import log
 from fedn_partial.refusal import write_refusal
 
 INSTRUCTIONS = Path(".state/instructions.json")  # what a training request leaves to the next validation
@@ -59,11 +59,6 @@ def run(request: Request) -> None:
         if request.kind != "train":
             raise SystemExit(1) from None
         write_refusal(request.output, reason)
-
-
-def log(line: str) -> None:
-    """Write one line where FEDn's own log lines go."""
-    print(f"[fedn-partial] {line}", file=sys.stderr, flush=True)
 
 
 def _train(request: Request) -> None:
