@@ -141,7 +141,7 @@ class Network:
         self._state_file().write_text(json.dumps(state, indent=1) + "\n")
 
     def _choose_ports(self, tied: bool) -> None:
-        """Take FEDn's usual ports where they are free. A folder keeps its ports: FEDn stores its combiner's address."""
+        """Take FEDn's usual ports where they are free. A folder keeps its ports: devices and FEDn know them."""
         for name, usual in PORTS.items():
             if name in self.running:
                 continue

@@ -30,7 +30,7 @@ def follow(watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=l
     FednPartialError : the session is stuck, or FEDn does not answer any more.
     """
     shown: list[Round] = []
-    written: list[Round] = []
+    written = 0  # how many of them are in the run's folder
     news, last_news, ended_at = None, time.monotonic(), None
     try:
         while True:
@@ -51,12 +51,13 @@ def follow(watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=l
                     break
                 _show(round_, case, layers)
                 shown.append(round_)
-                _write(folder, [r for r in shown[:-1] if r not in written], written)
+                written = _write(folder, shown[:-1], written)
             if ended_at and len(shown) == len(rounds):
                 _clear()
                 print(f"\n{cost_table(shown)}", flush=True)
-                folder.finish(summary(shown, case))
-                return summary(shown, case)
+                final = summary(shown, case)
+                folder.finish(final)
+                return final
             _show_running(rounds[len(shown) :])
             if now - last_news > case.session.round_timeout + PATIENCE:
                 raise FednPartialError(
@@ -71,7 +72,7 @@ def follow(watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=l
         folder.finish({**summary(shown, case), "problem": str(error) or "interrupted"})
         raise
     finally:
-        _write(folder, [r for r in shown if r not in written], written)
+        _write(folder, shown, written)
 
 
 def _poll(watcher: Watcher) -> str | None:
@@ -83,10 +84,11 @@ def _poll(watcher: Watcher) -> str | None:
     return None
 
 
-def _write(folder: RunFolder, rounds: list[Round], written: list[Round]) -> None:
-    for round_ in rounds:
+def _write(folder: RunFolder, rounds: list[Round], written: int) -> int:
+    """Write the rows of `rounds` but the first `written`; return how many are written now."""
+    for round_ in rounds[written:]:
         folder.write_rows(list(round_.rows.values()))
-        written.append(round_)
+    return len(rounds)
 
 
 def summary(rounds: list[Round], case: Case) -> dict:

@@ -165,6 +165,7 @@ class _Machine:
 
     def __init__(self):
         self._group = _known(cgroup.find) or cgroup.Cgroup((), (), ())
+        self._memory_limit = _known(self._group.memory_limit)
         self._cpu_limit = self._group.cpu_limit()
         self._last: tuple[float, float | None] | None = None
         _known(psutil.cpu_percent)  # the first call only sets psutil's starting point
@@ -182,9 +183,8 @@ class _Machine:
         """Return MB and percent in use."""
         memory = psutil.virtual_memory()
         used, total = memory.total - memory.available, memory.total
-        limit = self._group.memory_limit()
-        if limit is not None and limit < total:
-            used, total = self._group.memory_used(), limit
+        if self._memory_limit is not None and self._memory_limit < total:
+            used, total = self._group.memory_used(), self._memory_limit
         return used / MB, 100 * used / total
 
     def _cpu_percent(self) -> float | None:

@@ -7,17 +7,17 @@ The modules beside this one read one data set each, from its official files.
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fedn_partial.datasets import digits
 from fedn_partial.errors import FednPartialError
 
 # Each has ``load() -> (x, y)``, ``SOURCE`` and ``CLASSES``.
-READERS = {"digits": "fedn_partial.datasets.digits"}
+READERS = {"digits": digits}
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -126,9 +126,11 @@ def deal_case(data, seed: int) -> tuple[str, list[Shard]]:
     """
     if data.name not in READERS:
         raise DataError(f"data: name {data.name!r} cannot be dealt here. Allowed are: {', '.join(READERS)}")
-    reader = importlib.import_module(READERS[data.name])
+    reader = READERS[data.name]
     try:
         x, y = reader.load()
     except ModuleNotFoundError as error:
-        raise DataError(f"data set {data.name} needs a package that is missing: pip install {error.name}") from None
+        raise DataError(
+            f"{data.name} needs {error.name}, which is missing: pip install 'fedn-partial[local]'"
+        ) from None
     return reader.SOURCE, deal(x, y, data.clients, seed, reader.CLASSES)
