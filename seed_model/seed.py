@@ -13,14 +13,26 @@ from fedn_partial.settings import Case
 
 
 def build_seed(case: Case, path: str | Path) -> list[Layer]:
-    """Write a freshly initialised model of `case` to `path` (.npz) and return its layers; equal for equal seeds."""
+    """Write a freshly initialised model of `case` to `path` (.npz) and return its layers; equal for equal seeds.
+
+    With ``model_dtype: float16`` its kernels are rounded to that.
+    """
     import keras
 
     keras.utils.set_random_seed(case.seed)
     model = models.build(case.model)
+    table = layer_table(model)
     with open(path, "wb") as file:  # given a name, numpy would append .npz to it
-        np.savez(file, **{str(index): array for index, array in enumerate(model.get_weights())})
-    return layer_table(model)
+        np.savez(
+            file,
+            **{
+                str(tensor.index): model.weights[tensor.index]
+                .numpy()
+                .astype(case.model_dtype if len(tensor.shape) > 1 else "float32")
+                for tensor in tensor_list(table)
+            },
+        )
+    return table
 
 
 def upload_seed(api: Api, path: str | Path) -> str:
@@ -30,8 +42,7 @@ def upload_seed(api: Api, path: str | Path) -> str:
     ------
     ModelError : not a model file. ApiError : FEDn has no compute package yet, or refuses the model.
     """
-    arrays = update.read_model(str(path))
-    if not arrays:
+    if not any(True for _ in update.read_model(str(path))):
         raise update.ModelError(f"{path} holds no tensors")
     try:
         api.get("packages/active")
@@ -62,7 +73,8 @@ def check_seed(api: Api, model_id: str, table: list[Layer], path: Path) -> None:
     """Download a model of FEDn's to `path` and raise ModelError if it does not have the tensors of `table`."""
     api.download_model(model_id, path)
     try:
-        update.check_model(update.read_model(str(path)), tensor_list(table))
+        for _ in update.read_model(str(path), tensor_list(table)):
+            pass
     except update.ModelError as error:
         raise update.ModelError(
             f"FEDn's newest model is not one of this case ({error}); "

@@ -52,6 +52,7 @@ class ServerFunctions(ServerFunctionsBase):
 
     def start_round(self):
         """Forget what was summed up."""
+        self.buffer = np.empty(32768)
         self.sums = {}  # index of a tensor -> float64 sum of n_k W_k (variances: of n_k (var_k + mean_k ** 2))
         self.examples = {}  # layer -> sum of n_k of those who sent it
         self.all_examples = 0
@@ -109,7 +110,9 @@ class ServerFunctions(ServerFunctionsBase):
         if isinstance(metadata, dict) and metadata.get("refused"):
             raise ValueError(f"it did not train: {metadata['refused']}")
         settings = self.settings
-        tensors = self.decode(model, metadata, settings["fingerprint"], settings["client"]["codec"], settings["layers"])
+        base = {name: [self.model[index] for index in indices] for name, indices in settings["indices"].items()}
+        codec = settings["client"]["codec"]
+        tensors = self.decode(model, metadata, settings["fingerprint"], codec, settings["layers"], base)
         if metadata.get("base") != self.base:
             raise ValueError(f"started from model {metadata.get('base')!r}, this round's is {self.base!r} (too late?)")
         if client_id in self.senders:
@@ -137,12 +140,16 @@ class ServerFunctions(ServerFunctionsBase):
         for index, array in values.items():
             if index in self.settings["variances"]:
                 term = examples * self.moment(array, values[self.settings["variances"][index]])
-            else:
-                term = np.multiply(array, examples, dtype=np.float64)
-            if index in self.sums:
-                self.sums[index] += term
-            else:
-                self.sums[index] = term
+                self.sums[index] = self.sums.get(index, 0.0) + term
+                continue
+            if index not in self.sums:
+                self.sums[index] = np.zeros(array.shape)
+            sums, new = self.sums[index].reshape(-1), array.reshape(-1)
+            for start in range(0, new.size, len(self.buffer)):  # piece by piece: faster, and no second copy of a layer
+                piece = slice(start, start + len(self.buffer))
+                term = self.buffer[: new[piece].size]
+                np.multiply(new[piece], examples, out=term, dtype=np.float64)
+                sums[piece] += term
 
     def get_incremental_aggregate_model(self):
         """End a round: return the new global model."""
@@ -167,13 +174,13 @@ class ServerFunctions(ServerFunctionsBase):
             old = self.model[index].astype(np.float64)
             if index in variances:
                 old_moment = self.moment(old, self.model[variances[index]])
-                moment = (self.sums[index] + silent * old_moment) / total
+                moment = (self.sums.pop(index) + silent * old_moment) / total
                 # Keras keeps the moving mean before the moving variance, so its merged value is there already.
                 merged = np.maximum(moment - done[variances[index]] ** 2, 0.0)
             else:
-                merged = (self.sums[index] + silent * old) / total
+                merged = (self.sums.pop(index) + silent * old) / total
             done[index] = merged
-            model[index] = merged.astype(self.model[index].dtype)
+            model[index] = merged.astype(self.settings["model_dtype"] if merged.ndim > 1 else "float32")
 
     def end_round(self):
         """Note coverage and staleness, and log them."""
@@ -227,21 +234,22 @@ class ServerFunctions(ServerFunctionsBase):
         """Return the path of the state of this session."""
         import tempfile
 
-        return os.path.join(tempfile.gettempdir(), f"fedn-partial-{self.settings['session_key']}.json")
+        return os.path.join(tempfile.gettempdir(), f"fedn-partial-{self.settings['client']['session']}.json")
 
 
-def session_settings(case: Case, table, session_key: str) -> dict:
+def session_settings(case: Case, table, session: str) -> dict:
     """Return the ``settings`` of the server functions for a session.
 
     Parameters
     ----------
-    table : layers of the global model. session_key : unique to the session; its state is kept under this name.
+    table : layers of the global model.
+    session : a name of its own, of letters and digits; its state is kept under it.
     """
     selector = selection.from_dict(case.selection)
     place = {tensor.name: tensor.index for layer in table for tensor in layer.tensors}
     return {
-        "session_key": session_key,
         "client": {
+            "session": session,
             "seed": case.seed,
             "model": case.model,
             "selection": selection.to_dict(selector),
@@ -252,6 +260,7 @@ def session_settings(case: Case, table, session_key: str) -> dict:
         "merge": case.merge,
         "fingerprint": layers.fingerprint(table),
         "layers": update.shapes(table),
+        "model_dtype": case.model_dtype,
         "indices": {layer.name: [tensor.index for tensor in layer.tensors] for layer in table},
         "variances": {
             index: place[name.replace("moving_variance", "moving_mean")]

@@ -27,7 +27,7 @@ def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
     model_id = seed.newest_model(api)
     with tempfile.TemporaryDirectory() as folder:
         seed.check_seed(api, model_id, table, Path(folder) / "model.npz")
-    settings = server_functions.session_settings(case, table, session_key=secrets.token_hex(8))
+    settings = server_functions.session_settings(case, table, session=secrets.token_hex(8))
     session = api.post(
         "sessions/",
         json={

@@ -86,12 +86,23 @@ def start(launcher: launch.Launcher) -> None:
 def _import_everything() -> None:
     """Import what a request needs. No operation may run before the fork: TensorFlow's threads do not survive it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _return_freed_memory()
+    for unused in ("sklearn", "scipy"):  # where Keras finds them it imports them: 50 MB that no request needs
+        sys.modules.setdefault(unused, None)
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
     from fedn_partial import datasets, layers, models, monitor, selection, settings, task, training, update  # noqa: F401
 
     gc.freeze()  # the children's garbage collector need not look at, and so copy, what was there before them
+
+
+def _return_freed_memory() -> None:
+    """Let the C library give freed blocks of a megabyte or more back to the system, and keep no heap a thread."""
+    with contextlib.suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
+        allocator.mallopt(-8, 2)  # M_ARENA_MAX
 
 
 class _Server:

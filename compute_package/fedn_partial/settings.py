@@ -14,7 +14,8 @@ from fedn_partial import models, selection
 from fedn_partial.schema import SettingsError, bounded, parse
 
 MERGE_RULES = ("all_clients", "contributors")
-CODECS = ("float32",)
+CODECS = ("float32", "float16", "int8")
+MODEL_DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Case:
     seed: int = bounded(1, at_least=0)
     training: Training = Training()
     merge: str = bounded("all_clients", one_of=MERGE_RULES)
-    codec: str = bounded("float32", one_of=CODECS)
+    codec: str = bounded("float32", one_of=CODECS)  # of the updates, see fedn_partial.update
+    model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it
     session: Session = Session()
     data: Data | None = None  # for a local fleet only: devices of their own have their own data
 
@@ -74,6 +76,7 @@ class Instructions:
     warmup : whether this is a full round, in which every client trains every layer.
     fingerprint : of the model, see ``fedn_partial.layers.fingerprint``.
     base : digest of the global model that comes with it, see ``fedn_partial.update.digest``.
+    session : name of the session; what a device keeps from round to round is kept under it.
     previous : what became of the round before (who was merged, who was skipped and why); clients do not read it.
     """
 
@@ -85,6 +88,7 @@ class Instructions:
     base: str = bounded()
     selection: dict = bounded()
     codec: str = bounded(one_of=CODECS)
+    session: str = bounded(matches="[A-Za-z0-9]+")
     training: Training = Training()
     previous: dict = field(default_factory=dict)
 

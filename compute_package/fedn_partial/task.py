@@ -64,6 +64,7 @@ def run(request: Request) -> None:
 def _train(request: Request) -> None:
     from fedn_partial import datasets, selection, settings, update
     from fedn_partial.layers import fingerprint, layer_table, tensor_list
+    from fedn_partial.residuals import residuals
 
     device, client = _device(request)
     raw = _read_json(request.input + "-metadata")
@@ -73,7 +74,6 @@ def _train(request: Request) -> None:
     monitor = _monitor(request, device, client, instructions)
     with monitor:
         with monitor.phase("load"):
-            weights = update.read_model(request.input)
             shard = datasets.open_shard(device.data)
         with monitor.phase("import"):
             import keras
@@ -91,12 +91,9 @@ def _train(request: Request) -> None:
                     f"{instructions.fingerprint}: the versions of this package or of Keras differ"
                 )
         with monitor.phase("load"):
-            update.check_model(weights, tensor_list(table))
-            if update.digest(weights) != instructions.base:
-                raise update.ModelError("the global model that arrived is not the one that the server functions saw")
             _check_data(shard, model)
-            model.set_weights(weights)
-            del weights
+            if update.digest(_loaded(model, request.input, table)) != instructions.base:
+                raise update.ModelError("the global model that arrived is not the one that the server functions saw")
         selected = selection.choose(
             selection.from_dict(instructions.selection),
             table,
@@ -121,8 +118,14 @@ def _train(request: Request) -> None:
             phase=monitor.phase,
         )
         with monitor.phase("encode"):
-            tensors = [model.weights[tensor.index].numpy() for tensor in tensor_list(selected)]
-            checksum = update.encode(request.output, tensors)
+            tensors = tensor_list(selected)
+            checksum = update.encode(
+                request.output,
+                [model.weights[tensor.index] for tensor in tensors],
+                codec=instructions.codec,
+                base=update.read_model(request.input, tensor_list(table), only=tensors),
+                residuals=residuals(Path(device.workdir) / "residuals", instructions.session, tensors),
+            )
     resources, update_bytes = monitor.summary(), os.path.getsize(request.output)
     update.write_metadata(
         request.output,
@@ -147,8 +150,8 @@ def _train(request: Request) -> None:
 
 
 def _validate(request: Request) -> None:
-    from fedn_partial import datasets, settings, update
-    from fedn_partial.layers import layer_table, tensor_list
+    from fedn_partial import datasets, settings
+    from fedn_partial.layers import layer_table
 
     device, client = _device(request)
     if not INSTRUCTIONS.exists():
@@ -162,12 +165,10 @@ def _validate(request: Request) -> None:
         from fedn_partial import models, training
 
         shard = datasets.open_shard(device.data)
-        weights = update.read_model(request.input)
         model = models.build(instructions.model)
-        update.check_model(weights, tensor_list(layer_table(model)))
         _check_data(shard, model)
-        model.set_weights(weights)
-        del weights
+        for _ in _loaded(model, request.input, layer_table(model)):
+            pass
         accuracy, loss = training.evaluate(model, shard.x_test, shard.y_test)
     metrics = {
         "accuracy": accuracy,
@@ -206,6 +207,16 @@ def _monitor(request: Request, device, client: str, instructions):
         samples=Path(device.workdir) / "samples.jsonl",
         labels={"client": client, "round": instructions.round, "task": request.kind},
     )
+
+
+def _loaded(model, path: str, table):
+    """Yield the arrays of the global model at `path`, each put into `model` and checked (raises ModelError)."""
+    from fedn_partial import update
+    from fedn_partial.layers import tensor_list
+
+    for variable, array in zip(model.weights, update.read_model(path, tensor_list(table)), strict=True):
+        variable.assign(array)
+        yield array
 
 
 def _check_data(shard, model) -> None:

@@ -12,6 +12,8 @@ from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer
 from fedn_partial.settings import Training
 
+TENSORS_A_LAYER = 4  # kernel, bias, and BatchNormalization's gamma and beta
+
 
 class TrainingError(FednPartialError):
     """Training that cannot go on, such as a loss that is not finite."""
@@ -110,7 +112,7 @@ def _adam(variables, training: Training):
     def apply(gradients):
         power1.assign(power1 * beta1)
         power2.assign(power2 * beta2)
-        for variable, (first, second), gradient in zip(variables, moments, gradients, strict=True):
+        for variable, (first, second), gradient in _last_first(variables, moments, gradients):
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=first.handle,
@@ -134,7 +136,7 @@ def _sgd(variables, training: Training):
     momenta = [tf.Variable(tf.zeros_like(v)) for v in variables] if training.momentum else [None] * len(variables)
 
     def apply(gradients):
-        for variable, momentum, gradient in zip(variables, momenta, gradients, strict=True):
+        for variable, momentum, gradient in _last_first(variables, momenta, gradients):
             if momentum is None:
                 variable.assign_sub(training.learning_rate * gradient)
             else:
@@ -147,6 +149,19 @@ def _sgd(variables, training: Training):
                 )
 
     return apply
+
+
+def _last_first(variables, slots, gradients):
+    """Yield (variable, its slots, its gradient) from output to input, each to be applied when the next are there.
+
+    So that few gradients live at once, and none is applied while the backward pass still reads the old weights:
+    TensorFlow would copy them.
+    """
+    import tensorflow as tf
+
+    for index in reversed(range(len(variables))):
+        with tf.control_dependencies(gradients[max(0, index - TENSORS_A_LAYER) : index]):
+            yield variables[index], slots[index], gradients[index]
 
 
 def evaluate(model, x, y, batch_size: int = 64) -> tuple[float, float]:

@@ -1,9 +1,19 @@
 """The local update on the wire.
 
-A local update is an npz file that FEDn's numpyhelper can load, uncompressed, with one array "0": the values of
-every tensor of the trained layers, in the order of ``model.get_weights()``, one after the other. The metadata
+A local update is an npz file that FEDn's numpyhelper can load, uncompressed, with one or two arrays: the values
+of every tensor of the trained layers, in the order of ``model.get_weights()``, one after the other. The metadata
 beside it says which layers they belong to. (One array a tensor would cost 236 bytes each: with VGG16's 80
 tensors 19 kB, more than the trained layers themselves where the model is narrow.)
+
+The codec says what is in them. Tensors with one dimension (biases, BatchNormalization) always travel as they are,
+in array "0": they are 0.1 % of the bytes, and 8 bits would hurt them. The others, here called kernels, travel
+
+float32 : as they are, in array "0" among the others.
+float16 : rounded, in array "1".
+int8 : as the change against the global model, in steps of 1/127 of the largest change of each output channel (the
+    last axis), rounded to nearest; the steps' sizes are in array "0" where the kernel's values would be, the numbers
+    of steps in array "1", deflated. What the rounding lost stays on the device and is added to the next change
+    (error feedback, Seide et al. 2014; Karimireddy et al. 2019).
 
 ``num_examples`` is a string on purpose. FEDn falls back to its own FedAvg when its hooks process is down, and
 that would take a partial update for a whole model. Adding a string to a number makes it fail, so the round
@@ -17,12 +27,13 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 
 import numpy as np
 
 from fedn_partial.errors import FednPartialError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class ModelError(FednPartialError):
@@ -42,8 +53,6 @@ def digest(arrays) -> str:
 
 def checksum(values, start=0) -> int:
     """Return the CRC-32 of a contiguous array's bytes, going on from `start`."""
-    import zlib
-
     return zlib.crc32(values.data, start)
 
 
@@ -53,24 +62,57 @@ def plain(text, limit=200):
     return " ".join(printable.split())[:limit]
 
 
-def encode(path: str, tensors) -> int:
+def encode(path: str, values, codec: str = "float32", base=None, residuals=None) -> int:
     """Write the values of a local update to `path` and return their checksum.
 
     Parameters
     ----------
-    tensors : list of float32 arrays: those of the trained layers, in the order of ``model.get_weights()``.
+    values : list, the tensors of the trained layers in the order of ``model.get_weights()``: arrays, or variables
+        that numpy makes float32 arrays of.
+    base : iterable of the same tensors in the global model, for codec int8.
+    residuals : list of fedn_partial.residuals.Residual, one a tensor, for codec int8.
     """
-    size = sum(tensor.size for tensor in tensors)
-    crc = 0
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        member = zipfile.ZipInfo("0.npy")
-        member.file_size = 4 * size + 128  # tells zipfile whether it needs its form for large files
-        with archive.open(member, "w") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (size,)})
-            for tensor in tensors:  # one after the other: a device has no memory for a second copy of all
-                values = np.ascontiguousarray(tensor, "<f4").reshape(-1)
-                file.write(values.data.cast("B"))
-                crc = checksum(values, crc)
+        if codec == "float32":
+            return _write(archive, "0", "<f4", values, 0)
+        if codec == "float16":
+            crc = _write(archive, "0", "<f4", [value for value in values if len(value.shape) < 2], 0)
+            return _write(archive, "1", "<f2", [value for value in values if len(value.shape) > 1], crc)
+        exact, steps = _quantised(values, base, residuals)
+        return _write(archive, "1", "|u1", [steps], _write(archive, "0", "<f4", exact, 0))
+
+
+def _quantised(values, base, residuals):
+    """Return what codec int8 sends: a list of float32 arrays, and the deflated numbers of steps."""
+    exact, chunks = [], []
+    deflate = zlib.compressobj(strategy=zlib.Z_RLE)  # on such numbers as small as the default, and faster
+    for value, old, residual in zip(values, base, residuals, strict=True):
+        if len(value.shape) < 2:
+            exact.append(value)
+            continue
+        change = np.asarray(value) - old
+        change += residual.take(change.shape)
+        step = np.abs(change).max(axis=tuple(range(change.ndim - 1))) / np.float32(127)
+        step[step < np.finfo(np.float32).tiny] = 1  # no change in this channel
+        steps = np.rint(change / step)
+        change -= steps * step
+        residual.keep(change)
+        exact.append(step)
+        chunks.append(deflate.compress(steps.astype(np.int8).data))
+    return exact, np.frombuffer(b"".join([*chunks, deflate.flush()]), np.uint8)
+
+
+def _write(archive, name: str, dtype: str, values, crc: int) -> int:
+    """Write `values` one after the other as one array, and return the checksum gone on from `crc`."""
+    size = sum(int(np.prod(value.shape)) for value in values)
+    member = zipfile.ZipInfo(f"{name}.npy")
+    member.file_size = np.dtype(dtype).itemsize * size + 128  # tells zipfile whether it needs its form for large files
+    with archive.open(member, "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": (size,)})
+        for value in values:  # one at a time: a device has no memory for a second copy of all
+            array = np.ascontiguousarray(value, dtype).reshape(-1)
+            file.write(array.data.cast("B"))
+            crc = checksum(array, crc)
     return crc
 
 
@@ -86,16 +128,17 @@ def write_metadata(path: str, metadata: dict) -> None:
         json.dump(metadata, file)
 
 
-def decode(arrays, metadata, fingerprint, codec, layers):
-    """Return the trained tensors of an update, ``{layer: [array, ...]}``, as views into it.
+def decode(arrays, metadata, fingerprint, codec, layers, base):
+    """Return the trained tensors of an update, ``{layer: [float32 array, ...]}``, where possible as views into it.
 
     Parameters
     ----------
     arrays : list of arrays as numpyhelper loaded them.
-    metadata : as ``encode`` wrote it.
+    metadata : as ``write_metadata`` wrote it.
     fingerprint, codec : of the session.
     layers : ``{layer: [shape, ...]}``, the shapes of each layer's tensors in the order of ``get_weights()``;
         the layers themselves in model order.
+    base : ``{layer: [array, ...]}``, the global model that the update started from.
 
     Raises
     ------
@@ -105,9 +148,9 @@ def decode(arrays, metadata, fingerprint, codec, layers):
 
     if not isinstance(metadata, dict) or not isinstance(arrays, list):
         raise ValueError("is not a model with its metadata")
-    if metadata.get("format") != 1:
+    if metadata.get("format") != 2:
         raise ValueError(
-            f"has format {metadata.get('format')!r}, this session takes 1 (do device and server run the same version?)"
+            f"has format {metadata.get('format')!r}, this session takes 2 (do device and server run the same version?)"
         )
     if metadata.get("model") != fingerprint:
         raise ValueError(f"is for model {metadata.get('model')!r}, this session's is {fingerprint!r}")
@@ -116,20 +159,56 @@ def decode(arrays, metadata, fingerprint, codec, layers):
     names = metadata.get("layers")
     if not isinstance(names, list) or not names or [name for name in layers if name in names] != names:
         raise ValueError(f"names the layers {names!r}, which are not layers of the model in model order")
-    if len(arrays) != 1 or arrays[0].ndim != 1:
-        raise ValueError(f"has arrays of shapes {[array.shape for array in arrays]}, expected one with one dimension")
-    values = arrays[0]
-    if values.dtype != np.dtype("<f4"):
-        raise ValueError(f"has values of dtype {values.dtype}, expected float32")
-    sizes = [int(np.prod(shape)) for name in names for shape in layers[name]]
-    if values.size != sum(sizes):
-        raise ValueError(f"has {values.size} values, its layers {', '.join(names)} have {sum(sizes)}")
-    if zlib.crc32(values.data) != metadata.get("checksum"):
+    dtypes = {"float32": ["<f4"], "float16": ["<f4", "<f2"], "int8": ["<f4", "|u1"]}[codec]
+    if [array.dtype.str for array in arrays] != dtypes or any(array.ndim != 1 for array in arrays):
+        found = [(array.dtype.str, array.shape) for array in arrays]
+        raise ValueError(f"has arrays of dtypes and shapes {found}, expected {dtypes} with one dimension each")
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(array.data, crc)
+    if crc != metadata.get("checksum"):
         raise ValueError("does not match its checksum (damaged, or metadata of another update)")
-    if not np.isfinite(values).all():
+    if not all(np.isfinite([array.min(), array.max()]).all() for array in arrays if array.size):
         raise ValueError("has values that are not finite (NaN or infinity)")
-    parts = iter(np.split(values, np.cumsum(sizes)[:-1]))
-    return {name: [next(parts).reshape(shape) for shape in layers[name]] for name in names}
+    exact, coded = arrays[0], arrays[-1]
+    shapes = [shape for name in names for shape in layers[name]]
+    kernels = [codec != "float32" and len(shape) > 1 for shape in shapes]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    kernel_size = sum(size for size, kernel in zip(sizes, kernels, strict=True) if kernel)
+    if codec == "int8":
+        try:  # one byte more than is wanted shows that there are too many, without unpacking them all
+            coded = np.frombuffer(zlib.decompressobj().decompress(coded.data, kernel_size + 1), np.int8)
+        except zlib.error as error:
+            raise ValueError(f"has kernels that cannot be inflated: {error}") from None
+    # How many values of array "0" belong to each tensor: all, or of a kernel its step sizes, or none.
+    counts = [
+        size if not kernel else shape[-1] if codec == "int8" else 0
+        for size, kernel, shape in zip(sizes, kernels, shapes, strict=True)
+    ]
+    found, wanted = exact.size, sum(counts)
+    if codec != "float32":
+        found, wanted = (found, coded.size), (wanted, kernel_size)
+    if found != wanted:
+        raise ValueError(f"has {found} values, its layers {', '.join(names)} have {wanted}")
+    tensors, exact_at, coded_at = {}, 0, 0
+    for name in names:
+        tensors[name] = []
+        for shape, old in zip(layers[name], base[name], strict=True):
+            size = int(np.prod(shape))
+            part = exact[exact_at : exact_at + counts.pop(0)]
+            exact_at += part.size
+            if kernels.pop(0):
+                value = coded[coded_at : coded_at + size].reshape(shape).astype(np.float32)
+                coded_at += size
+                if codec == "int8":
+                    value *= part
+                    value += old
+                    if not np.isfinite([value.min(), value.max()]).all():
+                        raise ValueError(f"has changes of {name} that are too large")
+            else:
+                value = part.reshape(shape)
+            tensors[name].append(value)
+    return tensors
 
 
 def shapes(layers) -> dict[str, list[list[int]]]:
@@ -137,31 +216,42 @@ def shapes(layers) -> dict[str, list[list[int]]]:
     return {layer.name: [list(tensor.shape) for tensor in layer.tensors] for layer in layers}
 
 
-def read_model(path: str) -> list[np.ndarray]:
-    """Load a global model as FEDn's numpyhelper writes it: an npz file with arrays "0" to "n-1".
+def read_model(path: str, tensors=None, only=None):
+    """Yield the arrays of a global model as FEDn's numpyhelper writes it: an npz file with arrays "0" to "n-1".
+
+    One after the other, so that a device need not hold two models.
+
+    Parameters
+    ----------
+    tensors : list of all Tensor of the model: an array that is not exactly as one of them, with finite values, is
+        refused. It may be float16 as well, if the session keeps its global model so.
+    only : list of the Tensor that are wanted, if not all.
 
     Raises
     ------
-    ModelError : not such a file.
+    ModelError : not such a file, or not such a model.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return [archive[str(index)] for index in range(len(archive.files))]
-    except MemoryError:
+            count = len(archive.files)
+            if tensors is not None and count != len(tensors):
+                raise ModelError(f"global model has {count} tensors, this model has {len(tensors)}")
+            for index in range(count) if only is None else [tensor.index for tensor in only]:
+                array = archive[str(index)]
+                if tensors is not None:
+                    _check_array(array, tensors[index])
+                yield array
+    except (MemoryError, ModelError):
         raise
     except Exception as error:  # zipfile, zlib and numpy have many ways to say that a file is damaged
         raise ModelError(f"{path} is not a model in FEDn's npz format: {error}") from None
 
 
-def check_model(arrays: list[np.ndarray], tensors) -> None:
-    """Raise ModelError if a global model does not have exactly these tensors, all finite float32 values."""
-    if len(arrays) != len(tensors):
-        raise ModelError(f"global model has {len(arrays)} tensors, this model has {len(tensors)}")
-    for array, tensor in zip(arrays, tensors, strict=True):
-        if array.shape != tensor.shape or str(array.dtype) != tensor.dtype:
-            raise ModelError(
-                f"global model's tensor {tensor.index} ({tensor.name}) is {array.dtype} {array.shape}, "
-                f"this model's is {tensor.dtype} {tensor.shape}"
-            )
-        if not np.isfinite(array).all():
-            raise ModelError(f"global model's tensor {tensor.index} ({tensor.name}) has values that are not finite")
+def _check_array(array: np.ndarray, tensor) -> None:
+    if array.shape != tensor.shape or array.dtype not in (np.dtype(tensor.dtype), np.dtype(np.float16)):
+        raise ModelError(
+            f"global model's tensor {tensor.index} ({tensor.name}) is {array.dtype} {array.shape}, "
+            f"this model's is {tensor.dtype} {tensor.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise ModelError(f"global model's tensor {tensor.index} ({tensor.name}) has values that are not finite")

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from fedn_partial import datasets, models, update
@@ -37,6 +38,7 @@ class Device:
 
     def write_model(self, **changes) -> list[np.ndarray]:
         """Write the global model to model.npz and what the server functions would send to its metadata."""
+        keras.utils.set_random_seed(1)
         model = models.build(MODEL)
         weights = model.get_weights()
         with (self.folder / "model.npz").open("wb") as file:
@@ -50,6 +52,7 @@ class Device:
             "base": update.digest(weights),
             "selection": {"selector": "random", "layers": 2},
             "codec": "float32",
+            "session": "session1",
             "training": {"epochs": 1, "batch_size": 16},
             **changes,
         }

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+from fedn.utils.helpers.plugins.numpyhelper import Helper
 
 sys.path.insert(0, os.path.dirname(__file__))
 from device import MODEL, Device
@@ -45,14 +46,19 @@ def device(tmp_path_factory):
     device.process.kill()
 
 
-def test_training_through_the_server_leaves_an_update_that_decodes(device):
-    weights = device.write_model()
+def trained_by(device, codec, weights):
+    """Let the device train the model it was given; return what the server makes of its update."""
     assert device.run("train", "model.npz", "update.npz") == 0
     metadata = device.metadata()
     table = layer_table(models.build(MODEL))
-    with np.load(device.folder / "update.npz") as archive:
-        arrays = [archive["0"]]
-    tensors = decode(arrays, metadata, metadata["model"], "float32", shapes(table))
+    base = {layer.name: [weights[tensor.index] for tensor in layer.tensors] for layer in table}
+    arrays = Helper().load(str(device.folder / "update.npz"))
+    return decode(arrays, metadata, metadata["model"], codec, shapes(table), base), metadata, table
+
+
+def test_training_through_the_server_leaves_an_update_that_decodes(device):
+    weights = device.write_model()
+    tensors, metadata, table = trained_by(device, "float32", weights)
     assert list(tensors) == metadata["layers"] and len(tensors) == 2
     trained = tensor_list(pick(table, metadata["layers"]))
     for tensor, array in zip(trained, [a for arrays in tensors.values() for a in arrays], strict=True):
@@ -61,6 +67,25 @@ def test_training_through_the_server_leaves_an_update_that_decodes(device):
     assert metadata["num_examples"] == "50"
     assert metadata["client"] == "device-1" and metadata["round"] == 3
     assert metadata["update_bytes"] == (device.folder / "update.npz").stat().st_size
+
+
+@pytest.mark.parametrize(("codec", "steps"), [("float16", None), ("int8", 127)])
+def test_a_coded_update_is_the_plain_one_rounded(device, codec, steps):
+    weights = device.write_model()
+    plain, _, _ = trained_by(device, "float32", weights)
+    device.write_model(codec=codec, session=f"with{codec}")
+    coded, metadata, table = trained_by(device, codec, weights)
+    assert metadata["codec"] == codec
+    for layer in pick(table, metadata["layers"]):
+        for tensor, exact, rounded in zip(layer.tensors, plain[layer.name], coded[layer.name], strict=True):
+            if exact.ndim == 1:
+                assert exact.tobytes() == rounded.tobytes()
+            elif steps:
+                step = np.abs(exact - weights[tensor.index]).reshape(-1, exact.shape[-1]).max(axis=0) / steps
+                assert (np.abs(exact - rounded) <= step / 2 + 1e-6).all()
+                assert (device.folder / f"residuals/withint8/{tensor.index}.npy").exists()
+            else:
+                np.testing.assert_array_equal(exact.astype(np.float16), rounded)
 
 
 def test_tensorflow_is_imported_once_and_the_server_does_not_grow(device):
@@ -126,7 +151,7 @@ REFUSALS = {
     "selector": ({"selection": {"selector": "best"}}, "selector 'best' is unknown"),
     "layer": ({"selection": {"selector": "fixed", "names": ["conv9"]}}, "no layer called 'conv9'"),
     "training": ({"training": {"epochs": 0}}, "epochs must be at least 1, found 0"),
-    "codec": ({"codec": "int3"}, "codec must be one of float32, found 'int3'"),
+    "codec": ({"codec": "int3"}, "codec must be one of float32, float16, int8, found 'int3'"),
 }
 
 

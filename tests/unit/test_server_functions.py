@@ -11,7 +11,7 @@ import json
 import tempfile
 import types
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import hooks_harness
@@ -25,6 +25,7 @@ from fedn.utils.helpers.plugins.numpyhelper import Helper
 from hooks_harness import Combiner, Upload, npz
 
 from fedn_partial import layers, refusal, settings, update
+from fedn_partial.residuals import residuals
 from fedn_partial.seed_model import server_functions
 
 RULES = ("all_clients", "contributors")
@@ -108,12 +109,12 @@ def start(tmp_path, monkeypatch):
     return lambda world, **options: Combiner(session_source(world.table, **options))
 
 
-def session_source(table, *, merge="all_clients", warmup_rounds=0, key="session") -> str:
+def session_source(table, *, warmup_rounds=0, key="session", **changes) -> str:
     case = settings.Case(
         name="test",
         model={"name": "vgg16"},
         selection={"selector": "uniform", "layers": 2, "warmup_rounds": warmup_rounds},
-        merge=merge,
+        **changes,
     )
     return server_functions.source(server_functions.session_settings(case, table, key))
 
@@ -138,22 +139,30 @@ def client(world: World, name: str, trained=None, examples=10, seed=None) -> Cli
 def send(tmp_path):
     """Write clients' updates as devices do: a function that returns their uploads."""
 
-    def send(world: World, *clients: Client, base=None) -> list[Upload]:
+    def send(world: World, *clients: Client, base=None, codec="float32") -> list[Upload]:
         uploads = []
+        base = world.model if base is None else base
         for sender in clients:
             path = str(tmp_path / f"update-{sender.name}")
             selected = layers.pick(world.table, sender.layers)
-            checksum = update.encode(path, [sender.weights[tensor.index] for tensor in layers.tensor_list(selected)])
+            tensors = layers.tensor_list(selected)
+            checksum = update.encode(
+                path,
+                [sender.weights[tensor.index] for tensor in tensors],
+                codec,
+                base=[base[tensor.index] for tensor in tensors],
+                residuals=residuals(tmp_path / "residuals", sender.name, tensors),
+            )
             update.write_metadata(
                 path,
                 {
                     "num_examples": sender.examples,
                     "model": layers.fingerprint(world.table),
-                    "base": update.digest(world.model if base is None else base),
+                    "base": update.digest(base),
                     "round": 1,
                     "client": sender.name,
                     "layers": sender.layers,
-                    "codec": "float32",
+                    "codec": codec,
                     "checksum": checksum,
                     "resources": {"seconds": 1.5},
                 },
@@ -245,6 +254,55 @@ def test_fedavg_with_batchnormalization_pools_the_variances(rule, normalised, st
     assert_close(result.model, expected)
 
 
+def coded(sender: Client, model, codec: str) -> Client:
+    """Return the client with the weights that the server can see, by the codec's definition."""
+    weights = []
+    for value, old in zip(sender.weights, model, strict=True):
+        if codec == "float16" and value.ndim > 1:
+            value = value.astype(np.float16).astype(np.float32)
+        elif codec == "int8" and value.ndim > 1:
+            change = (value - old).astype(np.float64)
+            step = np.abs(change).reshape(-1, change.shape[-1]).max(axis=0) / 127
+            value = old + np.round(change / step) * step
+        weights.append(value)
+    return replace(sender, weights=weights)
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8"])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("everything", [True, False])
+def test_coded_updates_merge_by_the_same_formula(codec, rule, everything, normalised, start, send):
+    names = normalised.names
+    clients = [
+        client(normalised, "a", names if everything else ["conv0", "dense"], examples=30),
+        client(normalised, "b", names if everything else ["dense"], examples=5),
+    ]
+    combiner = start(normalised, merge=rule, codec=codec)
+    result = combiner.round(normalised.model, send(normalised, *clients, codec=codec))
+    seen = [coded(one, normalised.model, codec) for one in clients]
+    for array, wanted in zip(result.model, merged_by_hand(normalised, seen, rule), strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-6)
+    if everything:  # federated averaging, whatever the codec
+        kernel = normalised.tensor("dense/kernel")
+        stack = [one.weights[kernel] for one in seen]
+        np.testing.assert_allclose(result.model[kernel], np.average(stack, axis=0, weights=[30, 5]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "int8"])
+def test_a_global_model_kept_as_float16_is_merged_in_float64(codec, normalised, start, send):
+    model = [array.astype(np.float16) if array.ndim > 1 else array for array in normalised.model]
+    clients = [client(normalised, "a", ["dense"], 30), client(normalised, "b", ["conv0", "dense"], 5)]
+    combiner = start(normalised, codec=codec, model_dtype="float16")
+    result = combiner.round(model, send(normalised, *clients, base=model, codec=codec))
+    seen = [coded(one, model, codec) for one in clients]
+    expected = merged_by_hand(normalised, seen, "all_clients", model)
+    for array, old, wanted in zip(result.model, model, expected, strict=True):
+        assert array.dtype == old.dtype
+        np.testing.assert_allclose(array, wanted, rtol=2**-11 if array.ndim > 1 else 1e-6, atol=1e-6)
+    for tensor in normalised.layer("conv1").tensors:
+        assert result.model[tensor.index].tobytes() == model[tensor.index].tobytes()
+
+
 SELECTIONS = {
     "overlapping": [("a", ["conv0", "dense"], 30), ("b", ["dense"], 5), ("c", ["conv1", "dense"], 120)],
     "disjoint": [("a", ["conv0"], 1), ("b", ["conv1"], 2), ("c", ["dense"], 3)],
@@ -317,7 +375,10 @@ def test_odd_but_finite_statistics_leave_a_model_that_clients_accept(rule, stati
     clients[0].weights[normalised.tensor(f"conv0_bn/{statistic}")][:] = value
     with np.errstate(over="ignore"):
         result = start(normalised, merge=rule).round(normalised.model, send(normalised, *clients))
-    update.check_model(result.model, layers.tensor_list(normalised.table))  # what every client does with it
+    with BytesIO() as file:  # what every client does with it
+        np.savez(file, **{str(index): array for index, array in enumerate(result.model)})
+        file.seek(0)
+        list(update.read_model(file, layers.tensor_list(normalised.table)))
     assert (result.model[normalised.tensor("conv0_bn/moving_variance")] >= 0).all()
     alone = start(normalised, merge=rule, key="alone").round(normalised.model, send(normalised, clients[1]))
     for merged, expected in zip(result.model, alone.model, strict=True):
@@ -374,15 +435,15 @@ BAD = {
     "one value less": (with_arrays(lambda values: [values[:-1]]), "values, its layers conv0, dense have"),
     "one value more": (with_arrays(lambda values: [np.append(values, values[:1])]), "values, its layers"),
     "other layers' size": (with_metadata(layers=["conv1"]), "values, its layers conv1 have"),
-    "float64": (with_arrays(lambda values: [values.astype(np.float64)]), "dtype float64"),
-    "float16": (with_arrays(lambda values: [values.astype(np.float16)]), "dtype float16"),
-    "big-endian": (with_arrays(lambda values: [values.astype(">f4")]), "dtype >f4"),
-    "integers of the same size": (with_arrays(lambda values: [values.view(np.int32)]), "dtype int32"),
-    "text": (with_arrays(lambda values: [values.astype("U")[:5].view(np.uint32).view("U1")]), "dtype <U1"),
-    "two arrays": (with_arrays(lambda values: [values, values]), "expected one with one dimension"),
-    "two dimensions": (with_arrays(lambda values: [values[None]]), "expected one with one dimension"),
-    "no dimension": (with_arrays(lambda values: [values.sum()]), "expected one with one dimension"),
-    "no array": (with_arrays(lambda values: []), "expected one with one dimension"),
+    "float64": (with_arrays(lambda values: [values.astype(np.float64)]), "'<f8'"),
+    "float16": (with_arrays(lambda values: [values.astype(np.float16)]), "'<f2'"),
+    "big-endian": (with_arrays(lambda values: [values.astype(">f4")]), "'>f4'"),
+    "integers of the same size": (with_arrays(lambda values: [values.view(np.int32)]), "'<i4'"),
+    "text": (with_arrays(lambda values: [values.astype("U")[:5].view(np.uint32).view("U1")]), "'<U1'"),
+    "two arrays": (with_arrays(lambda values: [values, values]), "expected ['<f4'] with one dimension each"),
+    "two dimensions": (with_arrays(lambda values: [values[None]]), "expected ['<f4'] with one dimension each"),
+    "no dimension": (with_arrays(lambda values: [values.sum()]), "expected ['<f4'] with one dimension each"),
+    "no array": (with_arrays(lambda values: []), "expected ['<f4'] with one dimension each"),
     "empty array": (with_arrays(lambda values: [values[:0]]), "has 0 values"),
     "NaN": (with_value(np.nan), "not finite"),
     "infinity": (with_value(np.inf), "not finite"),
@@ -393,7 +454,7 @@ BAD = {
     "no fingerprint": (with_metadata(model=None), "is for model"),
     "wrong codec": (with_metadata(codec="float16"), "codec 'float16'"),
     "no codec": (with_metadata(codec=None), "codec None"),
-    "wrong format": (with_metadata(format=2), "format 2"),
+    "wrong format": (with_metadata(format=1), "format 1"),
     "no format": (with_metadata(format=None), "format None"),
     "unknown layer": (with_metadata(layers=["conv0", "conv9"]), "'conv9'"),
     "layers out of order": (with_metadata(layers=["dense", "conv0"]), "in model order"),
@@ -618,6 +679,7 @@ def test_the_settings_are_what_a_client_reads(normalised, start, send):
         base=update.digest(normalised.model),
         selection={"selector": "uniform", "layers": 2, "warmup_rounds": 1},
         codec="float32",
+        session="session",
         training=settings.Training(),
         previous={},
     )

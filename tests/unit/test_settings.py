@@ -20,6 +20,7 @@ SENT = {
     "base": "b" * 32,
     "selection": {"selector": "all"},
     "codec": "float32",
+    "session": "a1",
 }
 
 
@@ -87,7 +88,8 @@ def test_sections_left_out_of_a_case_have_their_defaults(tmp_path):
         ({"training": {"momentum": 0.9}}, ["training: momentum=0.9", "sgd", "adam"]),
         ({"training": [1]}, ["training: expected keys and values, found [1]"]),
         ({"merge": "mean"}, ["merge must be one of all_clients, contributors, found 'mean'"]),
-        ({"codec": "int8"}, ["codec must be one of float32, found 'int8'"]),
+        ({"codec": "int4"}, ["codec must be one of float32, float16, int8, found 'int4'"]),
+        ({"model_dtype": "int8"}, ["model_dtype must be one of float32, float16, found 'int8'"]),
         ({"session": {"rounds": 0}}, ["session: rounds must be at least 1, found 0"]),
         ({"data": {"clients": 0}}, ["data: clients must be at least 1, found 0"]),
         ({"model": "lstm_har"}, ["model must be of type dict, found 'lstm_har'"]),
@@ -190,7 +192,8 @@ def test_no_instructions_point_at_the_server_functions(sent):
         ({"round": 0}, "round must be at least 1, found 0"),
         ({"round": "3"}, "round must be of type int, found '3'"),
         ({"warmup": 1}, "warmup must be of type bool, found 1"),
-        ({"codec": "int8"}, "codec must be one of float32, found 'int8'"),
+        ({"codec": "int4"}, "codec must be one of float32, float16, int8, found 'int4'"),
+        ({"session": "../x"}, "session must be made of [A-Za-z0-9]+, found '../x'"),
         ({"rond": 1}, "unknown key 'rond', did you mean 'round'?"),
         ({"training": {"batch_size": 0}}, "training: batch_size must be at least 1, found 0"),
         ({"training": None}, "training: expected keys and values, found None"),
