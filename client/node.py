@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedn_partial.errors import FednPartialError
+from fedn_partial.forkserver import return_freed_memory
 from fedn_partial.launch import CONFIG_VARIABLE
 from fedn_partial.log import log
 from fedn_partial.schema import SettingsError
@@ -41,6 +42,7 @@ def run_client(config: str | Path, connection: Connection) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     _set_environment(config, connection)
     os.chdir(workdir)
+    return_freed_memory()
     waits = waiting_times()
     while True:  # FEDn's client returns or raises where it should try again
         started = time.monotonic()

@@ -65,6 +65,12 @@ class Cgroup:
         return None
 
 
+def machine_memory() -> int | None:
+    """Return the bytes of memory that this process may use: the machine's, or less by its control group; or None."""
+    total = next((int(row[1]) * 1024 for row in _rows(Path("/proc/meminfo")) if row[0] == "MemTotal:"), None)
+    return min((size for size in (total, find().memory_limit()) if size is not None), default=None)
+
+
 def find(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> Cgroup:
     """Return the control groups of this process.
 
@@ -108,5 +114,8 @@ def _number(path: Path) -> int | None:
 
 
 def _table(path: Path) -> dict[str, int]:
-    rows = (line.split() for line in _text(path).splitlines())
-    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+    return {row[0]: int(row[1]) for row in _rows(path) if len(row) == 2 and row[1].isdigit()}
+
+
+def _rows(path: Path) -> list[list[str]]:
+    return [line.split() for line in _text(path).splitlines()]

@@ -74,7 +74,7 @@ def start(launcher: launch.Launcher) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     code = 1
     try:
-        _import_everything()
+        _import_tensorflow()
         _Server(listener, launcher).run()
         code = 0
     except Exception as error:
@@ -83,12 +83,26 @@ def start(launcher: launch.Launcher) -> None:
         os._exit(code)
 
 
-def _import_everything() -> None:
-    """Import what a request needs. No operation may run before the fork: TensorFlow's threads do not survive it."""
+def run_alone(kind: str, model: str, output: str, launcher: launch.Launcher | None) -> dict:
+    """Carry out a request in a child that imports TensorFlow itself and ends; return the same as ``ask``."""
+    asker = os.getpid()
+    pid = os.fork()
+    if pid:
+        return _reply(os.waitpid(pid, 0)[1])
+    _run({"kind": kind, "input": model, "output": output, "pid": asker}, launcher, prepare=_save_memory)
+
+
+def _save_memory() -> None:
+    """Let this process hold little: call it before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _return_freed_memory()
+    return_freed_memory()
     for unused in ("sklearn", "scipy"):  # where Keras finds them it imports them: 50 MB that no request needs
         sys.modules.setdefault(unused, None)
+
+
+def _import_tensorflow() -> None:
+    """Import what a request needs. No operation may run before the fork: TensorFlow's threads do not survive it."""
+    _save_memory()
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
@@ -97,7 +111,7 @@ def _import_everything() -> None:
     gc.freeze()  # the children's garbage collector need not look at, and so copy, what was there before them
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """Let the C library give freed blocks of a megabyte or more back to the system, and keep no heap a thread."""
     with contextlib.suppress(OSError, AttributeError):
         allocator = ctypes.CDLL(None)
@@ -165,34 +179,43 @@ class _Server:
         if pid:
             self.children[pid] = connection
         else:
-            self._child(request)
+            _run(request, self.launcher, prepare=self._forget_signals)
 
-    def _child(self, request: dict) -> None:
-        code = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            die_with_parent(signal.SIGKILL)
-            from fedn_partial import task
-
-            task.run(task.Request(**request, launcher=self.launcher))
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    def _forget_signals(self) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def _reap(self) -> None:
         for pid in list(self.children):
             found, status = os.waitpid(pid, os.WNOHANG)
             if not found:
                 continue
-            code = os.waitstatus_to_exitcode(status)
-            reply = {"exit": code} if code >= 0 else {"signal": -code}
             with self.children.pop(pid) as connection, contextlib.suppress(OSError):
-                connection.sendall(json.dumps(reply).encode() + b"\n")
+                connection.sendall(json.dumps(_reply(status)).encode() + b"\n")
+
+
+def _run(request: dict, launcher: launch.Launcher | None, prepare) -> None:
+    """Carry out a request in this process, a child that was made for it, and end it."""
+    code = 1
+    try:
+        die_with_parent(signal.SIGKILL)
+        prepare()
+        from fedn_partial import task
+
+        task.run(task.Request(**request, launcher=launcher))
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _reply(status: int) -> dict:
+    """Return what to tell the asker about a child that ended with `status`, as the kernel gave it."""
+    code = os.waitstatus_to_exitcode(status)
+    return {"exit": code} if code >= 0 else {"signal": -code}
 
 
 def _birth(pid: int) -> str | None:

@@ -83,7 +83,7 @@ def _train(request: Request) -> None:
         with monitor.phase("trace"):
             # Dropout and the like draw from here, so that a run can be repeated.
             keras.utils.set_random_seed(zlib.crc32(f"{instructions.seed}/{instructions.round}/{client}".encode()))
-            model = models.build(instructions.model)
+            model = models.build(instructions.model, empty=True)
             table = layer_table(model)
             if fingerprint(table) != instructions.fingerprint:
                 raise update.ModelError(
@@ -165,7 +165,7 @@ def _validate(request: Request) -> None:
         from fedn_partial import models, training
 
         shard = datasets.open_shard(device.data)
-        model = models.build(instructions.model)
+        model = models.build(instructions.model, empty=True)
         _check_data(shard, model)
         for _ in _loaded(model, request.input, layer_table(model)):
             pass

@@ -69,8 +69,17 @@ def train(model, table: list[Layer], selected: list[Layer], x, y, training: Trai
     return Trained(num_examples=len(y), loss=loss)
 
 
+def _leave_graphs_as_they_are() -> None:
+    """Turn TensorFlow's graph optimiser off: it takes longer than it saves in a round, and a graph lives no longer."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 def _training_step(model, table, selected, x, training: Training):
     import tensorflow as tf
+
+    _leave_graphs_as_they_are()
 
     for layer in table:
         for name in layer.keras_layers:
@@ -168,6 +177,7 @@ def evaluate(model, x, y, batch_size: int = 64) -> tuple[float, float]:
     """Return accuracy (share of correct predictions) and mean loss of `model` on x (examples, ...), y (examples,)."""
     import tensorflow as tf
 
+    _leave_graphs_as_they_are()
     loss_of = _loss(model)
     correct, total = 0.0, 0.0
 
