@@ -83,6 +83,42 @@ def run_command(config, runs):
     _conclude(final, folder)
 
 
+@command(main, "plan", "fedn-partial plan configs/cifar10-vgg16.yaml --memory 512MB")
+@click.argument("config", type=Path)
+@click.option("--memory", required=True, help="What a device has for FEDn's client and training: 512MB, 1.5GB, 400MiB.")
+def plan_command(config, memory):
+    """Predict what a device with so much memory can train."""
+    from fedn_partial.settings import load_case
+
+    case = load_case(config)
+    from fedn_partial.client.plan import make_plan, parse_bytes
+
+    size = parse_bytes(memory)
+    plan = make_plan(case, size)
+    total = plan.rows[-1].layers
+    click.echo(
+        f"{case.model['name']}, {total} layers, batches of {case.training.batch_size}, {case.training.optimizer}, "
+        f"codec {case.codec}; FEDn's client and TensorFlow alone take {plan.base_mb:.0f} MB here\n"
+    )
+    click.echo("layers  memory MB: lowest  mean  highest  upload MB  operations  fits")
+    for row in plan.rows:
+        low, mean, high = row.memory_mb
+        click.echo(
+            f"{row.layers:6}  {low:17.0f} {mean:5.0f} {high:8.0f}  {row.upload_mb:9.2f}  {row.operations:10.0%}"
+            f"  {row.fits:4.0%}"
+        )
+    if len(plan.never) == total:
+        click.echo(f"\nNothing fits in {memory}: the cheapest layer needs {plan.rows[0].memory_mb[0]:.0f} MB.")
+        return
+    sure = max((row.layers for row in plan.rows if row.fits == 1), default=0)
+    click.echo(
+        f"\nIn {memory} any {sure} of the {total} layers fit." if sure else f"\nIn {memory} not every draw fits."
+    )
+    click.echo(f"With selector 'budget' a device would draw {plan.budget_layers:.1f} layers a round.")
+    if plan.never:
+        click.echo(f"Never trained there, as they do not fit even alone: {', '.join(plan.never)}.")
+
+
 @main.group()
 def package():
     """Build and upload the compute package."""

@@ -33,6 +33,7 @@ class Row:
         or "sent" as long as the server has not said (which for the last round FEDn does not tell).
     warmup : whether it was a full round.
     layers : names of the layers that were trained and sent.
+    limited : why the device trained fewer layers than it was asked for, null if it did not.
     trained_params, total_params : weights in these layers, and in the model.
     num_examples : training examples.
     upload_bytes : of the update as they left through gRPC, model and message with its metadata. FEDn's own client
@@ -44,6 +45,8 @@ class Row:
     phases : seconds of load, import, trace, train, encode.
     cpu_seconds, cpu_percent : of the training request's processes; 100 % is one processor.
     rss_peak_mb : highest resident memory of these processes.
+    memory_peak_mb : highest anonymous memory of FEDn's client and these processes at the end of a phase, pages that
+        they share counted once: what the device needs. predicted_memory_mb : what was predicted before the training.
     ram_used_mb, ram_percent : highest memory in use on the machine, or in the control group if that is limited.
     train_loss : mean over the last local epoch.
     accuracy, loss : of the new global model on this client's test examples.
@@ -56,6 +59,7 @@ class Row:
     outcome: str = "sent"
     warmup: bool | None = None
     layers: list = dataclasses.field(default_factory=list)
+    limited: str | None = None
     trained_params: int | None = None
     total_params: int | None = None
     num_examples: int | None = None
@@ -67,6 +71,8 @@ class Row:
     cpu_seconds: float | None = None
     cpu_percent: float | None = None
     rss_peak_mb: float | None = None
+    memory_peak_mb: float | None = None
+    predicted_memory_mb: float | None = None
     ram_used_mb: float | None = None
     ram_percent: float | None = None
     train_loss: float | None = None

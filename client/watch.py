@@ -18,8 +18,8 @@ from fedn_partial.seed_model.api import Api
 from fedn_partial.update import plain
 
 # Columns that are taken over by their name: from an update's metadata, and from its resources.
-FROM_METADATA = ("trained_params", "total_params", "download_bytes", "train_loss")
-FROM_RESOURCES = ("cpu_seconds", "cpu_percent", "rss_peak_mb", "ram_used_mb", "ram_percent")
+FROM_METADATA = ("trained_params", "total_params", "download_bytes", "train_loss", "predicted_memory_mb")
+FROM_RESOURCES = ("cpu_seconds", "cpu_percent", "rss_peak_mb", "memory_peak_mb", "ram_used_mb", "ram_percent")
 
 
 @dataclass
@@ -150,6 +150,7 @@ class Watcher:
             round=_number(data.get("round")) or round_.number,
             fedn_round=fedn_round,
             client=client,
+            limited=plain(data["limited"], 300) if data.get("limited") else None,
             outcome=f"refused: {plain(data['refused'], 500)}" if data.get("refused") else "sent",
             warmup=round_.warmup,
             layers=[plain(name) for name in data.get("layers", [])],

@@ -101,8 +101,10 @@ class ServerFunctions(ServerFunctionsBase):
         self.all_examples += examples
         self.merged.append(client_id)
         self.senders.add(client_id)
+        limited = client_metadata.get("limited")
         logger.info(
             f"fedn-partial: round {self.state['round']}: merged {len(tensors)} layers of {client}, {examples} examples"
+            + (f"; it trained {self.plain(limited)}" if limited else "")
         )
 
     def check(self, client_id, model, metadata):

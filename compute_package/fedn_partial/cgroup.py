@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 UNLIMITED = 1 << 60  # version 1 writes a number near 2**63 where there is no limit
+_USAGE = ("memory.current", "memory.usage_in_bytes")  # in version 2, in version 1
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,24 @@ class Cgroup:
         """
         limited = self._memory_limited()
         for folder in (limited,) if limited else self.memory:
-            for name in ("memory.current", "memory.usage_in_bytes"):
+            for name in _USAGE:
                 used = _number(folder / name)
                 if used is not None:
                     stat = _table(folder / "memory.stat")
                     return used - stat.get("total_inactive_file", stat.get("inactive_file", 0))
         return None
+
+    def memory_left(self) -> int | None:
+        """Return the bytes up to the lowest limit, file cache counted as free, or None if there is no limit."""
+        folder = self._memory_limited()
+        if folder is None:
+            return None
+        used = next((n for n in (_number(folder / name) for name in _USAGE) if n is not None), None)
+        if used is None:
+            return None
+        stat = _table(folder / "memory.stat")
+        cache = sum(stat.get(f"total_{kind}_file", stat.get(f"{kind}_file", 0)) for kind in ("inactive", "active"))
+        return max(_memory_limit(folder) - used + cache, 0)
 
     def _memory_limited(self) -> Path | None:
         limited = [folder for folder in self.memory if _memory_limit(folder) is not None]
@@ -63,6 +76,22 @@ class Cgroup:
             if usage is not None:
                 return usage / 1e9
         return None
+
+
+def available_memory() -> int | None:
+    """Return the bytes that could still be had without swapping, on the machine or in the control group, or None."""
+    machine = next((int(row[1]) * 1024 for row in _rows(Path("/proc/meminfo")) if row[0] == "MemAvailable:"), None)
+    return min((size for size in (machine, find().memory_left()) if size is not None), default=None)
+
+
+def memory_kills() -> int | None:
+    """Return how many processes the kernel has killed for memory, here and in this process's control groups.
+
+    None if it does not count them (before Linux 4.13).
+    """
+    groups = [folder / name for folder in find().memory for name in ("memory.events", "memory.oom_control")]
+    counts = [_table(path).get("oom_kill") for path in [*groups, Path("/proc/vmstat")]]
+    return sum(count or 0 for count in counts) if any(count is not None for count in counts) else None
 
 
 def machine_memory() -> int | None:

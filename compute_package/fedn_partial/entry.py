@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 
-from fedn_partial import cgroup, forkserver, launch
+from fedn_partial import attempt, cgroup, forkserver, launch
 from fedn_partial.log import log
 from fedn_partial.refusal import write_refusal
 
 # A fork server holds 185 MB between requests, and 40 MB more than without it in a request: too much for a machine
 # with less bytes of memory than this.
 SMALL_MEMORY = 700e6
+ATTEMPTS = 6  # of a training request that is killed for memory, each with fewer layers
 
 
 def startup() -> None:
@@ -33,8 +34,17 @@ def train(model: str, output: str) -> int:
     It is always 0 and leaves an update, an empty one with the reason if nothing else: a FEDn 0.33 client does
     not survive a training request without a result.
     """
-    answer = _carry_out("train", model, output)
-    problem = _problem(answer)
+    model, output = _go_home(model, output)
+    for _ in range(ATTEMPTS):
+        attempt.forget()
+        kills = cgroup.memory_kills()
+        answer = _carry_out("train", model, output)
+        out_of_memory = _is_memory_kill(answer, kills)
+        killed = attempt.was_killed() if out_of_memory else None
+        if killed is None:
+            break
+        log(f"killed for memory while training {killed.layers} layers; trying again with fewer")
+    problem = _problem(answer, out_of_memory)
     if problem is None and answer["exit"]:
         problem = f"its process ended with exit code {answer['exit']}; the client's log says why"
     if problem:
@@ -45,16 +55,22 @@ def train(model: str, output: str) -> int:
 
 def validate(model: str, output: str) -> int:
     """Test the global model in `model`, write the metrics as JSON to `output`. Return the exit code: 0 if it worked."""
-    answer = _carry_out("validate", model, output)
-    problem = _problem(answer)
+    kills = cgroup.memory_kills()
+    answer = _carry_out("validate", *_go_home(model, output))
+    problem = _problem(answer, _is_memory_kill(answer, kills))
     if problem:
         log(f"cannot validate: {problem}")
     return 1 if problem or answer["exit"] else 0
 
 
+def _go_home(*paths: str) -> list[str]:
+    """Go to the compute package, where FEDn starts us anyway; return `paths` as absolute ones."""
+    paths = [os.path.abspath(path) for path in paths]
+    os.chdir(sys.path[0])
+    return paths
+
+
 def _carry_out(kind: str, model: str, output: str) -> dict:
-    model, output = os.path.abspath(model), os.path.abspath(output)
-    os.chdir(sys.path[0])  # the compute package, where FEDn starts us anyway
     answer = forkserver.ask(kind, model, output)
     if answer is not None:
         return answer
@@ -63,12 +79,21 @@ def _carry_out(kind: str, model: str, output: str) -> dict:
     return forkserver.run_alone(kind, model, output, launcher)
 
 
-def _problem(answer: dict) -> str | None:
+def _is_memory_kill(answer: dict, kills_before: int | None) -> bool:
+    """Whether the kernel killed the request, or the fork server below it, for memory.
+
+    Where the kernel does not count, every SIGKILL is taken for that.
+    """
+    kills = cgroup.memory_kills()
+    died = answer.get("signal") == signal.SIGKILL or "lost" in answer
+    return died and (kills_before is None or kills is None or kills > kills_before)
+
+
+def _problem(answer: dict, out_of_memory: bool) -> str | None:
+    if out_of_memory:
+        return "the kernel killed its process for memory; set a smaller batch_size in client.yaml, or add memory"
     if answer.get("signal") == signal.SIGKILL:
-        return (
-            "its process was killed (SIGKILL), most likely because the memory ran out; "
-            "set max_layers or a smaller batch_size in client.yaml"
-        )
+        return "its process was killed (SIGKILL), and not for memory, as the kernel counts"
     if "signal" in answer:
         return f"its process ended by {signal.Signals(answer['signal']).name}"
     if "lost" in answer:

@@ -74,7 +74,7 @@ def start(launcher: launch.Launcher) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     code = 1
     try:
-        _import_tensorflow()
+        import_tensorflow()
         _Server(listener, launcher).run()
         code = 0
     except Exception as error:
@@ -100,7 +100,7 @@ def _save_memory() -> None:
         sys.modules.setdefault(unused, None)
 
 
-def _import_tensorflow() -> None:
+def import_tensorflow() -> None:
     """Import what a request needs. No operation may run before the fork: TensorFlow's threads do not survive it."""
     _save_memory()
     import keras  # noqa: F401
@@ -199,6 +199,8 @@ def _run(request: dict, launcher: launch.Launcher | None, prepare) -> None:
     code = 1
     try:
         die_with_parent(signal.SIGKILL)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")  # if the memory runs out, this process is the one to go, and not FEDn's client
         prepare()
         from fedn_partial import task
 

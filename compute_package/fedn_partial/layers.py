@@ -41,12 +41,20 @@ class Layer:
     keras_layers : names of the Keras layers in it.
     tensors : its weight arrays, in the order of ``model.get_weights()``.
     macs : multiply-accumulate operations of its forward pass, for one sample.
+    inputs, outputs : values that go into it and come out of it for one sample, before pooling; the outputs of an
+        LSTM are what its backward pass needs of every step (four gates, cell state, output).
+    pooled : values that come out of the pooling after it, 0 if there is none.
+    normalised : whether a BatchNormalization belongs to it.
     """
 
     name: str
     keras_layers: tuple[str, ...]
     tensors: tuple[Tensor, ...]
     macs: int
+    inputs: int
+    outputs: int
+    pooled: int
+    normalised: bool
 
     @property
     def parameters(self) -> int:
@@ -70,19 +78,23 @@ def layer_table(model) -> list[Layer]:
 
     position = {id(weight): index for index, weight in enumerate(model.weights)}
     groups: list[list] = []
+    pooled: list[int] = []
     for layer in model.layers:
         if not layer.weights:
+            if groups and _values(layer.output) < _values(groups[-1][0].output):
+                pooled[-1] = _values(layer.output)
             continue
         if not isinstance(layer, keras.layers.BatchNormalization):
             groups.append([layer])
+            pooled.append(0)
         elif groups:
             groups[-1].append(layer)
         else:
             raise FednPartialError(f"BatchNormalization {layer.name!r} has no weighted layer before it to belong to")
-    return [_layer(group, position) for group in groups]
+    return [_layer(group, after, position) for group, after in zip(groups, pooled, strict=True)]
 
 
-def _layer(group: list, position: dict[int, int]) -> Layer:
+def _layer(group: list, pooled: int, position: dict[int, int]) -> Layer:
     tensors = []
     for keras_layer in group:
         for weight in keras_layer.weights:
@@ -99,7 +111,27 @@ def _layer(group: list, position: dict[int, int]) -> Layer:
         keras_layers=tuple(layer.name for layer in group),
         tensors=tuple(tensors),
         macs=_forward_macs(group[0]),
+        inputs=_values(group[0].input),
+        outputs=_outputs(group[0]),
+        pooled=pooled,
+        normalised=len(group) > 1,
     )
+
+
+def _values(tensor) -> int:
+    """Number of values of one sample."""
+    values = 1
+    for extent in tensor.shape[1:]:
+        values *= extent
+    return values
+
+
+def _outputs(layer) -> int:
+    import keras
+
+    if isinstance(layer, keras.layers.LSTM):
+        return layer.input.shape[1] * layer.units * 6
+    return _values(layer.output)
 
 
 def _forward_macs(layer) -> int:

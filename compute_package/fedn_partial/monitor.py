@@ -5,6 +5,7 @@ The monitor never raises and never makes up a number: what cannot be measured is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -27,6 +28,7 @@ class ResourceMonitor:
     ----------
     interval : seconds between two samples.
     roots : process ids whose families are measured; this process if None.
+    memory_roots : process ids whose families' anonymous memory is measured at the end of each phase; `roots` if None.
     samples : JSON-lines file that every sample is appended to, or None.
     labels : what each sample is marked with, such as task and round.
 
@@ -36,13 +38,20 @@ class ResourceMonitor:
     """
 
     def __init__(
-        self, interval: float = 0.5, roots=None, samples: str | Path | None = None, labels: dict | None = None
+        self,
+        interval: float = 0.5,
+        roots=None,
+        samples: str | Path | None = None,
+        labels: dict | None = None,
+        memory_roots=None,
     ):
         self.interval = interval
         self.roots = roots or [os.getpid()]
+        self.memory_roots = memory_roots or self.roots
         self.samples_path = Path(samples) if samples else None
         self.labels = labels or {}
         self.phases: dict[str, float] = {}
+        self.memory: dict[str, float] = {}
         self._samples: list[dict] = []
         self._cpu_seconds: dict[int, float] = {}
         self._seconds_before: dict[int, float] = {}
@@ -72,11 +81,15 @@ class ResourceMonitor:
             yield
         finally:
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
+            memory = anonymous_memory(self.memory_roots)
+            if memory is not None:
+                self.memory[name] = max(self.memory.get(name, 0.0), memory / MB)
 
     def summary(self) -> dict:
         """Return the figures of the task so far, for the update's metadata.
 
-        Keys: seconds, phases ({name: seconds}), cpu_seconds and cpu_percent (mean) of the family, rss_peak_mb,
+        Keys: seconds, phases ({name: seconds}), memory_mb ({name: anonymous memory at the end of that phase}) and
+        memory_peak_mb, the highest of these, cpu_seconds and cpu_percent (mean) of the family, rss_peak_mb,
         ram_used_mb and ram_percent (highest sample), machine_cpu_percent (mean), cpu_mhz (mean), samples (how many).
         """
         seconds = (time.monotonic() if not self._stop.is_set() else self._ended) - self._started
@@ -85,6 +98,8 @@ class ResourceMonitor:
         return {
             "seconds": round(seconds, 3),
             "phases": {name: round(value, 3) for name, value in self.phases.items()},
+            "memory_mb": {name: _rounded(value) for name, value in self.memory.items()},
+            "memory_peak_mb": _rounded(max(self.memory.values(), default=None)),
             "cpu_seconds": _rounded(cpu_seconds),
             "cpu_percent": _rounded(100 * cpu_seconds / seconds if cpu_seconds is not None and seconds > 0 else None),
             "rss_peak_mb": _rounded(max((peak for peak in peaks if peak is not None), default=None)),
@@ -158,6 +173,43 @@ class ResourceMonitor:
                     file.write(json.dumps({**self.labels, **sample}) + "\n")
         except OSError:
             pass
+
+
+def anonymous_memory(roots) -> int | None:
+    """Return the bytes of memory that the kernel cannot drop, of the families of the processes `roots`, or None.
+
+    Pages that several of them share are counted once, and what is swapped out counts as well.
+    """
+    pids = set(roots)
+    for root in roots:
+        with contextlib.suppress(psutil.Error):
+            pids.update(child.pid for child in psutil.Process(root).children(recursive=True))
+    total = None
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            total = (total or 0) + _anonymous_share(Path(f"/proc/{pid}"))
+    return total
+
+
+def _anonymous_share(process: Path) -> int:
+    """Return the bytes of anonymous memory of a process, shared pages divided by how many share them."""
+    try:
+        table = _kilobytes((process / "smaps_rollup").read_text())
+        return 1024 * (table["Pss_Anon"] + table.get("SwapPss", 0))
+    except (FileNotFoundError, KeyError):  # a kernel before 5.3
+        pass
+    total = 0.0
+    for mapping in (process / "smaps").read_text().split("VmFlags:"):
+        table = _kilobytes(mapping)
+        if table.get("Rss"):
+            total += table["Anonymous"] * table["Pss"] / table["Rss"]
+        total += table.get("SwapPss", table.get("Swap", 0))
+    return int(1024 * total)
+
+
+def _kilobytes(text: str) -> dict[str, int]:
+    rows = (line.split() for line in text.splitlines())
+    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 class _Machine:

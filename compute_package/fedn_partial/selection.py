@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer, pick
 from fedn_partial.schema import SettingsError, bounded, parse_named
+
+
+class NothingFits(FednPartialError):
+    """This device can train none of the layers that it is asked to train."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Context:
     client : id of the client.
     warmup : whether this is a full round.
     max_layers : the device's own limit, or None.
+    fits : function that tells whether this device can train these layers together, or None if it can train any.
     """
 
     seed: int
@@ -32,6 +39,7 @@ class Context:
     client: str
     warmup: bool = False
     max_layers: int | None = None
+    fits: Callable[[list[Layer]], bool] | None = None
 
     def random(self, purpose: str = "selection") -> random.Random:
         """Return the random generator of this client in this round: equal for equal seed, round, client and purpose."""
@@ -102,29 +110,64 @@ class Fixed(Selector):
         return [layer.name for layer in pick(layers, self.names)]
 
 
-SELECTORS = {"random": Random, "uniform": Uniform, "all": All, "fixed": Fixed}
+@dataclass(frozen=True)
+class Budget(Selector):
+    """As many layers as fit the device's limits and these, drawn at random among those that fit.
+
+    `memory_mb` : of FEDn's client and ours together; `upload_mb` : of the update; `seconds` : of the training
+    request. The lower of these and the device's own limits holds.
+    """
+
+    memory_mb: float | None = bounded(None, above=0)
+    upload_mb: float | None = bounded(None, above=0)
+    seconds: float | None = bounded(None, above=0)
+    always_train: tuple[str, ...] = ()
+
+    def select(self, layers: list[Layer], context: Context) -> list[str]:
+        pick(layers, self.always_train)
+        return [layer.name for layer in layers]
+
+
+SELECTORS = {"random": Random, "uniform": Uniform, "all": All, "fixed": Fixed, "budget": Budget}
 
 
 def choose(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
     """Return the layers that a client trains in this round, in model order.
 
-    A warm-up round trains every layer. The device's own ``max_layers`` wins over both: of the layers asked for, that
-    many are kept, drawn at random so that each still gets its turn; those always trained are kept first, if that
-    leaves room for others.
+    A warm-up round trains every layer. The device's own limits win over both: of the layers asked for, as many are
+    kept as they allow, drawn at random so that each still gets its turn; those always trained are kept first, if
+    that leaves room for others.
 
     Raises
     ------
     FednPartialError : the selector names a layer that the model does not have.
+    NothingFits : not one of the layers asked for fits the device.
     """
+    asked = ask(selector, layers, context)
+    if _allowed(asked, context):
+        return asked
+    always = [layer for layer in asked if layer.name in getattr(selector, "always_train", ())]
+    others = context.random("limit").sample(asked, len(asked))
+    for first in (always, []):
+        chosen = []
+        for layer in [*first, *(layer for layer in others if layer not in first)]:
+            if _allowed([*chosen, layer], context):
+                chosen.append(layer)
+        if len(chosen) > len(first) or (chosen and not first):
+            return [layer for layer in layers if layer in chosen]
+    raise NothingFits(f"none of the {len(asked)} layers asked for fits the limits of this device")
+
+
+def ask(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
+    """Return the layers that a client is asked to train, in model order, whatever its limits."""
     chosen = selector.select(layers, context)  # also in warm-up, so that a wrong name is found in the first round
-    if context.warmup:
-        chosen = [layer.name for layer in layers]
+    return list(layers) if context.warmup else pick(layers, chosen)
+
+
+def _allowed(chosen: list[Layer], context: Context) -> bool:
     if context.max_layers is not None and len(chosen) > context.max_layers:
-        fixed = [name for name in chosen if name in getattr(selector, "always_train", ())]
-        fixed = fixed if len(fixed) < context.max_layers else []
-        others = [name for name in chosen if name not in fixed]
-        chosen = (fixed + context.random("limit").sample(others, len(others)))[: context.max_layers]
-    return pick(layers, chosen)
+        return False
+    return context.fits is None or context.fits(chosen)
 
 
 def from_dict(raw: dict, where: str = "selection") -> Selector:

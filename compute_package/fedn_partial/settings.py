@@ -100,6 +100,9 @@ class Device:
     data: str  # folder of this device's shard
     workdir: str = "."  # the samples of the monitor go there
     max_layers: int | None = bounded(None, at_least=1)  # never train more layers than this in a round
+    memory_mb: float | None = bounded(None, above=0)  # nor a selection predicted to take more memory,
+    upload_mb: float | None = bounded(None, above=0)  # to send more,
+    round_seconds: float | None = bounded(None, above=0)  # or to take longer than this
     monitor_interval: float = bounded(0.5, above=0, at_most=60)  # seconds between two samples
     training: dict = field(default_factory=dict)  # keys of Training that differ on this device
 

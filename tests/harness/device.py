@@ -21,8 +21,9 @@ MODEL = {"name": "lstm_har", "classes": 4}
 class Device:
     """A device in `folder` and, once started, a process that stands for FEDn's client on it."""
 
-    def __init__(self, folder: Path, **section):
+    def __init__(self, folder: Path, model: dict = MODEL, shard: datasets.Shard | None = None, **section):
         self.folder = folder
+        self.model = model
         self.package = folder / "package"
         build_package(folder / "package.tgz")
         with tarfile.open(folder / "package.tgz") as archive:
@@ -30,7 +31,7 @@ class Device:
         random = np.random.default_rng(1)
         x = random.random((60, 1, 36), dtype=np.float32)
         y = random.integers(0, 4, 60).astype(np.int32)
-        shard = datasets.Shard(x[:50], y[:50], x[50:], y[50:], ("sit", "walk", "sleep", "eat"))
+        shard = shard or datasets.Shard(x[:50], y[:50], x[50:], y[50:], ("sit", "walk", "sleep", "eat"))
         datasets.write_shard(folder / "data", shard, "made up")
         section = {"data": "data", "monitor_interval": 0.05, **section}
         (folder / "client.yaml").write_text(json.dumps({"name": "device-1", "fedn_partial": section}))
@@ -39,7 +40,7 @@ class Device:
     def write_model(self, **changes) -> list[np.ndarray]:
         """Write the global model to model.npz and what the server functions would send to its metadata."""
         keras.utils.set_random_seed(1)
-        model = models.build(MODEL)
+        model = models.build(self.model)
         weights = model.get_weights()
         with (self.folder / "model.npz").open("wb") as file:
             np.savez(file, **{str(index): array for index, array in enumerate(weights)})
@@ -47,7 +48,7 @@ class Device:
             "round": 3,
             "warmup": False,
             "seed": 1,
-            "model": MODEL,
+            "model": self.model,
             "fingerprint": fingerprint(layer_table(model)),
             "base": update.digest(weights),
             "selection": {"selector": "random", "layers": 2},

@@ -120,20 +120,24 @@ def test_fingerprint_tells_models_apart(build):
     assert len(set(prints)) == 3
 
 
+def made(name, *tensors):
+    return Layer(name, (name,), tensors, macs=6, inputs=1, outputs=1, pooled=0, normalised=False)
+
+
 @pytest.mark.parametrize("change", [{"index": 1}, {"name": "a/gamma"}, {"shape": (3, 2)}, {"dtype": "float64"}])
 def test_fingerprint_changes_with_every_property_of_a_tensor(change):
     tensor = Tensor(0, "a/kernel", (2, 3), "float32")
     other = dataclasses.replace(tensor, **change)
-    assert fingerprint([Layer("a", ("a",), (tensor,), 6)]) != fingerprint([Layer("a", ("a",), (other,), 6)])
+    assert fingerprint([made("a", tensor)]) != fingerprint([made("a", other)])
 
 
 def test_pick_returns_layers_in_model_order():
-    layers = [Layer(name, (name,), (), 0) for name in ("a", "b", "c")]
+    layers = [made(name) for name in ("a", "b", "c")]
     assert pick(layers, ["c", "a"]) == [layers[0], layers[2]]
     assert pick(layers, []) == []
 
 
 def test_pick_refuses_unknown_names():
-    layers = [Layer(name, (name,), (), 0) for name in ("a", "b")]
+    layers = [made(name) for name in ("a", "b")]
     with pytest.raises(FednPartialError, match="no layer called 'x', 'y'; the model has a, b"):
         pick(layers, ["y", "a", "x"])

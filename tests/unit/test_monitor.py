@@ -2,20 +2,23 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from fedn_partial import cgroup, monitor
-from fedn_partial.monitor import MB, ResourceMonitor
+from fedn_partial.monitor import MB, ResourceMonitor, anonymous_memory
 
 V1_UNLIMITED = "9223372036854771712\n"
 KEYS = {
-    *("seconds", "phases", "cpu_seconds", "cpu_percent", "rss_peak_mb"),
+    *("seconds", "phases", "cpu_seconds", "cpu_percent", "rss_peak_mb", "memory_mb", "memory_peak_mb"),
     *("ram_used_mb", "ram_percent", "machine_cpu_percent", "cpu_mhz", "samples"),
 }
 
@@ -340,3 +343,44 @@ def test_limited_control_group_stands_for_the_machine(monkeypatch, tmp_path):
     assert (summary["ram_used_mb"], summary["ram_percent"]) == (30, 30)
     # 0.1 processor seconds, of the half processor that there is
     assert 100 * 0.1 / 0.5 / longest - 0.1 <= summary["machine_cpu_percent"] <= 100 * 0.1 / 0.5 / shortest + 0.1
+
+
+def test_memory_at_the_end_of_a_phase_counts_shared_pages_once():
+    """This process, which holds 100 MB, and a fork of it, which shares them: 100 MB, not 200."""
+    before = anonymous_memory([os.getpid()]) / MB
+    held = np.ones(12_500_000)
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        with ResourceMonitor(memory_roots=[os.getpid(), child]) as watched, watched.phase("train"):
+            pass
+        with ResourceMonitor(memory_roots=[child]) as alone, alone.phase("train"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    summary = watched.summary()
+    assert summary["memory_peak_mb"] == summary["memory_mb"]["train"]
+    assert before + 90 < summary["memory_peak_mb"] < before + 130
+    assert alone.summary()["memory_peak_mb"] < 0.7 * summary["memory_peak_mb"]
+    assert held.nbytes == 1e8
+
+
+def test_older_kernels_tell_the_same_in_more_words(monkeypatch):
+    """Before Linux 5.3 the shares of anonymous memory stand in smaps only, mapping by mapping."""
+    newer = anonymous_memory([os.getpid()])
+    read_text = Path.read_text
+
+    def without_rollup(path, *args, **kwargs):
+        if path.name == "smaps_rollup":
+            raise FileNotFoundError(path)
+        return read_text(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", without_rollup)
+    assert anonymous_memory([os.getpid()]) == pytest.approx(newer, rel=0.1)
+
+
+def test_memory_of_processes_that_are_gone_is_unknown(ended):
+    assert anonymous_memory([ended]) is None

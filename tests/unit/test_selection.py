@@ -9,10 +9,10 @@ import pytest
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer
 from fedn_partial.schema import SettingsError
-from fedn_partial.selection import SELECTORS, Context, Fixed, Random, Uniform, choose, from_dict, to_dict
+from fedn_partial.selection import SELECTORS, Budget, Context, Fixed, Random, Uniform, choose, from_dict, to_dict
 
 NAMES = [*(f"conv{index}" for index in range(13)), "dense"]
-LAYERS = [Layer(name, (name,), (), 0) for name in NAMES]
+LAYERS = [Layer(name, (name,), (), 0, 1, 1, 0, False) for name in NAMES]
 CONTEXT = Context(seed=1, round=1, client="a")
 ROUNDS = 2000
 
@@ -22,6 +22,7 @@ EXAMPLES = {
     "uniform": {"layers": 4},
     "all": {"warmup_rounds": 1},
     "fixed": {"names": ["dense", "conv0", "conv7"]},
+    "budget": {"memory_mb": 400.0, "always_train": ["dense"]},
 }
 
 
@@ -186,3 +187,41 @@ def test_wrong_section_is_refused_with_what_is_allowed(section, told):
 def test_layer_that_the_model_lacks_is_refused_also_in_warmup(selector, warmup):
     with pytest.raises(FednPartialError, match=r"'dnese'; the model has conv0, .*, dense"):
         choose(selector, LAYERS, dataclasses.replace(CONTEXT, warmup=warmup))
+
+
+def at_most_two_and_not_conv5(layers):
+    """A device on which two layers fit together, and conv5 not at all."""
+    return len(layers) <= 2 and all(layer.name != "conv5" for layer in layers)
+
+
+def test_what_does_not_fit_is_left_out_and_all_that_fits_gets_its_turn(selector):
+    counts = Counter()
+    for round in range(1, 300):
+        names = chosen(selector, round=round, fits=at_most_two_and_not_conv5)
+        assert 1 <= len(names) <= 2 and "conv5" not in names
+        counts.update(names)
+    wished = {"fixed": 3}.get(next(name for name, cls in SELECTORS.items() if type(selector) is cls), 13)
+    assert len(counts) == wished
+
+
+def test_a_selection_that_fits_is_left_alone(selector):
+    assert chosen(selector, fits=lambda layers: True) == chosen(selector)
+
+
+def test_as_many_as_fit_are_kept():
+    """Greedy, not all or nothing: what is too large is passed over for what still fits."""
+    sizes = {name: 10 if name == "conv0" else 1 for name in NAMES}
+    for round in range(1, 50):
+        names = chosen(Budget(), round=round, fits=lambda layers: sum(sizes[layer.name] for layer in layers) <= 12)
+        assert len(names) == (3 if "conv0" in names else 12)
+
+
+def test_a_device_that_fits_nothing_says_so(selector):
+    with pytest.raises(FednPartialError, match=r"none of the .* layers asked for fits the limits of this device"):
+        chosen(selector, fits=lambda layers: False)
+
+
+def test_always_trained_layers_come_first_if_they_leave_room():
+    for round in range(1, 50):
+        names = chosen(Budget(always_train=("dense",)), round=round, fits=at_most_two_and_not_conv5)
+        assert "dense" in names and len(names) == 2

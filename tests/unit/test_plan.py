@@ -1,0 +1,48 @@
+"""The plan of a case, before any device joins."""
+
+import pytest
+from click.testing import CliRunner
+
+from fedn_partial.client.cli import main
+from fedn_partial.client.plan import parse_bytes
+from fedn_partial.errors import FednPartialError
+
+CASE = """
+name: x
+model: {name: vgg16, width: 0.25}
+selection: {selector: random, layers: 4, always_train: [dense]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512MB", 512e6), ("1.5 GB", 1.5e9), ("400MiB", 400 * 2**20), ("2g", 2e9), ("1000", 1000)]
+)
+def test_amounts_of_memory(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1MB", "0MB", "5XB", "MB"])
+def test_what_is_no_amount_is_refused(text):
+    with pytest.raises(FednPartialError, match="write it like 512MB"):
+        parse_bytes(text)
+
+
+def test_plan_tells_what_fits(tmp_path):
+    (tmp_path / "case.yaml").write_text(CASE)
+
+    def plan(memory):
+        answer = CliRunner().invoke(main, ["plan", str(tmp_path / "case.yaml"), "--memory", memory])
+        assert answer.exit_code == 0, answer.output
+        rows = [line.split() for line in answer.output.splitlines() if line[:6].strip().isdigit()]
+        return answer.output, {int(row[0]): [float(cell.rstrip("%")) for cell in row[1:]] for row in rows}
+
+    told, rows = plan("4GB")
+    assert list(rows) == list(range(1, 15))
+    assert "any 14 of the 14 layers fit" in told and "would draw 14.0 layers" in told
+    assert [rows[n][1] for n in rows] == sorted(rows[n][1] for n in rows)  # mean memory
+    assert rows[14][3] == pytest.approx(3.7, abs=0.02) and rows[14][4:] == [100, 100]
+    base = rows[14][1]
+    told, rows = plan("100MB")
+    assert "Nothing fits in 100MB" in told and not any(row[-1] for row in rows.values())
+    told, rows = plan(f"{base - 60:.0f}MB")  # the fork server is gone, and with it 36 MB
+    assert rows[1][-1] == 100 and rows[14][-1] == 0

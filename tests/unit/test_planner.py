@@ -1,0 +1,92 @@
+"""Predicting what a selection costs on a device, and remembering what a device learnt about itself."""
+
+import json
+
+import pytest
+
+from fedn_partial import costs
+from fedn_partial.layers import layer_table
+from fedn_partial.planner import Estimate, Experience, Limits, Planner
+from fedn_partial.settings import Training
+
+
+@pytest.fixture
+def table(build):
+    return layer_table(build("vgg16"))
+
+
+def planner(table, **changes):
+    given = {"training": Training(), "codec": "float32", "base_mb": 250.0, "forked": False, "examples": 640}
+    return Planner(table=table, **given | changes)
+
+
+def test_more_layers_take_more_of_everything(table):
+    plan = planner(table, fixed_seconds=2.0, seconds_per_gmac=0.01)
+    few, many = plan.estimate(table[9:11]), plan.estimate(table[8:])
+    assert few.memory_mb < many.memory_mb and few.upload_mb < many.upload_mb and few.seconds < many.seconds
+
+
+def test_memory_is_the_base_and_what_training_needs(table):
+    few, all_ = (planner(table).estimate(selected).memory_mb for selected in (table[-1:], table))
+    trained = costs.state_bytes(table, table, Training()) + costs.activation_bytes(table, table, 32)
+    little = costs.state_bytes(table, table[-1:], Training()) + costs.activation_bytes(table, table[-1:], 32)
+    assert all_ - few == pytest.approx((trained - little) / 1e6)
+    assert 250 + little / 1e6 < few < 350 + little / 1e6
+
+
+def test_a_child_of_the_fork_server_takes_more(table):
+    assert planner(table, forked=True).estimate(table).memory_mb > planner(table).estimate(table).memory_mb
+
+
+@pytest.mark.parametrize(("codec", "share"), [("float32", 1), ("float16", 0.5), ("int8", 0.25)])
+def test_upload_by_codec(table, codec, share):
+    upload = planner(table, codec=codec).estimate(table).upload_mb
+    assert upload == pytest.approx(share * sum(layer.nbytes for layer in table) / 1e6)
+
+
+def test_seconds_are_those_of_the_last_round_scaled_by_the_operations(table):
+    plan = planner(table, fixed_seconds=2.0, seconds_per_gmac=0.01)
+    assert plan.estimate(table).seconds == pytest.approx(2.0 + 0.01 * 640 * 0.9378, rel=1e-3)
+    assert planner(table).estimate(table).seconds is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "within"),
+    [
+        (Limits(), True),
+        (Limits(memory_mb=400, upload_mb=10, seconds=5), True),
+        (Limits(memory_mb=399), False),
+        (Limits(upload_mb=9.9), False),
+        (Limits(seconds=4.9), False),
+    ],
+)
+def test_estimate_within_limits(limits, within):
+    assert Estimate(memory_mb=400, upload_mb=10, seconds=5).within(limits) is within
+
+
+def test_unknown_seconds_are_not_within_a_limit_of_seconds():
+    assert Estimate(1, 1, None).within(Limits(memory_mb=2))
+    assert not Estimate(1, 1, None).within(Limits(seconds=100))
+
+
+def test_the_lower_limit_holds():
+    assert Limits(memory_mb=5, upload_mb=3).and_(Limits(memory_mb=4, seconds=2)) == Limits(4, 3, 2)
+
+
+def test_experience_outlives_a_restart_but_not_another_machine(tmp_path):
+    Experience.load(tmp_path, "f", 1000.0).keep(seconds_per_gmac=0.5).after_kill(predicted_mb=600, base_mb=200)
+    known = Experience.load(tmp_path, "f", 1000.0)
+    assert (known.memory_mb, known.seconds_per_gmac) == (200 + 0.75 * 400, 0.5)
+    assert Experience.load(tmp_path, "another model", 1000.0).memory_mb is None
+    other = Experience.load(tmp_path, "f", 2000.0)
+    assert (other.memory_mb, other.seconds_per_gmac) == (None, 0.5)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"memory_mb": "much"}', "null"])
+def test_damaged_experience_counts_as_none(tmp_path, content):
+    path = tmp_path / "experience-f.json"
+    path.write_text(content)
+    assert Experience.load(tmp_path, "f", 1.0) == Experience(machine_mb=1.0)
+    values = {"memory_mb": -5, "machine_mb": 1.0, "fixed_seconds": 1.0, "seconds_per_gmac": 1.0}
+    path.write_text(json.dumps(values))
+    assert Experience.load(tmp_path, "f", 1.0) == Experience(machine_mb=1.0)
