@@ -11,6 +11,10 @@ test: .venv/installed
 	$(BIN)/python -m pytest
 
 bench: .venv/installed
+	PYTHONPATH=tests/harness $(BIN)/python tests/benchmarks/rounds.py
+	PYTHONPATH=tests/harness $(BIN)/python tests/benchmarks/limits.py
+	$(BIN)/python tests/benchmarks/merge.py
+	$(BIN)/python tests/benchmarks/accuracy.py
 	$(BIN)/python tests/benchmarks/memory.py
 
 .venv/installed: setup.py pyproject.toml

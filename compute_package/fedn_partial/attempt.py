@@ -26,7 +26,7 @@ class Attempt:
 
 def begin(attempt: Attempt) -> None:
     """Note that training begins."""
-    with open(_BEGUN, "w") as file:
+    with contextlib.suppress(OSError), open(_BEGUN, "w") as file:
         json.dump(asdict(attempt), file)
 
 

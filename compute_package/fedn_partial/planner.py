@@ -51,15 +51,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a selection costs. Seconds are None as long as no round was measured."""
+    """What a selection costs. Seconds are None as long as no round was measured, memory where no base was."""
 
-    memory_mb: float
+    memory_mb: float | None
     upload_mb: float
     seconds: float | None
 
     def within(self, limits: Limits) -> bool:
         """Whether no limit is exceeded. Unknown seconds count as too many where seconds are limited."""
-        if limits.memory_mb is not None and self.memory_mb > limits.memory_mb:
+        if limits.memory_mb is not None and self.memory_mb is not None and self.memory_mb > limits.memory_mb:
             return False
         if limits.upload_mb is not None and self.upload_mb > limits.upload_mb:
             return False
@@ -72,7 +72,8 @@ class Planner:
 
     Attributes
     ----------
-    base_mb : anonymous memory of FEDn's client and of ours once TensorFlow is imported; see ``monitor``.
+    base_mb : anonymous memory of FEDn's client and of ours once TensorFlow is imported (see ``monitor``), or None
+        if this system does not tell.
     forked : whether the request runs in a child of the fork server.
     examples : training examples in a round, all epochs together.
     fixed_seconds, seconds_per_gmac : of an earlier round, or None.
@@ -81,7 +82,7 @@ class Planner:
     table: list[Layer]
     training: Training
     codec: str
-    base_mb: float
+    base_mb: float | None
     forked: bool
     examples: int = 0
     fixed_seconds: float | None = None
@@ -93,7 +94,7 @@ class Planner:
         memory += costs.activation_bytes(self.table, selected, self.training.batch_size)
         overhead = RUNTIME_MB + (COPIED_MB if self.forked else 0)
         return Estimate(
-            memory_mb=self.base_mb + overhead + memory / MB,
+            memory_mb=None if self.base_mb is None else self.base_mb + overhead + memory / MB,
             upload_mb=CODEC_BYTES[self.codec] / 4 * costs.upload_bytes(selected) / MB,
             seconds=self._seconds(selected),
         )
@@ -155,6 +156,7 @@ class Experience:
         """Return it with `changes`, and write it."""
         changed = replace(self, **changes)
         values = {key: value for key, value in vars(changed).items() if key != "path"}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(values))
         new.replace(self.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import traceback
@@ -10,14 +9,12 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedn_partial import attempt, launch
+from fedn_partial import launch
 from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
 from fedn_partial.refusal import write_refusal
 
 INSTRUCTIONS = Path(".state/instructions.json")  # what a training request leaves to the next validation
-# Bytes of the programs' own code that must stay in memory for them to run: not anonymous, so not in the predictions.
-HOT_FILES = 30e6
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def run(request: Request) -> None:
 
 
 def _train(request: Request) -> None:
-    from fedn_partial import cgroup, datasets, selection, settings, update
+    from fedn_partial import cgroup, datasets, device_limits, selection, settings, update
     from fedn_partial.layers import fingerprint, layer_table, tensor_list
     from fedn_partial.planner import Planner
     from fedn_partial.residuals import residuals
@@ -99,42 +96,28 @@ def _train(request: Request) -> None:
             _check_data(shard, model)
             if update.digest(_loaded(model, request.input, table)) != instructions.base:
                 raise update.ModelError("the global model that arrived is not the one that the server functions saw")
-        experience = _experience(device, instructions)
-        selector = selection.from_dict(instructions.selection)
-        planner = Planner(
-            table=table,
-            training=instructions.training,
-            codec=instructions.codec,
-            base_mb=monitor.memory.get("import", 0.0),
-            forked=os.getppid() != request.pid,
-            examples=len(shard.y_train) * instructions.training.epochs,
-            fixed_seconds=experience.fixed_seconds,
-            seconds_per_gmac=experience.seconds_per_gmac,
-        )
-        limits = _limits(device, selector, experience, planner.base_mb, free_bytes)
         context = selection.Context(
             seed=instructions.seed,
             round=instructions.round,
             client=client,
             warmup=instructions.warmup,
             max_layers=device.max_layers,
-            fits=lambda layers: planner.fits(layers, limits),
         )
-        asked = selection.ask(selector, table, context)
-        try:
-            selected = selection.choose(selector, table, context)
-        except selection.NothingFits as error:
-            cheapest = min((planner.estimate([layer]) for layer in asked), key=lambda cost: cost.memory_mb)
-            reasons = ", ".join(_exceeded(cheapest, limits, experience))
-            raise FednPartialError(f"{error}; the cheapest: {reasons}") from None
-        limited = None
-        if len(selected) < len(asked):
-            limited = _why_fewer(asked, selected, device.max_layers, planner.estimate(asked), limits, experience)
-            log(f"round {instructions.round}: {limited}")
+        planner = Planner(
+            table=table,
+            training=instructions.training,
+            codec=instructions.codec,
+            base_mb=monitor.memory.get("import"),
+            forked=os.getppid() != request.pid,
+            examples=len(shard.y_train) * instructions.training.epochs,
+        )
+        choice = device_limits.choose(device, instructions, context, planner, free_bytes)
+        selected = choice.selected
+        if choice.limited:
+            log(f"round {instructions.round}: {choice.limited}")
         names = " ".join(layer.name for layer in selected)
         log(f"round {instructions.round}: training {len(selected)} of {len(table)} layers: {names}")
-        predicted = planner.estimate(selected).memory_mb
-        attempt.begin(attempt.Attempt(len(selected), predicted, planner.base_mb))
+        choice.begin()
         trained = training.train(
             model,
             table,
@@ -155,11 +138,7 @@ def _train(request: Request) -> None:
                 residuals=residuals(Path(device.workdir) / "residuals", instructions.session, tensors),
             )
     resources, update_bytes = monitor.summary(), os.path.getsize(request.output)
-    seconds = monitor.phases["train"]
-    experience.keep(
-        fixed_seconds=max(resources["seconds"] - seconds, 1e-3),
-        seconds_per_gmac=seconds / planner.gmacs(selected),
-    )
+    choice.learn(resources["seconds"], monitor.phases["train"])
     update.write_metadata(
         request.output,
         {
@@ -171,8 +150,8 @@ def _train(request: Request) -> None:
             "layers": [layer.name for layer in selected],
             "codec": instructions.codec,
             "checksum": checksum,
-            "limited": limited,
-            "predicted_memory_mb": round(predicted, 2),
+            "limited": choice.limited,
+            "predicted_memory_mb": choice.predicted_mb,
             "train_loss": trained.loss,
             "trained_params": sum(layer.parameters for layer in selected),
             "total_params": sum(layer.parameters for layer in table),
@@ -244,56 +223,6 @@ def _monitor(request: Request, device, client: str, instructions):
         samples=Path(device.workdir) / "samples.jsonl",
         labels={"client": client, "round": instructions.round, "task": request.kind},
     )
-
-
-def _experience(device, instructions):
-    """Return what this device knows of its own limits, an attempt that was killed just now included."""
-    from fedn_partial import cgroup
-    from fedn_partial.planner import MB, Experience
-
-    machine = cgroup.machine_memory()
-    known = Experience.load(Path(device.workdir), instructions.fingerprint, machine and machine / MB)
-    killed = attempt.take_killed()
-    return known.after_kill(killed.predicted_mb, killed.base_mb) if killed else known
-
-
-def _limits(device, selector, experience, base_mb: float, free_bytes: int | None):
-    """Return the lowest of the limits that the device's owner, the session, the machine and experience set."""
-    from fedn_partial.planner import MB, Limits
-    from fedn_partial.selection import Budget
-
-    limits = Limits(device.memory_mb, device.upload_mb, device.round_seconds)
-    if isinstance(selector, Budget):
-        limits = limits.and_(Limits(selector.memory_mb, selector.upload_mb, selector.seconds))
-    if not base_mb:  # this system does not tell what the processes hold, so nothing can be predicted
-        return dataclasses.replace(limits, memory_mb=None)
-    if free_bytes is not None:
-        limits = limits.and_(Limits(memory_mb=max(base_mb + (free_bytes - HOT_FILES) / MB, 1.0)))
-    return limits.and_(Limits(memory_mb=experience.memory_mb))
-
-
-def _why_fewer(asked, selected, max_layers, estimate, limits, experience) -> str:
-    reasons = _exceeded(estimate, limits, experience)
-    if max_layers is not None and len(asked) > max_layers:
-        reasons.append(f"max_layers is {max_layers}")
-    return f"{len(selected)} of the {len(asked)} layers asked for: {', '.join(reasons)}"
-
-
-def _exceeded(estimate, limits, experience) -> list[str]:
-    reasons = [
-        f"{what} {predicted:.1f} {unit} predicted, {limit:.1f} allowed"
-        for what, predicted, limit, unit in (
-            ("memory", estimate.memory_mb, limits.memory_mb, "MB"),
-            ("upload", estimate.upload_mb, limits.upload_mb, "MB"),
-            ("time", estimate.seconds, limits.seconds, "s"),
-        )
-        if predicted is not None and limit is not None and predicted > limit
-    ]
-    if limits.seconds is not None and estimate.seconds is None:
-        reasons.append(f"{limits.seconds:.1f} s allowed, and how fast this device is will be known after this round")
-    if reasons and limits.memory_mb is not None and limits.memory_mb == experience.memory_mb:
-        reasons.append("since more was killed for memory")
-    return reasons
 
 
 def _loaded(model, path: str, table):

@@ -173,7 +173,7 @@ def _last_first(variables, slots, gradients):
             yield variables[index], slots[index], gradients[index]
 
 
-def evaluate(model, x, y, batch_size: int = 64) -> tuple[float, float]:
+def evaluate(model, x, y, batch_size: int = 32) -> tuple[float, float]:
     """Return accuracy (share of correct predictions) and mean loss of `model` on x (examples, ...), y (examples,)."""
     import tensorflow as tf
 

@@ -84,6 +84,12 @@ class Device:
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
+    def choose_layers(self, names: list[str]) -> None:
+        """Let the next request train the layers called `names`."""
+        path = self.folder / "model.npz-metadata"
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({**told, "selection": {"selector": "fixed", "names": names}}))
+
     def metadata(self) -> dict:
         """Metadata of the update in update.npz."""
         return json.loads((self.folder / "update.npz-metadata").read_text())

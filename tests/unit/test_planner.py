@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+from device import Device
 
-from fedn_partial import costs
+from fedn_partial import costs, datasets
 from fedn_partial.layers import layer_table
 from fedn_partial.planner import Estimate, Experience, Limits, Planner
+from fedn_partial.selection import Context, Uniform, choose
 from fedn_partial.settings import Training
 
 
@@ -90,3 +93,35 @@ def test_damaged_experience_counts_as_none(tmp_path, content):
     values = {"memory_mb": -5, "machine_mb": 1.0, "fixed_seconds": 1.0, "seconds_per_gmac": 1.0}
     path.write_text(json.dumps(values))
     assert Experience.load(tmp_path, "f", 1.0) == Experience(machine_mb=1.0)
+
+
+def made_up(model, count):
+    random = np.random.default_rng(1)
+    shape = (count, *model.input.shape[1:])
+    x = {
+        3: lambda: random.integers(0, 256, shape, dtype=np.uint8),
+        2: lambda: random.random(shape, dtype=np.float32),
+        1: lambda: random.integers(0, 20000, shape).astype(np.int32),
+    }[len(shape) - 1]()
+    return x, random.integers(0, 2, count).astype(np.int32)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "lstm_har", "text_cnn"])
+def test_predicted_memory_is_what_the_monitor_then_measures(build, tmp_path, name):
+    """Within 15 %, for the fewest layers, half of them and all; a process stands for FEDn's client."""
+    model = build(name)
+    table = layer_table(model)
+    shard = datasets.Shard(*made_up(model, 96), *made_up(model, 8), ("a", "b"))
+    device = Device(tmp_path, model={"name": name}, shard=shard)
+    device.write_model(training={"epochs": 1, "batch_size": 32})
+    device.start_client()
+    try:
+        device.run("startup")
+        for number in (1, len(table) // 2, len(table)):
+            device.choose_layers([layer.name for layer in choose(Uniform(number), table, Context(1, 1, "c"))])
+            assert device.run("train", "model.npz", "update.npz") == 0
+            told = device.metadata()
+            assert len(told["layers"]) == number
+            assert told["predicted_memory_mb"] == pytest.approx(told["resources"]["memory_peak_mb"], rel=0.15)
+    finally:
+        device.process.kill()

@@ -1,0 +1,77 @@
+"""The server's side: time and memory of merging 100 full VGG16 updates, beside one pass `acc += n * w` in float64."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+
+from fedn_partial import models, settings, update
+from fedn_partial.layers import layer_table
+from fedn_partial.monitor import anonymous_memory
+from fedn_partial.seed_model import server_functions
+
+UPDATES = 100
+
+
+def passes(weights) -> list[float]:
+    """Return the seconds of some passes ``acc += n * w`` in float64."""
+    accumulator = [np.zeros(array.shape) for array in weights]
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        for sums, array in zip(accumulator, weights, strict=True):
+            sums += 10 * array.astype(np.float64)
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def main() -> None:
+    logging.disable(logging.CRITICAL)
+    case = settings.Case(name="merge", model={"name": "vgg16"}, selection={"selector": "all"})
+    model = models.build(case.model)
+    table = layer_table(model)
+    weights = model.get_weights()
+    values = np.concatenate([array.ravel() for array in weights])
+
+    class Server(server_functions.ServerFunctions):
+        settings = server_functions.session_settings(case, table, f"benchmark{os.getpid()}")
+
+    plain = passes(weights)
+    held = anonymous_memory([os.getpid()])  # with the model and the update in hand
+    server = Server()
+    server.client_settings(weights)
+    metadata = {
+        "format": update.FORMAT,
+        "model": server.settings["fingerprint"],
+        "base": server.base,
+        "layers": [layer.name for layer in table],
+        "codec": "float32",
+        "num_examples": "10",
+        "checksum": update.checksum(values),
+    }
+    seconds, highest = [], 0
+    for number in range(UPDATES):
+        started = time.perf_counter()
+        server.incremental_aggregate(str(number), [values], metadata, weights)
+        seconds.append(time.perf_counter() - started)
+        highest = max(highest, anonymous_memory([os.getpid()]))
+    assert len(server.merged) == UPDATES, server.skipped
+    server.get_incremental_aggregate_model()
+    os.unlink(server.state_path())
+    ours, theirs = statistics.median(seconds), statistics.median(plain)
+    print("\n### Server: merging full VGG16 updates in float32\n")
+    print("| | one update, ms | ratio to a pass | memory beyond model and update, MB | one accumulator, MB |")
+    print("|---|---|---|---|---|")
+    print(f"| `acc += n * w`, float64 | {1e3 * theirs:.0f} | 1 | | |")
+    cells = [1e3 * ours, ours / theirs, (highest - held) / 1e6, 8 * values.size / 1e6]
+    print("| ours, checks and all | {:.0f} | {:.2f} | {:.0f} | {:.0f} |".format(*cells))
+
+
+if __name__ == "__main__":
+    main()

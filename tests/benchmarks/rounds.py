@@ -1,0 +1,198 @@
+"""What a round costs a device: ours beside the paper's way, and beside the limit that can be counted.
+
+The same model, images, selections, processors and memory limit (2 GB, by control group) for both; several
+repetitions, each with another draw of layers, one way right after the other. A round is one training request and
+one validation request, as FEDn's client runs them: from the start of `python train.py` to its complete update, and
+the same for `validate.py`. Needs root for the control group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from cgroups import MemoryGroup
+from device import Device
+
+from fedn_partial import costs, datasets, models, selection, training
+from fedn_partial.layers import layer_table, pick
+from fedn_partial.settings import Training
+
+PAPER_WAY = Path(__file__).with_name("paper_way")
+LIMIT = 2_000_000_000
+BATCH = 32
+TRAIN, TEST = 640, 128
+REPETITIONS = 3
+NUMBERS = {"vgg16": (4, 7, 10, 14), "lstm_har": (2, 4, 6), "text_cnn": (1, 2, 4)}
+ALWAYS = {"vgg16": ("dense",), "lstm_har": (), "text_cnn": ()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """One round: seconds, peak of anonymous memory in bytes (FEDn's client not counted), bytes of the update."""
+
+    seconds: float
+    memory: float
+    upload: float
+
+
+def make_shard(name: str, model) -> datasets.Shard:
+    random = np.random.default_rng(1)
+    shape = model.input.shape[1:]
+
+    def part(count):
+        if name == "vgg16":
+            x = random.integers(0, 256, (count, *shape), dtype=np.uint8)
+        elif name == "text_cnn":
+            x = random.integers(0, 20000, (count, *shape)).astype(np.int32)
+        else:
+            x = random.random((count, *shape), dtype=np.float32)
+        return x, random.integers(0, 2, count).astype(np.int32)
+
+    return datasets.Shard(*part(TRAIN), *part(TEST), ("a", "b"))
+
+
+def ours(device: Device, group: MemoryGroup, names: list[str]) -> Cost:
+    device.choose_layers(names)
+    group.peak = 0
+    started = time.monotonic()
+    codes = [device.run("train", "model.npz", "update.npz"), device.run("validate", "model.npz", "metrics.json")]
+    seconds = time.monotonic() - started
+    assert codes == [0, 0] and device.metadata()["layers"] == names, device.metadata()
+    return Cost(seconds, group.peak, sum((device.folder / name).stat().st_size for name in ("update.npz",)))
+
+
+def paper_way(device: Device, group: MemoryGroup, names: list[str]) -> Cost:
+    job = {
+        "model": device.model,
+        "layers": names,
+        "data": str(device.folder / "data"),
+        "batch_size": BATCH,
+        "loss": "sparse_categorical_crossentropy",
+    }
+    environment = {**os.environ, "JOB": json.dumps(job)}
+    group.peak = 0
+    started = time.monotonic()
+    for script, output in (("train.py", "paper.npz"), ("validate.py", "paper.json")):
+        command = [sys.executable, PAPER_WAY / script, device.folder / "model.npz", device.folder / output]
+        subprocess.run(command, env=environment, check=True, preexec_fn=lambda: group.add(os.getpid()))
+    seconds = time.monotonic() - started
+    return Cost(seconds, group.peak, (device.folder / "paper.npz").stat().st_size)
+
+
+def measure_rounds(name: str) -> dict[int, tuple[list[Cost], list[Cost]]]:
+    """Return by number of layers the costs of our rounds and of those the paper's way."""
+    section = {"name": name}
+    model = models.build(section)
+    table = layer_table(model)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder, MemoryGroup(LIMIT) as group, MemoryGroup(LIMIT) as other:
+        device = Device(Path(folder), model=section, shard=make_shard(name, model))
+        device.write_model(training={"epochs": 1, "batch_size": BATCH})
+        device.start_client()
+        group.add(device.process.pid)
+        device.run("startup")
+        ours(device, group, [table[-1].name])  # as in every round but a client's first, TensorFlow is imported
+        for number in NUMBERS[name]:
+            pairs = []
+            for repetition in range(1, REPETITIONS + 1):
+                names = draw(table, name, number, repetition)
+                pairs.append((ours(device, group, names), paper_way(device, other, names)))
+            found[number] = tuple(zip(*pairs, strict=True))
+        device.process.kill()
+    return found
+
+
+def draw(table, name: str, number: int, repetition: int) -> list[str]:
+    context = selection.Context(seed=1, round=repetition, client="benchmark")
+    return [layer.name for layer in selection.choose(selection.Random(number, ALWAYS[name]), table, context)]
+
+
+def measure_steps(name: str) -> dict[int, tuple[float, float]]:
+    """Return by number of layers the time of a training step and its operations, both as share of all layers'."""
+    model = models.build({"name": name})
+    table = layer_table(model)
+    shard = make_shard(name, model)
+    x, y = shard.x_train[:BATCH], shard.y_train[:BATCH]
+
+    def seconds(selected) -> float:
+        step, _ = training._training_step(model, table, selected, x, Training())
+        step(x, y)
+        times = []
+        for _ in range(9):
+            started = time.perf_counter()
+            step(x, y)
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    found = {}
+    for number in NUMBERS[name]:
+        shares = []
+        for repetition in range(1, REPETITIONS + 1):
+            selected = pick(table, draw(table, name, number, repetition))
+            operations = costs.training_macs(table, selected) / costs.training_macs(table, table)
+            shares.append((seconds(selected) / seconds(table), operations))
+        found[number] = tuple(statistics.median(values) for values in zip(*shares, strict=True))
+    return found
+
+
+def report(name: str, rounds, steps) -> None:
+    table = layer_table(models.build({"name": name}))
+    everything = statistics.median(cost.seconds for cost in rounds[len(table)][1])
+    print(f"\n### {name}: {len(table)} layers, {TRAIN} examples, batches of {BATCH}\n")
+    heads = ("N", "seconds", "paper's way", "ratio", "ratio to paper's way, all layers")
+    heads += ("training step", "operations (limit)", "MB", "paper's way", "ratio", "import + state (limit)")
+    heads += ("update MB", "ratio to paper's way", "ratio to limit")
+    print("| " + " | ".join(heads) + " |")
+    print("|" + "---|" * 14)
+    for number, (mine, paper) in rounds.items():
+        drawn = [pick(table, draw(table, name, number, r)) for r in range(1, REPETITIONS + 1)]
+        limit_bytes = statistics.mean(costs.upload_bytes(selected) for selected in drawn)
+        limit_memory = statistics.mean(
+            costs.state_bytes(table, selected, Training()) + costs.ideal_activation_bytes(table, selected, BATCH)
+            for selected in drawn
+        )
+        seconds, theirs = ([cost.seconds for cost in costs_] for costs_ in (mine, paper))
+        memory, their_memory = (statistics.median(cost.memory for cost in costs_) for costs_ in (mine, paper))
+        upload, their_upload = (statistics.mean(cost.upload for cost in costs_) for costs_ in (mine, paper))
+        middle, their_middle = statistics.median(seconds), statistics.median(theirs)
+        step, operations = steps[number]
+        cells = [
+            f"{middle:.1f} ({min(seconds):.1f}-{max(seconds):.1f})",
+            f"{their_middle:.1f} ({min(theirs):.1f}-{max(theirs):.1f})",
+            f"{middle / their_middle:.2f}",
+            f"{middle / everything:.2f}",
+            f"{step:.2f}",
+            f"{operations:.2f}",
+            f"{memory / 1e6:.0f}",
+            f"{their_memory / 1e6:.0f}",
+            f"{memory / their_memory:.2f}",
+            f"{(limit_memory + IMPORT_BYTES) / 1e6:.0f}",
+            f"{upload / 1e6:.2f}",
+            f"{upload / their_upload:.3f}",
+            f"{upload / limit_bytes:.3f}",
+        ]
+        print(f"| {number} | " + " | ".join(cells) + " |", flush=True)
+
+
+def measure_import() -> int:
+    """Return the bytes of anonymous memory that an import of TensorFlow alone holds."""
+    code = "import os, tensorflow\nfrom fedn_partial.monitor import anonymous_memory as a\nprint(a([os.getpid()]))"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+if __name__ == "__main__":
+    IMPORT_BYTES = measure_import()
+    print(f"{os.cpu_count()} processors; an import of TensorFlow alone holds {IMPORT_BYTES / 1e6:.0f} MB here")
+    for name in sys.argv[1:] or NUMBERS:
+        report(name, measure_rounds(name), measure_steps(name))
