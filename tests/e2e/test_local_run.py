@@ -20,9 +20,10 @@ CASE = {
 
 
 @pytest.fixture
-def started(tmp_path):
-    """The command, running, with its output in a file."""
-    (tmp_path / "case.yaml").write_text(yaml.safe_dump(CASE))
+def started(request, tmp_path):
+    """The command, running, with its output in a file; of 2 rounds if a test says no other number."""
+    session = {**CASE["session"], "rounds": getattr(request, "param", 2)}
+    (tmp_path / "case.yaml").write_text(yaml.safe_dump({**CASE, "session": session}))
     command = [sys.executable, "-m", "fedn_partial.client", "run", "case.yaml", "--runs", "runs"]
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
@@ -66,8 +67,9 @@ def test_a_run_ends_with_a_table_its_two_files_and_nothing_left(started, tmp_pat
     assert nothing_is_left(tmp_path)
 
 
+@pytest.mark.parametrize("started", [100], indirect=True)
 def test_ctrl_c_stops_everything(started, tmp_path):
-    wait_for_line(tmp_path / "output", "round  1 of 2")
+    wait_for_line(tmp_path / "output", "round   1 of 100")
     assert len(processes_below(tmp_path)) >= 6  # 4 of the network, 2 clients
     started.send_signal(signal.SIGINT)
     assert started.wait(timeout=30) == 1
