@@ -69,7 +69,7 @@ def test_a_run_ends_with_a_table_its_two_files_and_nothing_left(started, tmp_pat
 
 @pytest.mark.parametrize("started", [100], indirect=True)
 def test_ctrl_c_stops_everything(started, tmp_path):
-    wait_for_line(tmp_path / "output", "round   1 of 100")
+    wait_for_line(tmp_path / "output", "round  1 of 100")
     assert len(processes_below(tmp_path)) >= 6  # 4 of the network, 2 clients
     started.send_signal(signal.SIGINT)
     assert started.wait(timeout=30) == 1
