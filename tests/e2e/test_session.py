@@ -240,3 +240,19 @@ def working_folder(process: psutil.Process) -> str | None:
         return process.cwd()
     except psutil.Error:
         return None
+
+
+def test_updates_in_8_bits_and_a_model_in_16_travel_through_fedn(running, tmp_path):
+    session = {"rounds": 3, "round_timeout": 40, "min_clients": 3}
+    run = Run(running, tmp_path, make_case(codec="int8", model_dtype="float16", session=session))
+    rows = run.rows()
+    assert len(rows) == 9 and {row["outcome"] for row in rows} <= {"merged", "sent"}
+    for row in rows:
+        assert row["upload_bytes"] < 0.3 * 4 * row["trained_params"] + 8192
+    model = committed_model(running, run.rounds()[-1].new_model, tmp_path)
+    assert {str(array.dtype) for array in model if array.ndim > 1} == {"float16"}
+    assert {str(array.dtype) for array in model if array.ndim < 2} == {"float32"}
+    # The first round's model came as float32, and all later ones as float16; one to train and one to validate.
+    later = rows[-1]["download_bytes"] / 2
+    assert later < 0.6 * (rows[0]["download_bytes"] - later)
+    assert rows[-1]["loss"] is not None

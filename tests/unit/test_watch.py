@@ -101,6 +101,16 @@ def test_the_next_rounds_settings_say_what_the_server_did(fedn):
     assert rows["1"]["b"].outcome == "skipped: has values that are not finite"
 
 
+def test_a_device_that_trained_less_than_asked_says_why(fedn):
+    words = "6 of the 14 layers asked for: memory 384.2 MB predicted,\x1b[31m 341.3 allowed"
+    fedn.answers["statuses/"] = [fedn.update("a", limited=words, predicted_memory_mb=330.5), fedn.update("b")]
+    watcher = Watcher(fedn, "s")
+    watcher.poll()
+    a, b = (watcher.rounds["1"].rows[name] for name in ("a", "b"))
+    assert a.limited == words.replace("\x1b", " ").replace(",  ", ", ") and b.limited is None
+    assert (a.predicted_memory_mb, b.predicted_memory_mb) == (330.5, None)
+
+
 def test_a_refusal_is_the_devices_word_and_a_failed_round_has_no_accuracy(fedn):
     fedn.answers["rounds/"] = [fedn.round("1", "m0", {}, status="Failed")]
     fedn.answers["statuses/"][1] = fedn.update("b", refused="no data", num_examples="0", layers=[], round=None)
