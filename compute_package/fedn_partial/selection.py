@@ -135,8 +135,8 @@ def choose(selector: Selector, layers: list[Layer], context: Context) -> list[La
     """Return the layers that a client trains in this round, in model order.
 
     A warm-up round trains every layer. The device's own limits win over both: of the layers asked for, as many are
-    kept as they allow, drawn at random so that each still gets its turn; those always trained are kept first, if
-    that leaves room for others.
+    kept as they allow: one drawn at random, so that each that fits at all gets its turn, then those always trained, if
+    they fit beside it, then others at random.
 
     Raises
     ------
@@ -146,15 +146,15 @@ def choose(selector: Selector, layers: list[Layer], context: Context) -> list[La
     asked = ask(selector, layers, context)
     if _allowed(asked, context):
         return asked
-    always = [layer for layer in asked if layer.name in getattr(selector, "always_train", ())]
-    others = context.random("limit").sample(asked, len(asked))
-    for first in (always, []):
-        chosen = []
-        for layer in [*first, *(layer for layer in others if layer not in first)]:
-            if _allowed([*chosen, layer], context):
+    order = context.random("limit").sample(asked, len(asked))
+    first = next((layer for layer in order if _allowed([layer], context)), None)
+    if first is not None:
+        always = [layer for layer in asked if layer.name in getattr(selector, "always_train", ()) and layer != first]
+        chosen = [first, *always] if _allowed([first, *always], context) else [first]
+        for layer in order:
+            if layer not in chosen and _allowed([*chosen, layer], context):
                 chosen.append(layer)
-        if len(chosen) > len(first) or (chosen and not first):
-            return [layer for layer in layers if layer in chosen]
+        return [layer for layer in layers if layer in chosen]
     raise NothingFits(f"none of the {len(asked)} layers asked for fits the limits of this device")
 
 

@@ -26,7 +26,14 @@ def started(request, tmp_path):
     (tmp_path / "case.yaml").write_text(yaml.safe_dump({**CASE, "session": session}))
     command = [sys.executable, "-m", "fedn_partial.client", "run", "case.yaml", "--runs", "runs"]
     with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # A shell's background job ignores SIGINT and hands that on; here Ctrl-C is to be heard.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     yield process
     process.kill()
 

@@ -221,6 +221,20 @@ def test_a_device_that_fits_nothing_says_so(selector):
         chosen(selector, fits=lambda layers: False)
 
 
+def test_a_layer_that_fits_only_without_the_always_trained_gets_its_turn():
+    sizes = {name: 10 if name == "conv0" else 1 for name in NAMES}
+    drawn = Counter()
+    for round in range(1, 300):
+        drawn.update(
+            chosen(
+                Budget(always_train=("dense",)),
+                round=round,
+                fits=lambda layers: sum(sizes[layer.name] for layer in layers) <= 10,
+            )
+        )
+    assert len(drawn) == 14
+
+
 def test_always_trained_layers_come_first_if_they_leave_room():
     for round in range(1, 50):
         names = chosen(Budget(always_train=("dense",)), round=round, fits=at_most_two_and_not_conv5)

@@ -303,6 +303,14 @@ def test_a_global_model_kept_as_float16_is_merged_in_float64(codec, normalised, 
         assert result.model[tensor.index].tobytes() == model[tensor.index].tobytes()
 
 
+def test_weights_that_float16_cannot_hold_do_not_reach_such_a_model(normalised, start, send):
+    model = [array.astype(np.float16) if array.ndim > 1 else array for array in normalised.model]
+    diverged = client(normalised, "a", ["dense"])
+    diverged = replace(diverged, weights=[array * np.float32(1e5) for array in diverged.weights])
+    result = start(normalised, model_dtype="float16").round(model, send(normalised, diverged, base=model))
+    assert_same_bits(result.model, model)
+
+
 SELECTIONS = {
     "overlapping": [("a", ["conv0", "dense"], 30), ("b", ["dense"], 5), ("c", ["conv1", "dense"], 120)],
     "disjoint": [("a", ["conv0"], 1), ("b", ["conv1"], 2), ("c", ["dense"], 3)],
