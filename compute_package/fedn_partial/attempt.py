@@ -55,6 +55,7 @@ def take_killed() -> Attempt | None:
 def _read() -> Attempt | None:
     try:
         with open(_KILLED) as file:
-            return Attempt(**json.load(file))
-    except (OSError, ValueError, TypeError):
+            raw = json.load(file)
+        return Attempt(int(raw["layers"]), float(raw["predicted_mb"]), float(raw["base_mb"]))
+    except (OSError, ValueError, TypeError, LookupError):
         return None

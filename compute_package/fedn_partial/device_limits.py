@@ -6,7 +6,6 @@ and from what the kernel once killed; the lowest holds.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,8 +43,7 @@ class Choice:
     def learn(self, seconds: float, train_seconds: float) -> None:
         """Keep what a request that took `seconds`, `train_seconds` of them in the training loop, says of the device."""
         per_gmac = train_seconds / self.planner.gmacs(self.selected)
-        with contextlib.suppress(OSError):  # a full disk costs the next round's prediction, not this one's update
-            self.experience.keep(fixed_seconds=max(seconds - train_seconds, 1e-3), seconds_per_gmac=per_gmac)
+        self.experience.keep(fixed_seconds=max(seconds - train_seconds, 1e-3), seconds_per_gmac=per_gmac)
 
 
 def choose(device, instructions, context: selection.Context, planner: Planner, free_bytes: int | None) -> Choice:

@@ -7,6 +7,7 @@ layer. Seconds are predicted from the last round's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,12 +103,11 @@ class Planner:
     def fits(self, selected: list[Layer], limits: Limits) -> bool:
         """Whether `selected` is within `limits`.
 
-        Where seconds are limited and not known yet, a single layer is: it will tell how fast the device is.
+        A single layer always is within the seconds: it tells how fast the device is, and whether it still is so slow.
         """
-        estimate = self.estimate(selected)
-        if estimate.seconds is None and len(selected) == 1:
+        if len(selected) == 1:
             limits = replace(limits, seconds=None)
-        return estimate.within(limits)
+        return self.estimate(selected).within(limits)
 
     def gmacs(self, selected: list[Layer]) -> float:
         """Return the 10**9 multiply-accumulates of a round's training."""
@@ -156,10 +156,11 @@ class Experience:
         """Return it with `changes`, and write it."""
         changed = replace(self, **changes)
         values = {key: value for key, value in vars(changed).items() if key != "path"}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(values))
-        new.replace(self.path)
+        with contextlib.suppress(OSError):  # a full disk costs what was learnt, not the round
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps(values))
+            new.replace(self.path)
         return changed
 
     def after_kill(self, predicted_mb: float, base_mb: float) -> Experience:

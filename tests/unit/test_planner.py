@@ -72,6 +72,18 @@ def test_unknown_seconds_are_not_within_a_limit_of_seconds():
     assert not Estimate(1, 1, None).within(Limits(seconds=100))
 
 
+def test_a_single_layer_is_tried_however_slow_the_device_was(table):
+    slow = planner(table, fixed_seconds=100.0, seconds_per_gmac=1.0)
+    assert slow.fits(table[:1], Limits(seconds=10)) and not slow.fits(table[:2], Limits(seconds=10))
+    assert not slow.fits(table[:1], Limits(seconds=10, memory_mb=10))
+
+
+def test_experience_that_cannot_be_written_costs_no_round(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    known = Experience.load(tmp_path / "file", "f", 1.0).after_kill(predicted_mb=600, base_mb=200)
+    assert known.memory_mb == 500
+
+
 def test_the_lower_limit_holds():
     assert Limits(memory_mb=5, upload_mb=3).and_(Limits(memory_mb=4, seconds=2)) == Limits(4, 3, 2)
 
