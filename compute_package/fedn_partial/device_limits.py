@@ -60,6 +60,10 @@ def choose(device, instructions, context: selection.Context, planner: Planner, f
     FednPartialError : not one layer is within the limits; the message says by how much.
     """
     experience = _experience(device, instructions)
+    if experience.memory_mb is not None and planner.base_mb is not None:
+        # What was killed once, perhaps for another program's sake, must not keep the cheapest layer out for ever.
+        cheapest = min(planner.estimate([layer]).memory_mb for layer in planner.table)
+        experience = replace(experience, memory_mb=max(experience.memory_mb, cheapest))
     planner = replace(planner, fixed_seconds=experience.fixed_seconds, seconds_per_gmac=experience.seconds_per_gmac)
     selector = selection.from_dict(instructions.selection)
     limits = _limits(device, selector, experience, planner.base_mb, free_bytes)
