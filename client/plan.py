@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 
 from fedn_partial import costs, models, selection
+from fedn_partial.device_limits import HOT_FILES
 from fedn_partial.entry import SMALL_MEMORY
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import layer_table
@@ -74,11 +75,15 @@ def make_plan(case: Case, memory_bytes: float) -> Plan:
         base_mb=base / MB,
         forked=memory_bytes >= SMALL_MEMORY,
     )
-    limits = Limits(memory_mb=memory_bytes / MB)
-    always = getattr(selection.from_dict(case.selection), "always_train", ())
+    selector = selection.from_dict(case.selection)
+    selection.ask(selector, table, _contexts(1)[0])  # finds a name that the model does not have
+    limits = Limits(memory_mb=max(memory_bytes - HOT_FILES, 1) / MB)
+    if isinstance(selector, selection.Budget):
+        limits = limits.and_(Limits(selector.memory_mb, selector.upload_mb))
+    always = getattr(selector, "always_train", ())
     full = costs.training_macs(table, table)
     rows = []
-    for number in range(max(1, len(always)), len(table) + 1):
+    for number in range(max(1, len(set(always))), len(table) + 1):
         draws = [
             selection.choose(selection.Random(number, always), table, context)
             for context in _contexts(1 if number == len(table) else DRAWS)

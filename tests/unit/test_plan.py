@@ -44,5 +44,20 @@ def test_plan_tells_what_fits(tmp_path):
     base = rows[14][1]
     told, rows = plan("100MB")
     assert "Nothing fits in 100MB" in told and not any(row[-1] for row in rows.values())
-    told, rows = plan(f"{base - 60:.0f}MB")  # the fork server is gone, and with it 36 MB
-    assert rows[1][-1] == 100 and rows[14][-1] == 0
+    for memory, fits in ((base - 16, 0), (base + 4, 100)):  # the fork server's 36 MB are gone, 30 go to files
+        told, rows = plan(f"{memory:.0f}MB")
+        assert rows[1][-1] == 100 and rows[14][-1] == fits
+
+
+def test_a_budget_of_the_session_holds_as_well(tmp_path):
+    case = CASE.replace("selector: random, layers: 4", "selector: budget, upload_mb: 0.5")
+    (tmp_path / "case.yaml").write_text(case)
+    answer = CliRunner().invoke(main, ["plan", str(tmp_path / "case.yaml"), "--memory", "4GB"])
+    assert "Never trained there, as they do not fit even alone: conv8" in answer.output, answer.output
+
+
+def test_a_layer_that_the_model_does_not_have_is_named(tmp_path):
+    case = CASE.replace("selector: random, layers: 4, always_train: [dense]", "selector: fixed, names: [nose]")
+    (tmp_path / "case.yaml").write_text(case)
+    answer = CliRunner().invoke(main, ["plan", str(tmp_path / "case.yaml"), "--memory", "4GB"])
+    assert answer.exit_code == 2 and "no layer called 'nose'" in answer.output
