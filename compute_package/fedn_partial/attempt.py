@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 
@@ -56,6 +57,7 @@ def _read() -> Attempt | None:
     try:
         with open(_KILLED) as file:
             raw = json.load(file)
-        return Attempt(int(raw["layers"]), float(raw["predicted_mb"]), float(raw["base_mb"]))
-    except (OSError, ValueError, TypeError, LookupError):
+        found = Attempt(int(raw["layers"]), float(raw["predicted_mb"]), float(raw["base_mb"]))
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError):
         return None
+    return found if math.isfinite(found.predicted_mb) and math.isfinite(found.base_mb) else None

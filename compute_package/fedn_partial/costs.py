@@ -10,11 +10,29 @@ from fedn_partial.layers import Layer
 from fedn_partial.settings import Training
 
 FLOAT = 4  # bytes
+# What an update has beside its tensors: the frame of an npz file, and FEDn's message with our metadata (measured).
+MESSAGE_BYTES = 2500
 
 
 def upload_bytes(selected: list[Layer]) -> int:
     """Return the bytes of the trained tensors as float32."""
     return sum(layer.nbytes for layer in selected)
+
+
+def encoded_bytes(selected: list[Layer], codec: str) -> int:
+    """Return the bytes of the update of `selected` on the wire at most, see fedn_partial.update.
+
+    For int8 that is before deflation, which takes off what there is to take.
+    """
+    size = MESSAGE_BYTES
+    for tensor in (tensor for layer in selected for tensor in layer.tensors):
+        if len(tensor.shape) < 2 or codec == "float32":
+            size += FLOAT * tensor.size
+        elif codec == "float16":
+            size += 2 * tensor.size
+        else:  # a byte a value, and a step size for each output channel
+            size += tensor.size + FLOAT * tensor.shape[-1]
+    return size
 
 
 def training_macs(table: list[Layer], selected: list[Layer]) -> int:

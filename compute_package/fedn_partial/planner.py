@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,8 +25,6 @@ RUNTIME_MB = 40.0
 COPIED_MB = 36.0
 # A killed attempt shows that what was predicted over the base does not fit; try this share of it next.
 NEXT_SHARE = 0.75
-# Bytes a value of a codec; int8 is what it is before deflation.
-CODEC_BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Planner:
         overhead = RUNTIME_MB + (COPIED_MB if self.forked else 0)
         return Estimate(
             memory_mb=None if self.base_mb is None else self.base_mb + overhead + memory / MB,
-            upload_mb=CODEC_BYTES[self.codec] / 4 * costs.upload_bytes(selected) / MB,
+            upload_mb=costs.encoded_bytes(selected, self.codec) / MB,
             seconds=self._seconds(selected),
         )
 
@@ -144,9 +143,10 @@ class Experience:
         try:
             raw = json.loads(path.read_text())
             values = {key: raw[key] for key in ("fixed_seconds", "seconds_per_gmac", "memory_mb", "machine_mb")}
-        except (OSError, ValueError, LookupError, TypeError):
+            sound = all(value is None or 0 < value / 1 < math.inf for value in values.values())
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
             return known
-        if not all(value is None or (type(value) in (int, float) and value > 0) for value in values.values()):
+        if not sound:
             return known
         if values["machine_mb"] != machine_mb:
             values["memory_mb"] = None

@@ -36,8 +36,9 @@ class Residual:
                 np.save(file, residual)
             os.replace(self.path.with_suffix(".new"), self.path)
         except OSError as error:  # a full disk costs precision, not the round
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+            for path in (self.path, self.path.with_suffix(".new")):
+                with contextlib.suppress(OSError):
+                    path.unlink()
             log(f"cannot keep what rounding took: {error}")
 
 
