@@ -10,7 +10,7 @@ import json
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import fedn.network.grpc.fedn_pb2 as messages
 import grpc
@@ -22,6 +22,7 @@ from fedn.network.clients.package_runtime import PackageRuntime
 from fedn_partial.client.connection_bytes import ByteCounter
 from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
+from fedn_partial.update import plain
 
 
 class PatientClient(Client):
@@ -142,9 +143,27 @@ class CarefulRuntime(PackageRuntime):
         archive = Path(self.pkg_path) / Path(self.pkg_name or "").name
         try:
             with tarfile.open(archive) as package:
-                package.extractall(self.pkg_path, filter="data")
+                package.extractall(self.pkg_path, members=plain_members(package))
             archive.unlink()
         except (OSError, tarfile.TarError) as error:
             log(f"the compute package cannot be unpacked: {error}")
             return False, ""
         return (Path(self.pkg_path) / "fedn.yaml").exists(), self.pkg_path
+
+
+def plain_members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Return what is in an archive, if that is files and folders below it and nothing else.
+
+    Debian 12's Python 3.11.2 does not have tarfile's own filter for this yet.
+
+    Raises
+    ------
+    tarfile.TarError : a link, a device, or a path that leads out of the archive's folder.
+    """
+    members = archive.getmembers()
+    for member in members:
+        path = PurePosixPath(member.name)
+        if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
+            raise tarfile.TarError(f"{plain(member.name)!r} is not a plain file or folder below it")
+        member.mode = 0o755 if member.isdir() else 0o644
+    return members

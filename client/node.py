@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -41,6 +43,7 @@ def run_client(config: str | Path, connection: Connection) -> None:
     workdir = Path(device.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     _set_environment(config, connection)
+    _make_temporary(workdir / "tmp")
     os.chdir(workdir)
     return_freed_memory()
     waits = waiting_times()
@@ -73,6 +76,16 @@ def _set_environment(config: Path, connection: Connection) -> None:
         os.environ["REQUESTS_CA_BUNDLE"] = os.environ["FEDN_GRPC_ROOT_CERT_PATH"] = str(Path(connection.ca).resolve())
     # FEDn runs "python3": let it find this one.
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+
+
+def _make_temporary(folder: Path) -> None:
+    """Have FEDn's temporary models written to `folder`, and remove those that a killed client left there.
+
+    In /tmp they would pile up, or, where that is in memory, take from the training.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 def _own_id() -> str:
