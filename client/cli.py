@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -43,6 +45,23 @@ def connects(command):
     return command
 
 
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line; what people read goes to stderr.")
+_runs = click.option(
+    "--runs", type=Path, default=Path("runs"), show_default=True, help="Folder that the run's folder is made in."
+)
+
+
+@contextlib.contextmanager
+def _telling(as_json: bool):
+    """Yield a function that writes an event for a machine: as a line of JSON, or not at all."""
+    if not as_json:
+        yield lambda event: None
+        return
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield lambda event: print(json.dumps(event), file=stdout, flush=True)
+
+
 def command(group, name: str, example: str, **kwargs):
     """Return a decorator like ``group.command`` whose help ends with an example."""
     return group.command(name, epilog=f"\b\nExample:\n  {example}", **kwargs)
@@ -60,10 +79,9 @@ def main():
 
 @command(main, "run", "fedn-partial run configs/quickstart.yaml")
 @click.argument("config", type=Path)
-@click.option(
-    "--runs", type=Path, default=Path("runs"), show_default=True, help="Folder that the run's folder is made in."
-)
-def run_command(config, runs):
+@_runs
+@_json
+def run_command(config, runs, as_json):
     """Run a whole session on this machine: FEDn network, clients, rounds."""
     from fedn_partial.settings import load_case
 
@@ -73,21 +91,69 @@ def run_command(config, runs):
             f"{config}: section 'data' is missing: which data set is dealt to the clients of a local run"
         )
     from fedn_partial.client.local_run import run
-    from fedn_partial.client.runs import RunFolder
+    from fedn_partial.client.runs import RunFolder, new_folder
 
-    folder = RunFolder(runs, case)
-    try:
-        final = run(case, folder)
-    except KeyboardInterrupt:
-        raise click.ClickException(f"interrupted; everything is stopped, what there was is in {folder.path}") from None
-    _conclude(final, folder)
+    folder = RunFolder(new_folder(runs, case.name), case)
+    with _telling(as_json) as tell:
+        try:
+            final = run(case, folder, tell)
+        except KeyboardInterrupt:
+            raise click.ClickException(
+                f"interrupted; everything is stopped, what there was is in {folder.path}"
+            ) from None
+        _conclude(final, folder, tell)
+
+
+@command(main, "profile", "fedn-partial profile configs/cifar10-vgg16.yaml --flavours ssc.xsmall --layers 4,14")
+@click.argument("config", type=Path)
+@click.option("--flavours", required=True, help="Machines of configs/flavours.yaml, with commas between them.")
+@click.option("--layers", required=True, help="Numbers of layers, with commas between them.")
+@click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True, help="For each of these numbers.")
+@click.option(
+    "--examples", type=click.IntRange(min=1), default=640, show_default=True, help="How many are made up to train on."
+)
+@click.option("--data", type=Path, help="Folder of a shard to train on, instead.")
+@click.option("--image", default="fedn-partial", show_default=True, help="Docker image, of client/Dockerfile.")
+@_runs
+@_json
+def profile_command(config, flavours, layers, rounds, examples, data, image, runs, as_json):
+    """Measure what a round costs flavours of machines, in Docker containers; as the paper's Tables 4 and 5."""
+    import dataclasses
+
+    from fedn_partial.client import flavours as known
+    from fedn_partial.settings import load_case
+
+    case = load_case(config)
+    case = dataclasses.replace(case, session=dataclasses.replace(case.session, rounds=rounds, min_clients=1))
+    numbers = _numbers(layers)
+    playable, refused = known.pick([name.strip() for name in flavours.split(",")])
+    for name, why in refused.items():
+        click.echo(f"{name} is left out: {why}", err=True)
+    if not playable:
+        raise FednPartialError("this machine can play none of these flavours")
+    from fedn_partial import datasets
+    from fedn_partial.client import containers, profile
+
+    engine = containers.connect(image)
+    profile.check_layers(case, numbers)
+    shard = datasets.open_shard(data) if data else profile.made_up_shard(case, examples)
+    with _telling(as_json) as tell:
+        try:
+            path = profile.run_profile(case, engine, image, playable, refused, numbers, shard, runs, tell)
+        except KeyboardInterrupt:
+            raise click.ClickException(f"interrupted; everything is stopped, what there was is in {runs}") from None
+        click.echo(f"\n{profile.text_table(path)}\n\nthe profile's folder: {path}")
+        tell({"event": "end", "folder": str(path)})
 
 
 @command(main, "plan", "fedn-partial plan configs/cifar10-vgg16.yaml --memory 512MB")
 @click.argument("config", type=Path)
 @click.option("--memory", required=True, help="What a device has for FEDn's client and training: 512MB, 1.5GB, 400MiB.")
-def plan_command(config, memory):
+@_json
+def plan_command(config, memory, as_json):
     """Predict what a device with so much memory can train."""
+    import dataclasses
+
     from fedn_partial.settings import load_case
 
     case = load_case(config)
@@ -95,6 +161,9 @@ def plan_command(config, memory):
 
     size = parse_bytes(memory)
     plan = make_plan(case, size)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(plan)))
+        return
     total = plan.rows[-1].layers
     click.echo(
         f"{case.model['name']}, {total} layers, batches of {case.training.batch_size}, {case.training.optimizer}, "
@@ -181,11 +250,10 @@ def session():
 
 @command(session, "start", "fedn-partial session start configs/cifar10-vgg16.yaml --api-url https://fedn.example.org")
 @click.argument("config", type=Path)
-@click.option(
-    "--runs", type=Path, default=Path("runs"), show_default=True, help="Folder that the run's folder is made in."
-)
+@_runs
+@_json
 @connects
-def session_start(config, runs, **options):
+def session_start(config, runs, as_json, **options):
     """Start a session from FEDn's newest model and follow it; the exit code is 0 if its last round made a model.
 
     Ctrl-C ends the following; the session goes on in FEDn.
@@ -194,19 +262,20 @@ def session_start(config, runs, **options):
 
     case, api = load_case(config), _api(options)
     from fedn_partial.client import progress
-    from fedn_partial.client.runs import RunFolder
+    from fedn_partial.client.runs import RunFolder, new_folder
     from fedn_partial.client.watch import Watcher
     from fedn_partial.seed_model.session import start_session
 
-    folder = RunFolder(runs, case)
-    click.echo("comparing FEDn's newest model with the case")
-    session_id, table = start_session(api, case)
-    click.echo(f"session {session_id}")
-    try:
-        final = progress.follow(Watcher(api, session_id), case, len(table), folder)
-    except KeyboardInterrupt:
-        raise click.ClickException(f"no longer following; session {session_id} goes on in FEDn") from None
-    _conclude(final, folder)
+    folder = RunFolder(new_folder(runs, case.name), case)
+    with _telling(as_json) as tell:
+        click.echo("comparing FEDn's newest model with the case")
+        session_id, table = start_session(api, case)
+        click.echo(f"session {session_id}")
+        try:
+            final = progress.follow(Watcher(api, session_id), case, len(table), folder, tell=tell)
+        except KeyboardInterrupt:
+            raise click.ClickException(f"no longer following; session {session_id} goes on in FEDn") from None
+        _conclude(final, folder, tell)
 
 
 @main.group()
@@ -305,9 +374,19 @@ def _api(options: dict):
     return Api(_connection(options))
 
 
-def _conclude(final: dict, folder) -> None:
-    from fedn_partial.client.progress import size
+def _numbers(text: str) -> list[int]:
+    """Return the numbers in "4,7,10" (raises FednPartialError)."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise FednPartialError(f"--layers: {text!r} is not like 4,7,10,14")
+    return list(dict.fromkeys(map(int, words)))
 
+
+def _conclude(final: dict, folder, tell) -> None:
+    from fedn_partial.client.progress import cost_table, size
+
+    tell({"event": "end", **final, "folder": str(folder.path)})
+    click.echo(f"\n{cost_table(folder.rows)}")
     reached = "n/a" if final["accuracy"] is None else f"{final['accuracy']:.3f}"
     full = final["full_upload_bytes"]
     share = f" ({100 * final['upload_bytes'] / full:.0f} % of what full updates are)" if full else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 from fedn_partial.client import progress
 from fedn_partial.client.fleet import Fleet
@@ -17,41 +19,65 @@ from fedn_partial.seed_model.session import start_session
 from fedn_partial.settings import Case
 
 
-def run(case: Case, folder: RunFolder) -> dict:
+def run(case: Case, folder: RunFolder, tell=lambda event: None) -> dict:
     """Run `case` on this machine and return its final metrics.
+
+    Parameters
+    ----------
+    tell : called with each round as a dict, see fedn_partial.client.progress.
 
     Raises
     ------
     FednPartialError : something did not come up, or the session is stuck. What was started is stopped all the same.
     """
     started = time.monotonic()
-    network = Network(folder.path / "network")
     fleet = Fleet(folder.path / "clients")
+    with local_network(folder.path) as (network, api):
+        try:
+            print(f"starting {case.data.clients} clients", flush=True)
+            fleet.prepare(case, network.url)
+            fleet.start()
+            print("building seed model", flush=True)
+            seed = folder.path / "seed.npz"
+            build_seed(case, seed)
+            upload_seed(api, seed)
+            fleet.wait_until_connected(api)
+            session_id, table = start_session(api, case)
+            watcher = Watcher(api, session_id)
+            final = progress.follow(watcher, case, len(table), folder, check=network.check, tell=tell)
+        finally:
+            with uninterrupted():
+                fleet.stop()
+    final["seconds"] = round(time.monotonic() - started, 1)
+    folder.finish(final)
+    return final
+
+
+@contextmanager
+def local_network(folder: Path):
+    """Yield a FEDn network below `folder` that has our compute package, and its API; at the end it is stopped."""
+    network = Network(folder / "network")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         network.up(tied=True)
         api = Api(network.url)
-        print("building compute package and seed model", flush=True)
-        package, seed = folder.path / "package.tgz", folder.path / "seed.npz"
+        package = folder / "package.tgz"
         build_package(package)
         upload_package(api, package)
-        print(f"starting {case.data.clients} clients", flush=True)
-        fleet.prepare(case, network.url)
-        fleet.start()
-        build_seed(case, seed)
-        upload_seed(api, seed)
-        fleet.wait_until_connected(api)
-        session_id, table = start_session(api, case)
-        watcher = Watcher(api, session_id)
-        final = progress.follow(watcher, case, len(table), folder, check=network.check)
+        yield network, api
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
-        fleet.stop()
-        network.down()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    final["seconds"] = round(time.monotonic() - started, 1)
-    folder.finish(final)
-    return final
+        with uninterrupted():
+            network.down()
+
+
+@contextmanager
+def uninterrupted():
+    """Let no second Ctrl-C leave half of what is stopped here running."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _interrupt(*_):

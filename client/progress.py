@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from fedn_partial.client.runs import RunFolder
+from fedn_partial.client.runs import Row, RunFolder
 from fedn_partial.client.watch import Round, Watcher, accuracy
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.api import ApiError
@@ -16,7 +16,9 @@ LAST_VALIDATIONS = 60  # seconds that a round's validations may take; FEDn does 
 PATIENCE = 120  # seconds beyond a round's timeout without any news, after which the session counts as stuck
 
 
-def follow(watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=lambda: None) -> dict:
+def follow(
+    watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=lambda: None, tell=lambda event: None
+) -> dict:
     """Follow a session to its end, show each round, write its rows, and return the final metrics.
 
     A round's rows are written one round later, when the server functions have said what they did with them.
@@ -24,6 +26,7 @@ def follow(watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=l
     Parameters
     ----------
     layers : how many the model has. check : called at every look; what it raises ends the following.
+    tell : called with the ``figures`` of each round that is over.
 
     Raises
     ------
@@ -49,12 +52,13 @@ def follow(watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=l
                 late = any(r.over for r in rounds[index + 1 :]) or (ended_at and now - ended_at > LAST_VALIDATIONS)
                 if not (round_.over and (watcher.validated(round_) or late)):
                     break
-                _show(round_, case, layers)
+                known = figures(round_, case, layers)
+                _show(known)
+                tell(known)
                 shown.append(round_)
                 written = _write(folder, shown[:-1], written)
             if ended_at and len(shown) == len(rounds):
                 _clear()
-                print(f"\n{cost_table(shown)}", flush=True)
                 final = summary(shown, case)
                 folder.finish(final)
                 return final
@@ -118,9 +122,8 @@ def _problem(rounds: list[Round], case: Case) -> str | None:
     return None
 
 
-def cost_table(rounds: list[Round]) -> str:
-    """Return a text table of what the rounds cost each client; means are over its rounds."""
-    rows = [row for round_ in rounds for row in round_.rows.values()]
+def cost_table(rows: list[Row]) -> str:
+    """Return a text table of what the rounds of `rows` cost each client; means are over its rounds."""
     heads = ("client", "rounds", "layers", "upload", "download", "train s", "round s", "CPU %", "RSS MB", "accuracy")
     lines = [heads]
     for client in sorted({row.client for row in rows}):
@@ -140,6 +143,11 @@ def cost_table(rounds: list[Round]) -> str:
                 f"{tested[-1]:.3f}" if tested else "n/a",
             )
         )
+    return aligned(lines)
+
+
+def aligned(lines: list[tuple[str, ...]]) -> str:
+    """Return rows of cells as a text table with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
@@ -163,30 +171,48 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _show(round_: Round, case: Case, layers: int) -> None:
+def figures(round_: Round, case: Case, layers: int) -> dict:
+    """Return what is told of a round: to people as a line, to machines as JSON. What is not known is None."""
     rows = list(round_.rows.values())
-    if round_.failed:
+    return {
+        "event": "round",
+        "round": round_.number,
+        "fedn_round": round_.id,
+        "rounds": case.session.rounds,
+        "warmup": round_.warmup,
+        "failed": round_.failed,
+        "clients": len(rows),
+        "clients_asked": round_.expected,
+        "layers_trained": len({name for row in rows for name in row.layers}),
+        "layers": layers,
+        "accuracy": accuracy(rows),
+        "upload_bytes": sum(row.upload_bytes or 0 for row in rows),
+        "download_bytes": sum(row.download_bytes or 0 for row in rows),
+        "seconds": None if round_.seconds is None else round(round_.seconds, 3),
+        "problems": [f"{row.client} {row.outcome}" for row in rows if row.outcome.startswith(("refused", "skipped"))],
+    }
+
+
+def _show(known: dict) -> None:
+    if known["failed"]:
         line = "FAILED, the global model stays as it was"
     else:
-        covered = {name for row in rows for name in row.layers}
-        tested = accuracy(rows)
         line = "  ".join(
             (
-                f"coverage {len(covered):2d}/{layers} layers",
-                f"accuracy {tested:.3f}" if tested is not None else "accuracy n/a",
-                f"up {size(sum(row.upload_bytes or 0 for row in rows))}",
-                f"down {size(sum(row.download_bytes or 0 for row in rows))}",
-                f"{round_.seconds:.1f} s" if round_.seconds is not None else "",
+                f"coverage {known['layers_trained']:2d}/{known['layers']} layers",
+                "accuracy n/a" if known["accuracy"] is None else f"accuracy {known['accuracy']:.3f}",
+                f"up {size(known['upload_bytes'])}",
+                f"down {size(known['download_bytes'])}",
+                "" if known["seconds"] is None else f"{known['seconds']:.1f} s",
             )
         )
-    kind = {True: "warm-up", False: "partial", None: "-------"}[round_.warmup]
-    asked = "?" if round_.expected is None else round_.expected
-    number = round_.number if round_.number is not None else f"FEDn's {round_.id}"
+    kind = {True: "warm-up", False: "partial", None: "-------"}[known["warmup"]]
+    asked = "?" if known["clients_asked"] is None else known["clients_asked"]
+    number = f"FEDn's {known['fedn_round']}" if known["round"] is None else known["round"]
     _clear()
-    print(f"round {number:>2} of {case.session.rounds}  {kind}  {len(rows)} of {asked} clients  {line}", flush=True)
-    for row in rows:
-        if row.outcome.startswith(("refused", "skipped")):
-            print(f"  {row.client} {row.outcome}", flush=True)
+    print(f"round {number:>2} of {known['rounds']}  {kind}  {known['clients']} of {asked} clients  {line}", flush=True)
+    for problem in known["problems"]:
+        print(f"  {problem}", flush=True)
 
 
 def _show_running(waiting: list[Round]) -> None:

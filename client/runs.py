@@ -11,12 +11,14 @@ import dataclasses
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import fedn_partial
+from fedn_partial import cgroup
 from fedn_partial.settings import Case
 
 
@@ -47,6 +49,7 @@ class Row:
     rss_peak_mb : highest resident memory of these processes.
     memory_peak_mb : highest anonymous memory of FEDn's client and these processes at the end of a phase, pages that
         they share counted once: what the device needs. predicted_memory_mb : what was predicted before the training.
+    machine_cpu_percent : mean load of the machine's processors, or of the control group's if they are limited.
     ram_used_mb, ram_percent : highest memory in use on the machine, or in the control group if that is limited.
     train_loss : mean over the last local epoch.
     accuracy, loss : of the new global model on this client's test examples.
@@ -73,6 +76,7 @@ class Row:
     rss_peak_mb: float | None = None
     memory_peak_mb: float | None = None
     predicted_memory_mb: float | None = None
+    machine_cpu_percent: float | None = None
     ram_used_mb: float | None = None
     ram_percent: float | None = None
     train_loss: float | None = None
@@ -82,29 +86,23 @@ class Row:
 
 
 class RunFolder:
-    """Writes a run's two files into a new folder below `parent`."""
+    """Writes a run's two files into the folder `path`, which is made if it is not there.
 
-    def __init__(self, parent: Path, case: Case):
-        name = f"{case.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        names = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
-        parent.mkdir(parents=True, exist_ok=True)
-        for self.path in map(parent.joinpath, names):
-            with contextlib.suppress(FileExistsError):  # another run, begun in the same second
-                self.path.mkdir()
-                break
-        self._session = {
-            "name": case.name,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "seed": case.seed,
-            "settings": dataclasses.asdict(case),
-            "versions": {"fedn-partial": fedn_partial.__version__, "python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in ("fedn", "keras", "numpy")},
-            "machine": f"{platform.system()} {platform.machine()}",
-        }
+    Attributes
+    ----------
+    rows : what was written so far.
+    """
+
+    def __init__(self, path: Path, case: Case):
+        self.path, self.case = path, case
+        self.rows: list[Row] = []
+        path.mkdir(parents=True, exist_ok=True)
+        self._session = describe(case)
         self.finish({})
 
     def write_rows(self, rows: list[Row]) -> None:
         """Append rows to rounds.jsonl."""
+        self.rows += rows
         with (self.path / "rounds.jsonl").open("a") as file:
             for row in rows:
                 file.write(json.dumps(dataclasses.asdict(row)) + "\n")
@@ -112,3 +110,34 @@ class RunFolder:
     def finish(self, final: dict) -> None:
         """Write session.json, with the final metrics if there are any yet."""
         (self.path / "session.json").write_text(json.dumps({**self._session, "final": final}, indent=1) + "\n")
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make a folder below `parent` that is called after `name` and the time, and return its path."""
+    name = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    parent.mkdir(parents=True, exist_ok=True)
+    for path in map(parent.joinpath, itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))):
+        with contextlib.suppress(FileExistsError):  # another run, begun in the same second
+            path.mkdir()
+            return path
+
+
+def describe(case: Case) -> dict:
+    """Return what a run of `case` that begins now is: settings, versions, machine."""
+    return {
+        "name": case.name,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seed": case.seed,
+        "settings": dataclasses.asdict(case),
+        "versions": {"fedn-partial": fedn_partial.__version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("fedn", "keras", "numpy")},
+        "machine": machine(),
+    }
+
+
+def machine() -> str:
+    """Return what this machine is, or what its control group leaves of it: system, processors, memory."""
+    processors = min(len(os.sched_getaffinity(0)), cgroup.find().cpu_limit() or float("inf"))
+    memory = cgroup.machine_memory()
+    size = f"{memory / 1e9:.1f} GB of memory" if memory else "memory n/a"
+    return f"{platform.system()} {platform.machine()}, {processors:g} processor{'s' * (processors != 1)}, {size}"

@@ -20,7 +20,7 @@ from fedn.utils.helpers.plugins.numpyhelper import Helper
 
 from fedn_partial import models, update
 from fedn_partial.client import processes, progress
-from fedn_partial.client.runs import RunFolder
+from fedn_partial.client.runs import RunFolder, new_folder
 from fedn_partial.client.watch import Watcher
 from fedn_partial.layers import layer_table
 from fedn_partial.seed_model.session import start_session
@@ -32,7 +32,7 @@ class Run:
     def __init__(self, running, tmp_path: Path, case, meanwhile=lambda watcher: None):
         session_id, self.table = start_session(running.api, case)
         self.watcher = Watcher(running.api, session_id)
-        self.folder = RunFolder(tmp_path, case)
+        self.folder = RunFolder(new_folder(tmp_path, case.name), case)
         helper = threading.Thread(target=meanwhile, args=(self.watcher,), daemon=True)
         helper.start()
         self.final = progress.follow(self.watcher, case, len(self.table), self.folder, check=lambda: None)

@@ -13,7 +13,7 @@ from fedn_partial import datasets
 from fedn_partial.client import progress
 from fedn_partial.client.fleet import Fleet
 from fedn_partial.client.network import Network
-from fedn_partial.client.runs import RunFolder
+from fedn_partial.client.runs import RunFolder, new_folder
 from fedn_partial.client.watch import Watcher
 from fedn_partial.seed_model.api import Api
 from fedn_partial.seed_model.package import build_package, upload_package
@@ -55,7 +55,7 @@ def run_limited(folder: Path, case: Case, shard: datasets.Shard, limit: int) -> 
             group.add(fleet.clients["client-1"].pid)
             fleet.wait_until_connected(api)
             session_id, table = start_session(api, case)
-            run = RunFolder(folder, case)
+            run = RunFolder(new_folder(folder, case.name), case)
             progress.follow(Watcher(api, session_id), case, len(table), run, check=network.check)
         finally:
             fleet.stop()

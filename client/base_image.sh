@@ -1,0 +1,20 @@
+#!/bin/sh
+# Makes a Debian image with Python, for machines that reach no image registry: Debian's packages are enough.
+# As root, with debootstrap and docker:   client/base_image.sh [NAME]
+# Then:   docker build --network host --build-arg BASE=NAME -f client/Dockerfile -t fedn-partial .
+set -eu
+name=${1:-fedn-partial-base}
+for program in debootstrap docker; do
+    command -v $program > /dev/null || { echo "$program is missing: apt install debootstrap docker.io" >&2; exit 1; }
+done
+[ "$(id -u)" = 0 ] || { echo "run this as root: debootstrap makes a root file system" >&2; exit 1; }
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+debootstrap --variant=minbase --include=python3,python3-venv,tini,ca-certificates bookworm "$root" > "$root.log" ||
+    { tail -n 5 "$root.log" >&2; exit 1; }
+rm -f "$root.log"
+# The authorities that this machine trusts: behind a proxy that opens TLS, pip needs them in the image as well.
+cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+tar -C "$root" -c . | docker import - "$name" > /dev/null
+echo "$name"
