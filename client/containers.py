@@ -38,6 +38,7 @@ def connect(image: str) -> docker.DockerClient:
             "as a user who may use it"
         ) from None
     try:
+        engine.images.get(image)  # running it would try to pull it from a registry
         said = engine.containers.run(image, ["--version"], remove=True, network_mode="none").decode().strip()
     except ImageNotFound:
         raise FednPartialError(
@@ -52,6 +53,11 @@ def connect(image: str) -> docker.DockerClient:
         )
     _remove_left_over(engine)
     return engine
+
+
+def owner() -> str:
+    """Return what a container of this process is labelled with."""
+    return "{} {}".format(*processes.identity(psutil.Process()))
 
 
 def _remove_left_over(engine: docker.DockerClient) -> None:
@@ -89,7 +95,7 @@ class ClientContainer:
             self._container = self.engine.containers.run(
                 self.image,
                 detach=True,
-                labels={LABEL: "{} {}".format(*processes.identity(psutil.Process()))},
+                labels={LABEL: owner()},
                 user=f"{user}:{user}",
                 read_only=True,
                 network_mode="host",
@@ -117,8 +123,10 @@ class ClientContainer:
         raise FednPartialError(f"the client has ended; the last lines of its log are:\n{self.log(lines=8)}")
 
     def log(self, lines: int | str = "all") -> str:
-        """Return the end of what the client has logged so far."""
-        return self._container.logs(tail=lines).decode(errors="replace")
+        """Return the end of what the client has logged so far; nothing once it is stopped."""
+        with contextlib.suppress(NotFound):
+            return self._container.logs(tail=lines).decode(errors="replace")
+        return ""
 
     def memory_kills(self) -> int:
         """Return how often the kernel has killed a process in the container for memory."""

@@ -110,7 +110,7 @@ def run_profile(
                 print(f"\n{flavour.name}, {number} of {len(table)} layers", flush=True)
                 folder = RunFolder(path / f"{flavour.name}-{number}", _with_layers(case, number))
                 home = folder.path / "client"
-                _prepare_client(home, shard, network.url)
+                prepare_client(home, shard, network.url)
                 container = ClientContainer(engine, image, flavour, home)
                 empty = Cell(flavour.name, flavour.cpus, flavour.memory_mib, number, len(table), folder.path.name)
                 try:
@@ -181,7 +181,7 @@ def _with_layers(case: Case, number: int) -> Case:
     return dataclasses.replace(case, selection=selection.to_dict(selector))
 
 
-def _prepare_client(home: Path, shard: datasets.Shard, url: str) -> None:
+def prepare_client(home: Path, shard: datasets.Shard, url: str) -> None:
     datasets.write_shard(home / "data", shard, "made up for a profile")
     # An id of its own: to FEDn, the client of the last cell is another one that went away.
     config = {"name": CLIENT, "client_id": str(uuid.uuid4()), "api_url": url, "fedn_partial": {"data": "data"}}

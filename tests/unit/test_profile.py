@@ -1,0 +1,155 @@
+"""Flavours of machines, and what a profile makes of the rows of its rounds."""
+
+import json
+import os
+
+import pytest
+from click.testing import CliRunner
+
+from fedn_partial.client import flavours, profile
+from fedn_partial.client.cli import main
+from fedn_partial.client.runs import Row
+from fedn_partial.datasets import open_shard, write_shard
+from fedn_partial.errors import FednPartialError
+from fedn_partial.layers import layer_table
+from fedn_partial.settings import load_case
+
+CASE = """
+name: small
+model: {name: %s}
+selection: {selector: random, layers: 2}
+"""
+EMPTY = profile.Cell("ssc.xsmall", 1, 1024, layers=4, total_layers=14, run="ssc.xsmall-4")
+
+
+def case(tmp_path, model="lstm_har"):
+    (tmp_path / "case.yaml").write_text(CASE % model)
+    return load_case(tmp_path / "case.yaml")
+
+
+def row(round_, layers, **columns):
+    return Row(round=round_, fedn_round=str(round_), client="profile", layers=["x"] * layers, **columns)
+
+
+def test_the_table_holds_the_paper_s_seven_and_two_boards():
+    """Table 4 of Alawadi et al. 2023: processors and GiB of memory."""
+    table = {f.name: (f.cpus, f.memory_mib / 1024) for f in flavours.load_flavours().values()}
+    assert list(table.items())[:7] == [
+        ("ssc.xsmall", (1, 1)),
+        ("ssc.small", (1, 2)),
+        ("ssc.small.highcpu", (2, 2)),
+        ("ssc.medium", (2, 4)),
+        ("ssc.medium.highcpu", (4, 4)),
+        ("ssc.large", (4, 8)),
+        ("ssc.xlarge", (8, 16)),
+    ]
+    assert list(table)[7:] == ["jetson-nano-2gb", "raspberry-pi-4"]
+
+
+def test_a_flavour_that_this_machine_cannot_play_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(flavours.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(flavours.cgroup, "machine_memory", lambda: 3 * 2**30)
+    playable, refused = flavours.pick(["ssc.large", "ssc.xsmall", "ssc.medium", "ssc.xsmall"])
+    assert [flavour.name for flavour in playable] == ["ssc.xsmall"]
+    assert refused == {
+        "ssc.large": "it has 4 processors, this machine has 2",
+        "ssc.medium": "it has 4096 MiB of memory, this machine has 3072",
+    }
+
+
+def test_an_unknown_flavour_is_named_with_those_there_are():
+    with pytest.raises(FednPartialError, match=r"no flavour called ssc\.tiny; .* has ssc\.xsmall, ssc\.small"):
+        flavours.pick(["ssc.xsmall", "ssc.tiny"])
+
+
+def test_figures_are_those_of_the_rounds_that_trained_so_many_layers():
+    rows = [
+        row(1, 4, train_seconds=2.0, round_seconds=3.0, machine_cpu_percent=80, ram_used_mb=500, ram_percent=50),
+        row(2, 4, train_seconds=4.0, round_seconds=6.0, machine_cpu_percent=90, ram_used_mb=400, ram_percent=40),
+    ]
+    cell = profile.fill(EMPTY, rows, memory_kills=0)
+    assert (cell.rounds, cell.seconds, cell.round_seconds, cell.cpu_percent) == (2, 3.0, 4.5, 85)
+    assert (cell.ram_mb, cell.ram_percent, cell.killed, cell.limited) == (500, 50, None, None)
+
+
+def test_what_is_not_known_is_not_made_up():
+    cell = profile.fill(EMPTY, [row(1, 4, train_seconds=2.0)], memory_kills=0)
+    assert (cell.seconds, cell.round_seconds, cell.cpu_percent, cell.ram_mb) == (2.0, None, None, None)
+
+
+def test_a_round_with_fewer_layers_is_no_figure_of_so_many():
+    rows = [row(1, 4, train_seconds=2.0), row(2, 3, train_seconds=9.0, limited="3 of the 4 layers asked for: memory")]
+    cell = profile.fill(EMPTY, rows, memory_kills=0)
+    assert (cell.rounds, cell.seconds, cell.killed) == (1, 2.0, None)
+    assert cell.limited == "3.5 of 4 layers in 2 rounds: 3 of the 4 layers asked for: memory"
+
+
+def test_only_a_kill_for_memory_counts_as_killed():
+    fewer = [row(1, 3, train_seconds=9.0, limited="3 of the 4 layers asked for: since more was killed for memory")]
+    cell = profile.fill(EMPTY, fewer, memory_kills=1)
+    assert cell.seconds is None and cell.limited is None
+    assert cell.killed.startswith("killed in round 1 of its session; then trained 3.0 layers: 3 of the 4 layers asked")
+    cell = profile.fill(EMPTY, fewer, memory_kills=0)
+    assert (cell.killed, cell.seconds) == (None, 9.0)
+    refused = [Row(round=1, fedn_round="1", client="profile", outcome="refused: none of the 4 layers asked for fits")]
+    cell = profile.fill(EMPTY, refused, memory_kills=0)
+    assert (cell.killed, cell.seconds) == (None, None)
+    assert cell.limited == "0.0 of 4 layers in 1 rounds: refused: none of the 4 layers asked for fits"
+    cell = profile.fill(EMPTY, [], memory_kills=2, ended="the client has ended")
+    assert cell.killed == "killed in round 1 of its session: the client has ended"
+
+
+def test_the_text_table_marks_what_was_killed_and_tells_why(tmp_path):
+    measured = profile.fill(EMPTY, [row(1, 4, train_seconds=2.0)], memory_kills=0)
+    killed = profile.fill(EMPTY, [], memory_kills=1, ended="the client has ended")
+    cells = [profile.asdict(measured), profile.asdict(killed)]
+    (tmp_path / "profile.json").write_text(json.dumps({"cells": cells}))
+    lines = profile.text_table(tmp_path).splitlines()
+    assert lines[1].split() == ["ssc.xsmall", "4", "2.0", "n/a", "n/a", "n/a", "n/a"]
+    assert lines[2].split() == ["ssc.xsmall", "4", "-", "-", "-", "-", "-"]
+    assert lines[3] == "ssc.xsmall, 4 layers: killed in round 1 of its session: the client has ended"
+
+
+@pytest.mark.parametrize("model", ["vgg16", "lstm_har", "text_cnn"])
+def test_made_up_data_fit_the_model(tmp_path, build, model):
+    made = profile.made_up_shard(case(tmp_path, model), 5)
+    write_shard(tmp_path / "data", made, "made up")
+    keras_model = build(model)
+    assert open_shard(tmp_path / "data").x_train.shape == (5, *keras_model.input.shape[1:])
+    assert (made.x_train.dtype.name == "int32") == (keras_model.input.dtype == "int32")
+    assert len(made.classes) == max(2, keras_model.output.shape[-1])
+
+
+@pytest.mark.parametrize("numbers", [[0], [2, 7]])
+def test_numbers_of_layers_that_the_model_does_not_have(tmp_path, build, numbers):
+    assert len(layer_table(build("lstm_har"))) == 6
+    with pytest.raises(FednPartialError, match=f"--layers: {numbers[-1]} is not from 1 to 6"):
+        profile.check_layers(case(tmp_path), numbers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--flavours", "ssc.xsmall", "--layers", "4,x"], "'4,x' is not like 4,7,10,14"),
+        (["--flavours", "nose", "--layers", "4"], "no flavour called nose"),
+        (["--flavours", "ssc.xsmall", "--layers", "4"], "no Docker answers on this machine"),
+        (["--flavours", "ssc.xsmall", "--layers", "4", "--rounds", "0"], "0 is not in the range"),
+    ],
+)
+def test_what_a_profile_cannot_begin_with(tmp_path, monkeypatch, arguments, told):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    case(tmp_path)
+    answer = CliRunner().invoke(main, ["profile", str(tmp_path / "case.yaml"), *arguments])
+    assert answer.exit_code == 2 and told in answer.output, answer.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_flavour_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    case(tmp_path)
+    answer = CliRunner().invoke(
+        main, ["profile", str(tmp_path / "case.yaml"), "--flavours", "ssc.large", "--layers", "4"]
+    )
+    assert answer.exit_code == 2
+    assert "ssc.large is left out: it has 4 processors, this machine has 1" in answer.output
+    assert "can play none" in answer.output
