@@ -27,7 +27,7 @@ from fedn_partial.monitor import SAMPLES_LIMIT
 
 MB = 1e6
 BASE_MB = 230  # of FEDn's client and TensorFlow, where it cannot be measured
-TRAINING_MB = 100  # what a request takes besides, with one layer of VGG16
+SMALL_MODEL_MB, VGG16_MB = 40, 100  # what a request takes besides, with one layer ('fedn-partial plan' predicts it)
 MODEL_BYTES = 59e6  # VGG16 of the paper: the largest model that comes with this package
 SMALL_MACHINE = 2.5e9  # bytes of memory, below which swap is missed
 IMPORT_PATIENCE = 600  # seconds; TensorFlow takes a minute or two from a slow memory card
@@ -168,11 +168,11 @@ def memory(there: Memory, base_mb: float | None) -> Check:
         return Check("memory", NOT_CHECKED, "this system does not tell")
     total, available, base_mb = there.total / MB, there.available / MB, base_mb or BASE_MB
     told = f"{available:,.0f} of {total:,.0f} MB free; FEDn's client and TensorFlow take {base_mb:.0f}"
-    if total + there.swap / MB < base_mb + TRAINING_MB:
-        return Check("memory", PROBLEM, f"{told}, and training {TRAINING_MB} more at least: add memory, or swap")
-    if available < base_mb + TRAINING_MB:
-        text = f"{told}, and training {TRAINING_MB} more at least: stop what else runs, a desktop for example"
-        return Check("memory", WARNING, text)
+    more = f"training {SMALL_MODEL_MB} more with a small model, {VGG16_MB} at least with VGG16"
+    if total + there.swap / MB < base_mb + SMALL_MODEL_MB:
+        return Check("memory", PROBLEM, f"{told}, {more}: add memory, or swap")
+    if available < base_mb + VGG16_MB:
+        return Check("memory", WARNING, f"{told}, {more}: stop what else runs, a desktop for example")
     return Check("memory", OK, f"{told}; what can be trained in the rest, 'fedn-partial plan' tells")
 
 
