@@ -292,17 +292,39 @@ def client_start(config, **options):
     The file is FEDn's own client.yaml (name, api_url, token, ...) with a section 'fedn_partial'. Options win over
     the file, the file over environment variables.
     """
-    from fedn_partial.client.node import run_client
-    from fedn_partial.settings import read_yaml
+    from fedn_partial.client.node import device_connection, run_client
 
-    raw = read_yaml(config)
-    in_file = {key: raw.get(key) for key in ("api_url", "api_port", "token", "ca", "insecure")}
-    in_file["api_url"] = in_file["api_url"] or raw.get("discover_host")  # its name in files that FEDn Studio makes
-    given = {key: value for key, value in options.items() if value}
     try:
-        run_client(config, _connection({**in_file, **given}))
+        run_client(config, device_connection(config, options))
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
+
+
+@command(main, "doctor", "fedn-partial doctor --config client.yaml")
+@click.option(
+    "--config", type=Path, help="This device's file.  [default: client.yaml, if there is one]", show_default=False
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, when all is known.")
+@connects
+def doctor_command(config, as_json, **options):
+    """Check this device before it joins; the exit code is 1 if something must be mended.
+
+    Nothing is changed here or at FEDn: no client is registered.
+    """
+    from fedn_partial.client.check import PROBLEM
+    from fedn_partial.client.doctor import examine
+
+    checks = []
+    for check in examine(config, options, say=lambda line: as_json or click.echo(line, err=True)):
+        checks.append(check)
+        if not as_json:
+            click.echo(f"{check.state:8} {check.name:16} {check.text}")
+    problems = [check.name for check in checks if check.state == PROBLEM]
+    if as_json:
+        click.echo(json.dumps({"ok": not problems, "checks": [vars(check) for check in checks]}, indent=1))
+    else:
+        click.echo(f"\nto be mended: {', '.join(problems)}" if problems else "\nnothing has to be mended")
+    sys.exit(1 if problems else 0)
 
 
 @main.group()

@@ -22,7 +22,7 @@ from fedn_partial.forkserver import return_freed_memory
 from fedn_partial.launch import CONFIG_VARIABLE
 from fedn_partial.log import log
 from fedn_partial.schema import SettingsError
-from fedn_partial.seed_model.api import Connection
+from fedn_partial.seed_model.api import Connection, connection
 from fedn_partial.settings import load_device, read_yaml
 
 LONGEST_WAIT = 60  # seconds between two tries to reach the server
@@ -60,6 +60,20 @@ def run_client(config: str | Path, connection: Connection) -> None:
         wait = next(waits)
         log(f"starting again in {wait} s")
         time.sleep(wait)
+
+
+def device_connection(config: str | Path | None, options: dict) -> Connection:
+    """Return where this device's FEDn is: from `options`, else client.yaml at `config`, else as for every command.
+
+    Raises
+    ------
+    SettingsError : client.yaml cannot be read, or one of its keys is refused.
+    """
+    raw = read_yaml(config) if config else {}
+    in_file = {key: raw.get(key) for key in ("api_url", "api_port", "token", "ca", "insecure")}
+    in_file["api_url"] = in_file["api_url"] or raw.get("discover_host")  # its name in files that FEDn Studio makes
+    given = {key: value for key, value in options.items() if value}
+    return connection(**{**in_file, **given})
 
 
 def waiting_times() -> Iterator[int]:

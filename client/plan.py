@@ -26,8 +26,8 @@ from fedn_partial.monitor import anonymous_memory
 {imports}
 print(anonymous_memory([os.getpid()]))
 """
-_CLIENT = "from fedn_partial.client import cli, fedn_client, node"
-_TENSORFLOW = "from fedn_partial import forkserver; forkserver.import_tensorflow()"
+CLIENT = "from fedn_partial.client import cli, fedn_client, node"
+TENSORFLOW = "from fedn_partial import forkserver; forkserver.import_tensorflow()"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def make_plan(case: Case, memory_bytes: float) -> Plan:
     What imports take is measured here, in processes of their own.
     """
     table = layer_table(models.build(case.model, empty=True))
-    base = _import_bytes(_CLIENT) + _import_bytes(_TENSORFLOW)
+    base = _import_bytes(CLIENT) + _import_bytes(TENSORFLOW)
     planner = Planner(
         table=table,
         training=case.training,
@@ -113,9 +113,19 @@ def _contexts(number: int) -> list[selection.Context]:
     return [selection.Context(seed=1, round=round_, client="plan") for round_ in range(1, number + 1)]
 
 
-def _import_bytes(imports: str) -> int:
+def run_imports(imports: str, timeout: float | None = None) -> subprocess.CompletedProcess:
+    """Run `imports` in a process of its own, which prints what they take, in bytes of memory that it cannot give back.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired : it took longer than `timeout` seconds.
+    """
     code = _IMPORT.format(imports=imports)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)
+
+
+def _import_bytes(imports: str) -> int:
+    done = run_imports(imports)
     answer = done.stdout.strip().splitlines()[-1:] or [""]
     if done.returncode or not answer[0].isdigit():
         raise FednPartialError(f"what imports take cannot be measured here: {done.stderr[-500:] or answer[0]}")

@@ -51,6 +51,8 @@ class Row:
         they share counted once: what the device needs. predicted_memory_mb : what was predicted before the training.
     machine_cpu_percent : mean load of the machine's processors, or of the control group's if they are limited.
     ram_used_mb, ram_percent : highest memory in use on the machine, or in the control group if that is limited.
+    gpu_percent : mean load of the board's GPU (Jetsons). temperature_c : highest of its zones, in degrees Celsius.
+    power_mw : mean power in mW through the input rail of a Jetson module, from whatever it is used for.
     train_loss : mean over the last local epoch.
     accuracy, loss : of the new global model on this client's test examples.
     test_examples : how many these are.
@@ -79,6 +81,9 @@ class Row:
     machine_cpu_percent: float | None = None
     ram_used_mb: float | None = None
     ram_percent: float | None = None
+    gpu_percent: float | None = None
+    temperature_c: float | None = None
+    power_mw: float | None = None
     train_loss: float | None = None
     accuracy: float | None = None
     loss: float | None = None

@@ -20,13 +20,8 @@ from fedn_partial.update import plain
 # Columns that are taken over by their name: from an update's metadata, and from its resources.
 FROM_METADATA = ("trained_params", "total_params", "download_bytes", "train_loss", "predicted_memory_mb")
 FROM_RESOURCES = (
-    "cpu_seconds",
-    "cpu_percent",
-    "rss_peak_mb",
-    "memory_peak_mb",
-    "machine_cpu_percent",
-    "ram_used_mb",
-    "ram_percent",
+    *("cpu_seconds", "cpu_percent", "rss_peak_mb", "memory_peak_mb"),
+    *("machine_cpu_percent", "ram_used_mb", "ram_percent", "gpu_percent", "temperature_c", "power_mw"),
 )
 
 

@@ -125,11 +125,23 @@ class Api:
         except ValueError:
             raise ApiError(f"{response.url} answered, but not as a FEDn controller does; is the URL right?") from None
 
+    def answer(self, path: str) -> requests.Response:
+        """Return what GET answers, also if that is an error (raises ApiError if no controller answers)."""
+        return self._send("GET", path, timeout=(10, 30))
+
     def _request(self, method: str, path: str, **kwargs) -> requests.Response:
+        response = self._send(method, path, **kwargs)
+        if response.status_code in (401, 403):
+            base = self.connection.base_url
+            raise ApiError(f"{base} does not accept the token; give one with --token or FEDN_AUTH_TOKEN")
+        if response.status_code >= 400:
+            raise ApiError(f"{method} {response.url} failed with {response.status_code}: {error_message(response)}")
+        return response
+
+    def _send(self, method: str, path: str, timeout=(10, 300), **kwargs) -> requests.Response:
         base = self.connection.base_url
-        url = f"{base}/api/v1/{path}"
         try:
-            response = self._session.request(method, url, timeout=(10, 300), **kwargs)
+            return self._session.request(method, f"{base}/api/v1/{path}", timeout=timeout, **kwargs)
         except requests.exceptions.SSLError as error:
             raise ApiError(
                 f"{base}: its certificate is not trusted ({error}); name the authority's file with --ca"
@@ -138,11 +150,6 @@ class Api:
             raise ApiError(
                 f"no FEDn controller answers at {base} ({type(error).__name__}); is it up, and --api-url right?"
             ) from None
-        if response.status_code in (401, 403):
-            raise ApiError(f"{base} does not accept the token; give one with --token or FEDN_AUTH_TOKEN")
-        if response.status_code >= 400:
-            raise ApiError(f"{method} {url} failed with {response.status_code}: {_message(response)}")
-        return response
 
 
 def _with_protocol(address: str) -> str:
@@ -150,7 +157,8 @@ def _with_protocol(address: str) -> str:
     return f"{'http' if local else 'https'}://{address}"
 
 
-def _message(response: requests.Response) -> str:
+def error_message(response: requests.Response) -> str:
+    """Return what FEDn says of an error."""
     try:
         return str(response.json().get("message", response.text))
     except (ValueError, AttributeError):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from fedn_partial import cgroup
+from fedn_partial import cgroup, sensors
 
 MB = 1e6
 SAMPLES_LIMIT = 10_000_000  # bytes of a samples file, after which it is set aside and a new one begun
@@ -34,7 +34,7 @@ class ResourceMonitor:
 
     A sample holds: time (seconds since the epoch), rss_mb and cpu_percent of the family (100 is one processor),
     and of the machine, or of the control group where it is limited: ram_used_mb, ram_percent, machine_cpu_percent,
-    cpu_mhz. MB are 10**6 bytes.
+    cpu_mhz. MB are 10**6 bytes. And of the board: gpu_percent, temperature_c, power_mw (see ``sensors``).
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class ResourceMonitor:
 
         Keys: seconds, phases ({name: seconds}), memory_mb ({name: anonymous memory at the end of that phase}) and
         memory_peak_mb, the highest of these, cpu_seconds and cpu_percent (mean) of the family, rss_peak_mb,
-        ram_used_mb and ram_percent (highest sample), machine_cpu_percent (mean), cpu_mhz (mean), samples (how many).
+        ram_used_mb and ram_percent (highest sample), machine_cpu_percent (mean), cpu_mhz (mean), gpu_percent (mean),
+        temperature_c (highest), power_mw (mean), samples (how many).
         """
         seconds = (time.monotonic() if not self._stop.is_set() else self._ended) - self._started
         cpu_seconds = sum(self._cpu_seconds.values()) if self._cpu_seconds else None
@@ -107,6 +108,9 @@ class ResourceMonitor:
             "ram_percent": _rounded(self._highest("ram_percent")),
             "machine_cpu_percent": _rounded(self._mean("machine_cpu_percent")),
             "cpu_mhz": _rounded(self._mean("cpu_mhz")),
+            "gpu_percent": _rounded(self._mean("gpu_percent")),
+            "temperature_c": _rounded(self._highest("temperature_c")),
+            "power_mw": _rounded(self._mean("power_mw")),
             "samples": len(self._samples),
         }
 
@@ -122,13 +126,14 @@ class ResourceMonitor:
 
     def _run(self) -> None:
         while not self._stop.wait(self.interval):
-            self._sample()
+            self._sample(patient=True)
 
-    def _sample(self) -> None:
+    def _sample(self, patient: bool = False) -> None:
+        """Take a sample; `patient` if the task does not wait for it."""
         try:
             before = sum(self._cpu_seconds.values())
             rss = self._measure_family()
-            sample = {"time": round(time.time(), 3), "rss_mb": _rounded(rss), **self._machine.read()}
+            sample = {"time": round(time.time(), 3), "rss_mb": _rounded(rss), **self._machine.read(patient)}
             sample["cpu_percent"] = None
             if self._samples:
                 elapsed = sample["time"] - self._samples[-1]["time"]
@@ -213,22 +218,24 @@ def _kilobytes(text: str) -> dict[str, int]:
 
 
 class _Machine:
-    """Memory, processor load and frequency of the machine, or of the control group where that is limited."""
+    """Memory, processor load and frequency of the machine, or of the control group where that is limited; its board."""
 
     def __init__(self):
         self._group = _known(cgroup.find) or cgroup.Cgroup((), (), ())
         self._memory_limit = _known(self._group.memory_limit)
         self._cpu_limit = self._group.cpu_limit()
         self._last: tuple[float, float | None] | None = None
+        self._board = _known(sensors.find) or sensors.Board()
         _known(psutil.cpu_percent)  # the first call only sets psutil's starting point
 
-    def read(self) -> dict:
+    def read(self, patient: bool) -> dict:
         used, percent = _known(self._memory) or (None, None)
         return {
             "ram_used_mb": _rounded(used),
             "ram_percent": _rounded(percent),
             "machine_cpu_percent": _rounded(_known(self._cpu_percent)),
             "cpu_mhz": _rounded(_known(lambda: psutil.cpu_freq().current)),
+            **{key: _rounded(value) for key, value in (_known(lambda: self._board.read(patient)) or {}).items()},
         }
 
     def _memory(self) -> tuple[float, float]:

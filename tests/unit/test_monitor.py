@@ -13,13 +13,14 @@ import numpy as np
 import psutil
 import pytest
 
-from fedn_partial import cgroup, monitor
+from fedn_partial import cgroup, monitor, sensors
 from fedn_partial.monitor import MB, ResourceMonitor, anonymous_memory
 
 V1_UNLIMITED = "9223372036854771712\n"
 KEYS = {
     *("seconds", "phases", "cpu_seconds", "cpu_percent", "rss_peak_mb", "memory_mb", "memory_peak_mb"),
     *("ram_used_mb", "ram_percent", "machine_cpu_percent", "cpu_mhz", "samples"),
+    *("gpu_percent", "temperature_c", "power_mw"),
 }
 
 # Holds as many bytes and burns as many processor seconds as it is told, says so, and waits for its end.
@@ -326,6 +327,50 @@ def test_unreadable_control_group_gives_none(monkeypatch, tmp_path):
     summary = watched.summary()
     assert [summary[key] for key in ("ram_used_mb", "ram_percent", "machine_cpu_percent")] == [None] * 3
     assert summary["rss_peak_mb"] > 0
+
+
+class Readings:
+    """A board that tells one thing after the other, and after that that its files cannot be read."""
+
+    def __init__(self, *readings):
+        self.readings = iter(readings)
+        self.patient = []
+
+    def read(self, patient=False):
+        self.patient.append(patient)
+        gpu, temperature, power = next(self.readings)
+        return {"gpu_percent": gpu, "temperature_c": temperature, "power_mw": power}
+
+
+def test_the_boards_sensors_are_in_samples_and_summary(monkeypatch, tmp_path):
+    board = Readings((10.0, 40.0, None), (40.0, 55.5, None), (None, 50.0, None))
+    monkeypatch.setattr(sensors, "find", lambda: board)
+    with ResourceMonitor(interval=0.05, samples=tmp_path / "s.jsonl") as watched:
+        time.sleep(0.3)
+    summary = watched.summary()
+    assert (summary["gpu_percent"], summary["temperature_c"], summary["power_mw"]) == (25.0, 55.5, None)
+    samples = samples_of(tmp_path / "s.jsonl")
+    assert [sample.get("temperature_c") for sample in samples[:4]] == [40.0, 55.5, 50.0, None]
+    # only the samples that the task does not wait for may take their time
+    assert board.patient[0] is board.patient[-1] is False and all(board.patient[1:-1]) and len(board.patient) > 2
+
+
+def test_mean_power_of_the_samples_that_have_one(monkeypatch):
+    monkeypatch.setattr(sensors, "find", lambda: Readings((None, None, 3000.0), (None, None, 4500.0)))
+    with ResourceMonitor(interval=60) as watched:
+        pass
+    assert watched.summary()["power_mw"] == 3750.0
+
+
+def test_sensors_that_cannot_even_be_looked_for_cost_nothing(monkeypatch):
+    def fails():
+        raise PermissionError("/sys")
+
+    monkeypatch.setattr(sensors, "find", fails)
+    with ResourceMonitor() as watched:
+        pass
+    summary = watched.summary()
+    assert [summary[key] for key in sensors.KEYS] == [None] * 3 and summary["samples"] == 2
 
 
 def test_limited_control_group_stands_for_the_machine(monkeypatch, tmp_path):

@@ -17,7 +17,10 @@ METADATA = {
     "total_params": 200,
     "download_bytes": 900,
     "train_loss": 0.5,
-    "resources": {"phases": {"train": 1.5}, "cpu_percent": 90.0, "rss_peak_mb": 300.0, "cpu_seconds": None},
+    "resources": {
+        **{"phases": {"train": 1.5}, "cpu_percent": 90.0, "rss_peak_mb": 300.0, "cpu_seconds": None},
+        **{"gpu_percent": None, "temperature_c": 54.5, "power_mw": 4510.0},
+    },
 }
 
 
@@ -83,6 +86,7 @@ def test_a_row_holds_what_the_update_said_and_what_the_validation_found(fedn):
     assert (row.layers, row.trained_params, row.num_examples) == (["conv0", "dense"], 50, 100)
     assert (row.upload_bytes, row.download_bytes) == (210, 1000)  # to train, and once more to validate
     assert (row.train_seconds, row.round_seconds, row.cpu_seconds) == (1.5, 2.75, None)
+    assert (row.gpu_percent, row.temperature_c, row.power_mw) == (None, 54.5, 4510.0)
     assert (row.accuracy, row.test_examples) == (0.5, 10)
     assert watcher.validated(watcher.rounds["1"]) and watcher.rounds["1"].expected == 2
 
