@@ -93,16 +93,20 @@ class Row:
 class RunFolder:
     """Writes a run's two files into the folder `path`, which is made if it is not there.
 
+    Parameters
+    ----------
+    known : keys of session.json that are otherwise than ``describe`` has them.
+
     Attributes
     ----------
     rows : what was written so far.
     """
 
-    def __init__(self, path: Path, case: Case):
+    def __init__(self, path: Path, case: Case, **known):
         self.path, self.case = path, case
         self.rows: list[Row] = []
         path.mkdir(parents=True, exist_ok=True)
-        self._session = describe(case)
+        self._session = describe(case) | known
         self.finish({})
 
     def write_rows(self, rows: list[Row]) -> None:

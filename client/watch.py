@@ -12,6 +12,8 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 
 from fedn_partial.client.runs import Row
 from fedn_partial.seed_model.api import Api
@@ -65,6 +67,8 @@ class Watcher:
         self.session_id = session_id
         self.status = "Created"
         self.rounds: dict[str, Round] = {}
+        self._began: datetime | None = None
+        self._previous: dict[int, dict] = {}  # number of a round -> what the next one's settings say became of it
         self._seen: defaultdict[str, int] = defaultdict(int)
         self._updates: list[str] = []  # whose round FEDn has not told of yet
         self._validations: dict[str, dict[str, dict]] = defaultdict(dict)  # model -> client -> metrics
@@ -73,12 +77,14 @@ class Watcher:
         """Ask FEDn what is new (raises ApiError)."""
         session = self.api.get(f"sessions/{self.session_id}")
         self.status = session["status"]
+        self._began = _date(session.get("committed_at"))
         self._read_rounds()
         statuses = self._new("statuses/", {"session_id": self.session_id, "type": "MODEL_UPDATE"})
         self._updates += [status["data"] for status in statuses if status["status"] == "Model update completed."]
         waiting, self._updates = self._updates, []
         for data in waiting:
             _from_client(self._read_update, data)
+        self._join_outcomes()
         for validation in self._new("validations/", {"session_id": self.session_id}):
             if validation["session_id"] == self.session_id:
                 _from_client(self._read_validation, validation["data"], validation)
@@ -96,22 +102,23 @@ class Watcher:
 
     def _read_rounds(self) -> None:
         # Each carries the session's settings twice, so only the newest are asked for, and older ones until one is
-        # known: after a network that was away for a while there may be many.
+        # known, or older than the session: it may have ended long ago, or the network have been away for a while.
         found = []
         while True:
             page = self.api.get("rounds/", limit=4, order="desc", skip=len(found))["result"]
             found += page
-            if len(page) < 4 or any(raw["round_id"] in self.rounds or not self._is_ours(raw) for raw in page):
+            if len(page) < 4 or any(raw["round_id"] in self.rounds or self._is_older(raw) for raw in page):
                 break
         for raw in reversed(found):
             config = raw.get("round_config") or {}
             if not self._is_ours(raw):
                 continue
+            is_new = raw["round_id"] not in self.rounds
             round_ = self.rounds.setdefault(raw["round_id"], Round(raw["round_id"]))
             if not round_.over and raw["status"] != round_.status:
                 round_.status = raw["status"]
                 if round_.over:
-                    round_.seconds = time.monotonic() - round_.started
+                    round_.seconds = _seconds(raw) if is_new else time.monotonic() - round_.started
             round_.model = config.get("model_id")
             for combiner in raw.get("combiners") or []:
                 round_.expected = (combiner.get("data") or {}).get("nr_expected_updates")
@@ -120,6 +127,10 @@ class Watcher:
     def _is_ours(self, raw: dict) -> bool:
         return (raw.get("round_config") or {}).get("session_id") == self.session_id
 
+    def _is_older(self, raw: dict) -> bool:
+        date = _date(raw.get("committed_at"))
+        return not self._is_ours(raw) and (None in (date, self._began) or date < self._began)
+
     def _read_instructions(self, round_: Round, instructions: dict) -> None:
         round_.number = instructions.get("round")
         round_.warmup = instructions.get("warmup")
@@ -127,13 +138,18 @@ class Watcher:
             row.warmup = round_.warmup
             row.round = row.round or round_.number
         previous = instructions.get("previous") or {}
-        before = next((r for r in self.rounds.values() if r.number and r.number == previous.get("round")), None)
-        for client_id, name in before.ids.items() if before else ():
-            row = before.rows[name]
-            if client_id in previous["merged"]:
-                row.outcome = "merged"
-            elif client_id in previous["skipped"] and not row.outcome.startswith("refused"):
-                row.outcome = f"skipped: {previous['skipped'][client_id]}"
+        if "round" in previous:
+            self._previous[previous["round"]] = previous
+
+    def _join_outcomes(self) -> None:
+        for round_ in self.rounds.values():
+            previous = self._previous.get(round_.number, {"merged": (), "skipped": {}})
+            for client_id, name in round_.ids.items():
+                row = round_.rows[name]
+                if client_id in previous["merged"]:
+                    row.outcome = "merged"
+                elif client_id in previous["skipped"] and not row.outcome.startswith("refused"):
+                    row.outcome = f"skipped: {previous['skipped'][client_id]}"
 
     def _read_update(self, update: dict) -> None:
         meta = json.loads(update["meta"])
@@ -199,6 +215,20 @@ def _from_client(read, text: str, *context) -> None:
     """Read what a client sent; what is no JSON of the right shape is left out, it must not end the following."""
     with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
         read(json.loads(text), *context)
+
+
+def _date(text) -> datetime | None:
+    """Return the date that FEDn wrote, or None if it is none."""
+    try:
+        return parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _seconds(raw: dict) -> float | None:
+    """Return how long a round took, by FEDn's dates, to the second."""
+    began, ended = _date(raw.get("committed_at")), _date(raw.get("updated_at"))
+    return None if None in (began, ended) else (ended - began).total_seconds()
 
 
 def _number(value) -> float | None:

@@ -275,6 +275,19 @@ def session_settings(case: Case, table, session: str) -> dict:
     }
 
 
+def read_settings(text: str) -> dict:
+    """Return the settings in the source of server functions that ``source`` made.
+
+    Raises
+    ------
+    ValueError : it is of another make.
+    """
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "settings":
+            return ast.literal_eval(node.value)
+    raise ValueError("these server functions have no settings")
+
+
 def source(settings: dict) -> str:
     """Return the source of a self-contained ``ServerFunctions`` class with `settings`, ready for FEDn."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(ServerFunctions)))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedn_partial import models
+from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer, layer_table
+from fedn_partial.schema import parse
 from fedn_partial.seed_model import seed, server_functions
-from fedn_partial.seed_model.api import Api
+from fedn_partial.seed_model.api import Api, ApiError
 from fedn_partial.selection import Context, choose, from_dict
 from fedn_partial.settings import Case
 
@@ -51,3 +55,61 @@ def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
     start = {"session_id": session_id, "rounds": case.session.rounds, "round_timeout": case.session.round_timeout}
     api.post("sessions/start", json=start)
     return session_id, table
+
+
+@dataclass(frozen=True)
+class Known:
+    """What FEDn keeps of a session of ours.
+
+    Attributes
+    ----------
+    layers : {name: parameters}, from input to output. began : when, as FEDn writes it.
+    """
+
+    id: str
+    case: Case
+    layers: dict[str, int]
+    began: str
+
+
+def find_session(api: Api, name: str) -> Known:
+    """Return the session that is called `name`, or has that id; of several with one name, the newest.
+
+    Raises
+    ------
+    FednPartialError : there is none, or it was not started by fedn-partial. ApiError : FEDn does not answer.
+    """
+    found = api.get("sessions/", params={"name": name}, limit=1, order="desc")["result"]
+    session = found[0] if found and found[0]["name"] == name else None
+    if session is None:
+        try:
+            session = api.get(f"sessions/{name}")
+        except ApiError:
+            names = [other["name"] for other in api.get("sessions/", limit=20, order="desc")["result"]]
+            known = f"its newest are {', '.join(map(str, dict.fromkeys(names)))}" if names else "it has none at all"
+            raise FednPartialError(f"FEDn has no session called {name!r}; {known}") from None
+    config = session["session_config"]
+    try:
+        told = server_functions.read_settings(config["server_functions"])
+        client = told["client"]
+        case = parse(
+            Case,
+            {
+                "name": session["name"],
+                **{key: client[key] for key in ("seed", "model", "selection", "training", "codec")},
+                "merge": told["merge"],
+                "model_dtype": told["model_dtype"],
+                "session": {
+                    "rounds": int(config["rounds"]),
+                    "round_timeout": int(config["round_timeout"]),
+                    "min_clients": int(config["clients_required"]),
+                },
+            },
+            f"session {name}",
+        )
+    except (SyntaxError, ValueError, LookupError, TypeError, FednPartialError) as error:
+        raise FednPartialError(
+            f"session {name!r} was not started by this version of fedn-partial ({error!r})"
+        ) from None
+    parameters = {layer: sum(math.prod(shape) for shape in shapes) for layer, shapes in told["layers"].items()}
+    return Known(session["session_id"], case, parameters, str(session.get("committed_at")))

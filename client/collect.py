@@ -1,0 +1,46 @@
+"""Fetches the figures of a session from FEDn, also of one that ended long ago: no device has to be asked.
+
+FEDn 0.33 keeps, for every session: the metadata of each update with what it cost the device (among its statuses), the
+metrics of each validation, and the settings of each round, which say what became of the updates of the round before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedn_partial.client import progress
+from fedn_partial.client.runs import RunFolder, new_folder
+from fedn_partial.client.watch import Watcher
+from fedn_partial.errors import FednPartialError
+from fedn_partial.seed_model.api import Api
+from fedn_partial.seed_model.session import find_session
+
+
+def collect(api: Api, name: str, parent: Path) -> Path:
+    """Write the folder of a run below `parent` from what FEDn keeps of the session `name`, and return its path.
+
+    Raises
+    ------
+    FednPartialError : FEDn has no such session, or no round of it. ApiError : FEDn does not answer.
+    """
+    known = find_session(api, name)
+    watcher = Watcher(api, known.id)
+    watcher.poll()
+    rounds = sorted(watcher.rounds.values(), key=lambda round_: int(round_.id))
+    if not rounds:
+        raise FednPartialError(f"session {name!r} has no round yet")
+    folder = RunFolder(
+        new_folder(parent, known.case.name),
+        known.case,
+        started=known.began,
+        machine=f"devices of the FEDn server at {api.connection.base_url}",
+        layers=known.layers,
+        versions={},  # of the devices; what is installed here did not run it
+    )
+    for round_ in rounds:
+        folder.write_rows(list(round_.rows.values()))
+    final = progress.summary(rounds, known.case)
+    if watcher.status not in ("Finished", "Terminated"):
+        final["problem"] = f"it is still going on, in round {len(rounds)} of {known.case.session.rounds}"
+    folder.finish(final)
+    return folder.path
