@@ -42,6 +42,7 @@ def run(case: Case, folder: RunFolder) -> dict:
         upload_seed(api, seed)
         fleet.wait_until_connected(api)
         session_id, table = start_session(api, case)
+        folder.know_layers(table)
         watcher = Watcher(api, session_id)
         final = progress.follow(watcher, case, len(table), folder, check=network.check)
     finally:

@@ -1,7 +1,7 @@
 """A run's folder: what was asked for, and one line for each client and round.
 
-``runs/NAME/session.json`` holds settings, versions, seed and final metrics; ``runs/NAME/rounds.jsonl`` one JSON
-object for each client and round, with the columns below.
+``runs/NAME/session.json`` holds settings, versions, seed, the model's layers and final metrics;
+``runs/NAME/rounds.jsonl`` one JSON object for each client and round, with the columns below.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import dataclasses
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import fedn_partial
+from fedn_partial import cgroup
+from fedn_partial.layers import Layer
 from fedn_partial.settings import Case
 
 
@@ -99,8 +102,13 @@ class RunFolder:
             "settings": dataclasses.asdict(case),
             "versions": {"fedn-partial": fedn_partial.__version__, "python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in ("fedn", "keras", "numpy")},
-            "machine": f"{platform.system()} {platform.machine()}",
+            "machine": machine(),
         }
+        self.finish({})
+
+    def know_layers(self, table: list[Layer]) -> None:
+        """Write the model's layers with their parameters, from input to output: a report counts coverage by them."""
+        self._session["layers"] = {layer.name: layer.parameters for layer in table}
         self.finish({})
 
     def write_rows(self, rows: list[Row]) -> None:
@@ -112,3 +120,11 @@ class RunFolder:
     def finish(self, final: dict) -> None:
         """Write session.json, with the final metrics if there are any yet."""
         (self.path / "session.json").write_text(json.dumps({**self._session, "final": final}, indent=1) + "\n")
+
+
+def machine() -> str:
+    """Return what this machine is, or what its control group leaves of it: system, processors, memory."""
+    processors = min(len(os.sched_getaffinity(0)), cgroup.find().cpu_limit() or float("inf"))
+    memory = cgroup.machine_memory()
+    size = f"{memory / 1e9:.1f} GB of memory" if memory else "memory n/a"
+    return f"{platform.system()} {platform.machine()}, {processors:g} processor{'s' * (processors != 1)}, {size}"
