@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -119,6 +120,28 @@ def plan_command(config, memory):
         click.echo(f"Never trained there, as they do not fit even alone: {', '.join(plan.never)}.")
 
 
+@command(main, "report", "fedn-partial report runs/quickstart-20261121-083949 -o report.html")
+@click.argument("folders", type=Path, nargs=-1, required=True)
+@click.option("-o", "--output", type=Path, default=Path("report.html"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print key figures and written files as JSON.")
+def report_command(folders, output, as_json):
+    """Write runs and profiles as one HTML page, and their figures as CSV files beside it.
+
+    Several runs are laid over each other. With one of full training (selector: all) among them, the others are
+    compared with it.
+    """
+    try:
+        from fedn_partial.client.report.page import write_report
+    except ModuleNotFoundError as error:
+        raise FednPartialError(f"{error}; a report needs the operator's install: pip install '.[local]'") from None
+    written = write_report(list(folders), output)
+    if as_json:
+        click.echo(json.dumps(written, indent=1))
+        return
+    click.echo("\n".join(written["result"]))
+    click.echo(f"{output}: {output.stat().st_size / 1e3:.0f} kB; {len(written['csv'])} CSV files beside it")
+
+
 @main.group()
 def package():
     """Build and upload the compute package."""
@@ -201,6 +224,7 @@ def session_start(config, runs, **options):
     folder = RunFolder(runs, case)
     click.echo("comparing FEDn's newest model with the case")
     session_id, table = start_session(api, case)
+    folder.know_layers(table)
     click.echo(f"session {session_id}")
     try:
         final = progress.follow(Watcher(api, session_id), case, len(table), folder)
