@@ -193,10 +193,17 @@ def _axes(axes, unit: str, x_label: str, ticks) -> None:
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_xticks(_round_numbers(*axes.get_xlim()))
     if ticks:
         axes.set_xticks(ticks)
         axes.set_xlim(min(ticks) - 0.7, max(ticks) + 0.7)
+
+
+def _round_numbers(low: float, high: float) -> list[int]:
+    """Return some whole numbers between two, the first round among them."""
+    step = next((step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if (high - low) / step <= 11), int(high / 5))
+    multiples = [number for number in range(step, int(high) + 1, step) if number >= low]
+    return [1, *multiples] if low <= 1 < step and step > 2 else multiples
 
 
 def _end_value(axes, series: list[Series]) -> None:

@@ -86,6 +86,22 @@ def layer_names(run: Run) -> list[str]:
     return list(dict.fromkeys(longest)) if set(longest) == seen else sorted(seen, key=natural)
 
 
+def layer_count(run: Run) -> int | None:
+    """Return how many layers the model has, or None if neither the folder nor a client that trained all says."""
+    if run.session.get("layers"):
+        return len(run.session["layers"])
+    return next((len(set(row.layers)) for row in run.rows if _all_weights(row)), None)
+
+
+def is_full(row: Row, layers: int | None) -> bool:
+    """Whether a client trained all of the model's layers."""
+    return _all_weights(row) or (layers is not None and len(row.layers) >= layers)
+
+
+def _all_weights(row: Row) -> bool:
+    return bool(row.layers) and row.trained_params is not None and row.trained_params == row.total_params
+
+
 def natural(name: str) -> list:
     """Return a key that sorts conv2 before conv10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
@@ -120,9 +136,9 @@ class Summary:
 
     Attributes
     ----------
-    layers : of the model. trained : lowest and highest number of layers that a client trained after the warm-up.
+    layers : of the model, None if not known. trained : fewest and most that a client trained after the warm-up.
     full_training : whether every client trained every layer in every round.
-    accuracy : of the global model after the last round that did not fail.
+    accuracy : of the global model after round `accuracy_round`, the last one that somebody tested.
     upload_bytes : of all updates. full_upload_bytes : if each of these had been a full one, as float32.
     partial_upload_bytes, partial_full_bytes : the same of partial rows alone.
     partial_seconds, full_seconds : mean of a client's round. partial_memory_mb, full_memory_mb : mean of its highest
@@ -131,7 +147,7 @@ class Summary:
     """
 
     label: str
-    layers: int
+    layers: int | None
     trained: tuple[int, int] | None
     full_training: bool
     rounds: int
@@ -139,6 +155,7 @@ class Summary:
     failed_rounds: int
     clients: int
     accuracy: float | None
+    accuracy_round: int | None
     upload_bytes: float | None
     full_upload_bytes: float | None
     download_bytes: float | None
@@ -167,13 +184,14 @@ def ratio(part: float | None, whole: float | None) -> float | None:
 def summary(run: Run, memory: str) -> Summary:
     """Return what a run comes to; `memory` is the column that its memory is read from."""
     found = rounds(run)
-    layers = len(layer_names(run))
+    layers = layer_count(run)
     trained = [row for row in run.rows if row.layers]
-    full = [row for row in trained if len(row.layers) >= layers]
-    partial = [row for row in trained if len(row.layers) < layers]
+    full = [row for row in trained if is_full(row, layers)]
+    partial = [row for row in trained if not is_full(row, layers)]
     after_warmup = [len(row.layers) for row in trained if not row.warmup]
     good = [round_ for round_ in found if not round_.failed]
-    final = run.session.get("final") or {}
+    tested = [(over_examples(round_.rows, "accuracy"), round_.number) for round_ in good]
+    accuracy, accuracy_round = next((pair for pair in reversed(tested) if pair[0] is not None), (None, None))
     return Summary(
         label=run.label,
         layers=layers,
@@ -183,7 +201,8 @@ def summary(run: Run, memory: str) -> Summary:
         warmup_rounds=sum(round_.warmup for round_ in found),
         failed_rounds=len(found) - len(good),
         clients=len({row.client for row in run.rows}),
-        accuracy=over_examples(good[-1].rows, "accuracy") if good else None,
+        accuracy=accuracy,
+        accuracy_round=accuracy_round,
         upload_bytes=total(row.upload_bytes for row in run.rows),
         full_upload_bytes=_full_bytes(run.rows),
         download_bytes=total(row.download_bytes for row in run.rows),
@@ -193,14 +212,14 @@ def summary(run: Run, memory: str) -> Summary:
         full_seconds=mean(row.round_seconds for row in full),
         partial_memory_mb=mean(getattr(row, memory) for row in partial),
         full_memory_mb=mean(getattr(row, memory) for row in full),
-        problem=_problem(final),
+        problem=_problem(run.session.get("final") or {}),
     )
 
 
 def _problem(final: dict) -> str | None:
     if not final:
-        return "it has not ended, or was killed: its folder says nothing of an end"
-    return str(final["problem"]) if final.get("problem") else None
+        return "it has not ended, or was killed; its folder says nothing of an end"
+    return str(final["problem"]).rstrip(".") if final.get("problem") else None
 
 
 def _full_bytes(rows: Iterable[Row]) -> float | None:
@@ -224,13 +243,28 @@ def baseline(summaries: list[Summary]) -> Summary | None:
 def runs_table(summaries: list[Summary]) -> Table:
     columns = (
         *("run", "layers", "fewest_trained", "most_trained", "clients", "rounds", "warmup_rounds", "failed_rounds"),
-        *("accuracy", "upload_bytes", "full_upload_bytes", "upload_share", "partial_upload_share", "download_bytes"),
+        *(
+            "accuracy",
+            "accuracy_round",
+            "upload_bytes",
+            "full_upload_bytes",
+            "upload_share",
+            "partial_upload_share",
+            "download_bytes",
+        ),
         *("partial_round_seconds", "full_round_seconds", "partial_memory_mb", "full_memory_mb", "problem"),
     )
     rows = [
         (
             *(one.label, one.layers, *(one.trained or (None, None)), one.clients, one.rounds, one.warmup_rounds),
-            *(one.failed_rounds, one.accuracy, one.upload_bytes, one.full_upload_bytes, one.upload_share),
+            *(
+                one.failed_rounds,
+                one.accuracy,
+                one.accuracy_round,
+                one.upload_bytes,
+                one.full_upload_bytes,
+                one.upload_share,
+            ),
             *(one.partial_upload_share, one.download_bytes, one.partial_seconds, one.full_seconds),
             *(one.partial_memory_mb, one.full_memory_mb, one.problem),
         )
@@ -247,9 +281,9 @@ def rounds_table(runs: list[Run]) -> Table:
     )
     rows = []
     for run in runs:
-        layers = layer_names(run)
+        known = set(layer_names(run))
         for one in rounds(run):
-            covered = {name for row in one.rows if merged(row) for name in row.layers} & set(layers)
+            covered = {name for row in one.rows if merged(row) for name in row.layers} & known
             rows.append(
                 (
                     *(run.label, one.number, one.warmup, one.failed, len(one.rows)),
@@ -258,7 +292,7 @@ def rounds_table(runs: list[Run]) -> Table:
                     total(row.upload_bytes for row in one.rows),
                     _full_bytes(one.rows),
                     total(row.download_bytes for row in one.rows),
-                    *(len(covered), len(layers)),
+                    *(len(covered), layer_count(run)),
                 )
             )
     return Table("rounds", columns, tuple(rows))

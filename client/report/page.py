@@ -66,6 +66,7 @@ def write_report(folders: list[Path], output: Path) -> dict:
         items=[item.label for item in [*runs, *profiles]],
         charts=_run_charts(runs, summaries, tables),
         maps=_maps(runs, tables),
+        answered=any(one.clients for one in summaries) or bool(profiles),
         unmapped=[one.label for one in summaries if one.full_training and not one.failed_rounds],
         costs=[{"table": one, "charts": _profile_charts(one, number)} for number, one in enumerate(found)],
         table3=paper.table3(runs, profiles),
@@ -340,7 +341,8 @@ def _maps(runs: list[Run], tables: dict[str, Table]) -> list[dict]:
         by_layer = {name: [record for record in records if record["layer"] == name] for name in layers}
         first = by_layer[layers[0]]
         ages = {record["layer"]: record for record in tables["staleness"].records(run=run.label)}
-        title = f"{run.label}: clients that trained a layer, by round"
+        whose = f"{run.label}: " if len(runs) > 1 else ""
+        title = f"{whose}Clients that trained a layer, by round"
         takeaway = words.layers_takeaway(tables["layers"], tables["rounds"], tables["staleness"], run.label)
         when = Heat(
             rows=tuple(layers),
@@ -354,12 +356,12 @@ def _maps(runs: list[Run], tables: dict[str, Table]) -> list[dict]:
         note = "Right of the map: staleness at the end, and the longest in the run."
         svg = charts.heat(f"when{number}", f"{title}. {takeaway}", when)
         found.append(_chart(title, takeaway, svg, "layers", _scale(max(when.wholes)), note))
-        found.append(_who(number, run, layers, tables["layers_by_client"]))
+        found.append(_who(number, run, whose, layers, tables["layers_by_client"]))
     return found
 
 
-def _who(number: int, run: Run, layers: list[str], table: Table) -> dict:
-    title = f"{run.label}: rounds in which a layer was trained, by client"
+def _who(number: int, run: Run, whose: str, layers: list[str], table: Table) -> dict:
+    title = f"{whose}Rounds in which a layer was trained, by client"
     records = table.records(run=run.label)
     clients = list(dict.fromkeys(record["client"] for record in records))
     if len(clients) > MOST_CLIENTS:
@@ -406,7 +408,7 @@ def _profile_charts(costs: paper.Costs, number: int) -> list[dict]:
             "cpu_percent",
             "Processor by number of layers",
             "processor, %",
-            "100 % is all processors of the machine's size busy.",
+            "100 % is all its processors busy.",
         ),
         ("ram_mb", "Memory by number of layers", "memory, MB", "Highest memory of the whole container."),
     ):
@@ -416,7 +418,7 @@ def _profile_charts(costs: paper.Costs, number: int) -> list[dict]:
             killed = tuple(layers for layers, cell in cells.items() if cell.killed)
             y = tuple(None if cell.killed else getattr(cell, key) for cell in cells.values())
             series.append(Series(style, tuple(cells), y, crosses=killed))
-        crossed = " A cross on the axis was ended for lack of memory." if any(one.crosses for one in series) else ""
+        crossed = " A cross on the axis: ended for lack of memory." if any(one.crosses for one in series) else ""
         svg = charts.lines(
             *(f"{key}{number}", f"{title}. {takeaway}{crossed}", series, unit, "layers trained"),
             zero=True,
@@ -444,13 +446,16 @@ def _swatch(key: int | str) -> Markup:
     if isinstance(key, int):
         line = f'<path d="M0 6h28" stroke="var(--s{key % 8})" stroke-dasharray="{DASHES[key % 4]}" stroke-width="2"/>'
         mark = f'<g fill="var(--s{key % 8})">{MARKERS[charts.MARKERS[key % 8]]}</g>'
-        return Markup(
-            f'<svg class="swatch" width="28" height="12" viewBox="0 0 28 12" aria-hidden="true">{line}{mark}</svg>'
-        )
+        return _small_svg(28, line + mark)
     if key.startswith("p"):
         fill = f'fill="var(--{key})"'
     else:
         step = int(key[1:])
         fill = f'fill="var(--heat)" fill-opacity="{charts.strength(step)}"' if step else 'fill="var(--cell)"'
     box = f'<rect width="12" height="12" rx="1" {fill}/>'
-    return Markup(f'<svg class="swatch" width="12" height="12" viewBox="0 0 12 12" aria-hidden="true">{box}</svg>')
+    return _small_svg(12, box)
+
+
+def _small_svg(width: int, content: str) -> Markup:
+    box = f'width="{width}" height="12" viewBox="0 0 {width} 12"'
+    return Markup(f'<svg class="swatch" {box} aria-hidden="true">{content}</svg>')

@@ -113,8 +113,10 @@ class Pair:
 
     @property
     def gained(self) -> bool:
-        """Whether it ran here and did not there."""
-        return self.ours is not None and not self.ours.killed and self.ours.seconds is not None and self.paper == "-"
+        """Whether it ran here, with all the layers asked for, and did not there."""
+        if self.ours is None or self.ours.killed or self.ours.limited:
+            return False
+        return self.ours.seconds is not None and self.paper == "-"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from fedn_partial.client.progress import size
-from fedn_partial.client.report.figures import Summary, Table, mean, spans
+from fedn_partial.client.report.figures import Summary, Table, mean, ratio, spans
 from fedn_partial.client.report.load import Profile, Run
 from fedn_partial.client.report.paper import Costs
 
@@ -53,7 +53,7 @@ def layers_trained(one: Summary) -> str:
     if one.trained is None:
         return NOT_KNOWN
     fewest, most = one.trained
-    return f"{fewest if fewest == most else f'{fewest} to {most}'} of {one.layers}"
+    return f"{fewest if fewest == most else f'{fewest} to {most}'}{f' of {one.layers}' if one.layers else ''}"
 
 
 # The result
@@ -63,21 +63,22 @@ def result(one: Summary, full: Summary | None) -> str:
     """Return what a run comes to in one sentence; `full` is the run of full training to compare with, or None."""
     if not one.clients:
         return "Nothing has come from any client yet."
-    after = f"after {plural(one.rounds, 'round')}"
-    reached = "its accuracy is not known" if one.accuracy is None else f"an accuracy of {percent(one.accuracy)} {after}"
+    reached = f"an accuracy of {percent(one.accuracy)} after {plural(one.accuracy_round or 0, 'round')}"
     if one.full_training:
+        reached = "and nobody has tested the model" if one.accuracy is None else f"with {reached}"
         return (
-            f"Every client trained all {one.layers} layers in every round (full training), with "
+            f"Every client trained all {one.layers} layers in every round (full training), "
             f"{reached}; {amount(one.upload_bytes)} were sent and {amount(one.download_bytes)} received."
         )
     sentence = f"Training {layers_trained(one)} layers in each client and round "
     if one.accuracy is None:
-        sentence += f"ran for {plural(one.rounds, 'round')}; {reached}"
+        sentence += f"ran for {plural(one.rounds, 'round')}, and nobody has tested the model"
     else:
         sentence += f"reached {reached}"
         if full and full.accuracy is not None:
             sentence += f", where full training reached {percent(full.accuracy)}"
-            sentence += f" after {plural(full.rounds, 'round')}" if full.rounds != one.rounds else ""
+            if full.accuracy_round != one.accuracy_round:
+                sentence += f" after {plural(full.accuracy_round, 'round')}"
     savings = []
     if change := less(one.upload_bytes, one.full_upload_bytes):
         savings.append(f"clients sent {change} than full updates take".replace("as much than", "as much as"))
@@ -102,7 +103,9 @@ def tiles(one: Summary, full: Summary | None) -> list[tuple[str, str, str]]:
     if one.full_training:
         accuracy, sent = "full training", "all layers, in every round"
     else:
-        accuracy = f"full training: {percent(full.accuracy)}" if full else f"after {plural(one.rounds, 'round')}"
+        accuracy = (
+            f"full training: {percent(full.accuracy)}" if full else f"after {plural(one.accuracy_round or 0, 'round')}"
+        )
         sent = f"{percent(one.upload_share, 0)} of what full updates take ({amount(one.full_upload_bytes)})"
         if one.warmup_rounds:
             sent += f"; {percent(one.partial_upload_share, 0)} in partial rounds"
@@ -132,10 +135,11 @@ def profile_result(found: Costs) -> str:
     killed = [cell for cell in cells if cell.killed]
     limited = [cell for cell in cells if cell.limited and not cell.killed]
     ran = len(cells) - len(killed)
-    tried = len({cell.flavour for cell in cells})
+    tried = list(dict.fromkeys(cell.flavour for cell in cells))
+    where = tried[0] if len(tried) == 1 else f"each of {len(tried)} sizes of machine"
     sentence = (
-        f"A client trained {columns}{f' of {total:.0f}' if total else ''} layers on each of "
-        f"{plural(tried, 'size')} of machine; {ran} of these {plural(len(cells), 'combination')} ran"
+        f"A client trained {columns}{f' of {total:.0f}' if total else ''} layers on {where}; "
+        f"{ran} of these {plural(len(cells), 'combination')} ran"
     )
     if limited:
         sentence += f", {len(limited)} of them with fewer layers than asked for"
@@ -143,7 +147,20 @@ def profile_result(found: Costs) -> str:
         sentence += f", and {len(killed)} {'was' if len(killed) == 1 else 'were'} ended for lack of memory"
     if found.gained:
         sentence += f"; {len(found.gained)} of those that ran did not in the paper"
-    return f"{sentence}."
+    return f"{sentence}.{_profile_saving(found)}"
+
+
+def _profile_saving(found: Costs) -> str:
+    """Return what the fewest layers cost less than the most, as a mean over the flavours that ran both."""
+    few, many = min(found.columns, default=0), max(found.columns, default=0)
+    both = [(flavour.pairs[few].ours, flavour.pairs[many].ours) for flavour in found.flavours if few < many]
+    both = [(low, high) for low, high in both if low and high and not (low.killed or high.killed)]
+    changes = []
+    for key, word in (("seconds", "time"), ("ram_mb", "memory")):
+        shares = [ratio(getattr(low, key), getattr(high, key)) for low, high in both]
+        changes.append(less(mean(shares), 1.0, word))
+    told = " and ".join(filter(None, changes))
+    return f" Training {few} layers took {told} than {many}, on average." if told else ""
 
 
 # What ran
@@ -169,19 +186,23 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
         *(f"{key} {value}" for key, value in sorted(model.items()) if key != "name"),
     ]
     if one:
-        parts.append(plural(one.layers, "layer"))
+        parts += [plural(one.layers, "layer")] if one.layers else []
         weights = next((row.total_params for row in item.rows if row.total_params), None)
         parts += [f"{weights:,.0f} weights"] if weights else []
     training = item.setting("training") if isinstance(item.setting("training"), dict) else {}
     data = item.setting("data") if isinstance(item.setting("data"), dict) else None
-    found = [("Model", ", ".join(parts)), ("Layers trained", selection(item))]
+    in_turn = listed(list(dict.fromkeys(str(cell.layers) for cell in item.cells))) if one is None else None
+    found = [("Model", ", ".join(parts)), ("Layers trained", selection(item, in_turn))]
     if one:
         found += [("Clients", f"{one.clients:,}"), ("Rounds", _rounds(item, one)), ("Examples", _examples(item))]
     else:
         found += [("Rounds", f"{content.get('rounds', NOT_KNOWN)} in each combination")]
         found += [("Images", f"{content.get('examples', NOT_KNOWN)}, the same for all")]
+    if data:
+        found.append(("Data", f"{data.get('name')}, dealt to {data.get('clients')} clients"))
+    elif one:
+        found.append(("Data", "the devices' own"))
     found += [
-        ("Data", f"{data.get('name')}, dealt to {data.get('clients')} clients" if data else "the devices' own"),
         ("Local training", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in training.items() if value)),
         ("Merging", MERGING.get(item.setting("merge"), str(item.setting("merge") or NOT_KNOWN))),
         ("Numbers in updates", str(item.setting("codec") or NOT_KNOWN)),
@@ -201,10 +222,10 @@ def machine(raw) -> str:
     return str(raw or NOT_KNOWN)
 
 
-def selection(item: Run | Profile) -> str:
-    """Return a case's way to choose layers in words."""
+def selection(item: Run | Profile, in_turn: str | None = None) -> str:
+    """Return a case's way to choose layers in words; `in_turn` are a profile's numbers of layers."""
     chosen = item.setting("selection") if isinstance(item.setting("selection"), dict) else {}
-    name, layers = chosen.get("selector"), chosen.get("layers")
+    name, layers = chosen.get("selector"), chosen.get("layers") if in_turn is None else f"{in_turn} in turn,"
     words = {
         "random": f"{layers} a client and round, drawn at random",
         "uniform": f"{layers} a client and round, drawn at random",
@@ -301,7 +322,7 @@ def layers_takeaway(layers: Table, rounds: Table, staleness: Table, label: str) 
     text = ""
     if partial:
         covered, total = mean(record["layers_trained"] for record in partial), partial[-1]["layers"]
-        if covered < total:
+        if total and covered < total:
             text = f"In a partial round {covered:.1f} of the {total} layers were trained by somebody, on average. "
     worst = max(ages, key=lambda record: record["longest_staleness"])
     if not worst["longest_staleness"]:
@@ -360,7 +381,7 @@ def profile_remarks(found: Costs) -> list[str]:
 
 def table3_remarks(lines: list) -> list[str]:
     """Return what differs between the paper's Table 3 and ours."""
-    printed, *ours = lines
+    ours = lines[1:]  # the first is the paper's
     remarks = [
         "Ours is the mean update that a client sent, times 10, measured as it left: the trained weights, "
         "BatchNormalization's statistics, the output layer and the message around them. The paper's is calculated: "

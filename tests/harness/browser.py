@@ -28,8 +28,11 @@ LOOK = """
 const frame = document.getElementById("page");
 frame.addEventListener("load", () => {
   const inside = frame.contentWindow, page = frame.contentDocument, root = page.documentElement;
-  const boxed = element => { while ((element = element.parentElement)) {
-    if (["auto", "scroll", "hidden"].includes(inside.getComputedStyle(element).overflowX)) return true; } return false; };
+  const scrolls = element => ["auto", "scroll"].includes(inside.getComputedStyle(element).overflowX);
+  const boxed = element => {
+    while ((element = element.parentElement)) if (scrolls(element)) return true;
+    return false;
+  };
   const out = [...page.body.querySelectorAll("*")].filter(element => {
     const box = element.getBoundingClientRect();
     return box.width > 0 && (box.right > root.clientWidth + 1 || box.left < -1) && !boxed(element);
