@@ -44,10 +44,14 @@ frame.addEventListener("load", () => {
     dark: inside.matchMedia("(prefers-color-scheme: dark)").matches,
     background: style.backgroundColor, ink: style.color,
     requests: inside.performance.getEntriesByType("resource").map(entry => entry.name),
-    charts: page.querySelectorAll("svg.chart").length, lowest_text: Math.min(...small),
+    sections: Object.fromEntries([...page.querySelectorAll("header, section")].map(section => {
+      const box = section.getBoundingClientRect();
+      return [section.id || "header", [box.top, box.bottom]];
+    })),
+    charts: page.querySelectorAll("svg.chart").length, lowest_text: small.length ? Math.min(...small) : null,
     bare_charts: [...page.querySelectorAll("svg.chart")].filter(chart => !chart.getAttribute("aria-label")).length,
     scripts: page.scripts.length, ran: inside.ran === undefined ? null : String(inside.ran),
-    tables_without_scope: [...page.querySelectorAll("th")].filter(head => !head.getAttribute("scope")).length,
+    heads_without_scope: [...page.querySelectorAll("th")].filter(head => !head.getAttribute("scope")).length,
     doubled_ids: [...page.querySelectorAll("[id]")].map(one => one.id).filter((id, i, all) => all.indexOf(id) !== i),
   };
   const place = document.createElement("pre");
@@ -68,20 +72,24 @@ def look(page: Path, width: int, dark: bool = False) -> dict:
     return json.loads(html.unescape(found[1])) | {"console": re.findall(r"CONSOLE.*", done.stderr)}
 
 
-def picture(
-    page: Path, target: Path, width: int, dark: bool = False, height: int | None = None, scale: int = 2
-) -> None:
-    """Write a picture (.png) of `page` to `target`: all of it, or its first `height` pixels."""
-    height = height or look(page, width, dark)["height"]
+def picture(page: Path, target: Path, width: int, dark: bool = False, part=None, scale: float = 2) -> None:
+    """Write a picture (.png) of `page` to `target`: all of it, or the part (top, bottom) in CSS pixels."""
+    from PIL import Image  # comes with matplotlib
+
+    height = look(page, width, dark)["height"]
+    top, bottom = part or (0, height)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         frame = _frame(Path(folder), page, width, height, dark, "")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        whole = Path(folder) / "whole.png"
         _chromium(
             *(folder, f"--window-size={max(width, 500)},{height}", f"--force-device-scale-factor={scale}"),
-            *(f"--screenshot={target.resolve()}", "--virtual-time-budget=5000", frame.as_uri()),
+            *(f"--screenshot={whole}", "--virtual-time-budget=5000", frame.as_uri()),
         )
-    if width < 500:
-        _crop(target, width * scale)
+        with Image.open(whole) as image:
+            box = (0, round(top * scale), round(width * scale), round(min(bottom, height) * scale))
+            # The page has few colours: a palette makes a third of the size, and looks the same.
+            image.convert("RGB").crop(box).quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def _frame(folder: Path, page: Path, width: int, height: int, dark: bool, script: str) -> Path:
@@ -99,10 +107,3 @@ def _chromium(folder: str, *options: str) -> subprocess.CompletedProcess:
     as_root = ["--no-sandbox"] if os.getuid() == 0 else []
     command = [CHROMIUM, *FLAGS, *as_root, f"--user-data-dir={folder}/profile", "--enable-logging=stderr", *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-
-def _crop(path: Path, width: int) -> None:
-    from PIL import Image  # comes with matplotlib
-
-    with Image.open(path) as image:
-        image.crop((0, 0, width, image.height)).save(path, optimize=True)
