@@ -17,9 +17,14 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/accuracy.py
 	$(BIN)/python tests/benchmarks/memory.py
 
+# The README's pictures: make pictures QUICKSTART="runs/NAME runs/OTHER" PROFILE=runs/NAME (needs Chromium)
+pictures: .venv/installed
+	PYTHONPATH=tests/harness $(BIN)/python docs/pictures/make.py report-quickstart $(QUICKSTART)
+	PYTHONPATH=tests/harness $(BIN)/python docs/pictures/make.py report-profile $(PROFILE)
+
 .venv/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[local,dev]'
 	touch $@
 
-.PHONY: run test bench
+.PHONY: run test bench pictures

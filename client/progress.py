@@ -8,6 +8,7 @@ import time
 from fedn_partial.client.runs import Row, RunFolder
 from fedn_partial.client.watch import Round, Watcher, accuracy
 from fedn_partial.errors import FednPartialError
+from fedn_partial.layers import Layer
 from fedn_partial.seed_model.api import ApiError
 from fedn_partial.settings import Case
 
@@ -17,7 +18,7 @@ PATIENCE = 120  # seconds beyond a round's timeout without any news, after which
 
 
 def follow(
-    watcher: Watcher, case: Case, layers: int, folder: RunFolder, check=lambda: None, tell=lambda event: None
+    watcher: Watcher, case: Case, table: list[Layer], folder: RunFolder, check=lambda: None, tell=lambda event: None
 ) -> dict:
     """Follow a session to its end, show each round, write its rows, and return the final metrics.
 
@@ -25,13 +26,14 @@ def follow(
 
     Parameters
     ----------
-    layers : how many the model has. check : called at every look; what it raises ends the following.
+    table : layers of the model. check : called at every look; what it raises ends the following.
     tell : called with the ``figures`` of each round that is over.
 
     Raises
     ------
     FednPartialError : the session is stuck, or FEDn does not answer any more.
     """
+    folder.know_layers(table)
     shown: list[Round] = []
     written = 0  # how many of them are in the run's folder
     news, last_news, ended_at = None, time.monotonic(), None
@@ -52,7 +54,7 @@ def follow(
                 late = any(r.over for r in rounds[index + 1 :]) or (ended_at and now - ended_at > LAST_VALIDATIONS)
                 if not (round_.over and (watcher.validated(round_) or late)):
                     break
-                known = figures(round_, case, layers)
+                known = figures(round_, case, len(table))
                 _show(known)
                 tell(known)
                 shown.append(round_)

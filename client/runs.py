@@ -1,7 +1,7 @@
 """A run's folder: what was asked for, and one line for each client and round.
 
-``runs/NAME/session.json`` holds settings, versions, seed and final metrics; ``runs/NAME/rounds.jsonl`` one JSON
-object for each client and round, with the columns below.
+``runs/NAME/session.json`` holds settings, versions, seed, the model's layers and final metrics;
+``runs/NAME/rounds.jsonl`` one JSON object for each client and round, with the columns below.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import fedn_partial
 from fedn_partial import cgroup
+from fedn_partial.layers import Layer
 from fedn_partial.settings import Case
 
 
@@ -107,6 +108,11 @@ class RunFolder:
         self.rows: list[Row] = []
         path.mkdir(parents=True, exist_ok=True)
         self._session = describe(case) | known
+        self.finish({})
+
+    def know_layers(self, table: list[Layer]) -> None:
+        """Write the model's layers with their parameters, from input to output: a report counts coverage by them."""
+        self._session["layers"] = {layer.name: layer.parameters for layer in table}
         self.finish({})
 
     def write_rows(self, rows: list[Row]) -> None:

@@ -1,0 +1,38 @@
+"""Makes the README's pictures of a report: NAME.png, NAME-dark.png and NAME-phone.png, beside this file.
+
+    PYTHONPATH=tests/harness python docs/pictures/make.py NAME FOLDER [FOLDER ...]
+
+FOLDER are those of `fedn-partial report`. Needs Chromium. 'make pictures' calls it.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import browser
+
+from fedn_partial.client.report.page import write_report
+
+HERE = Path(__file__).parent
+DESK, PHONE = 1040, 360  # CSS pixels
+LAST_SECTIONS = ("machines", "layers", "header")  # a picture ends with the first of these that the page has
+MOST = 2400  # CSS pixels of height
+
+
+def main(name: str, folders: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        write_report([Path(folder) for folder in folders], page)
+        sections = browser.look(page, DESK)["sections"]
+        bottom = next(sections[key][1] for key in LAST_SECTIONS if key in sections) + 24
+        for suffix, dark in (("", False), ("-dark", True)):
+            browser.picture(page, HERE / f"{name}{suffix}.png", DESK, dark, (0, min(bottom, MOST)), scale=1.5)
+        browser.picture(page, HERE / f"{name}-phone.png", PHONE, True, (0, 1400))
+    for path in sorted(HERE.glob(f"{name}*.png")):
+        print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(sys.argv[1], sys.argv[2:])
