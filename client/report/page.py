@@ -19,6 +19,7 @@ from fedn_partial.errors import FednPartialError
 
 MOST_CLIENTS = 40  # lines of the page's table of clients, and columns of a heat map by client
 MOST_PROBLEMS = 30  # lines of the page's table of problems
+ALARMS = ("refused", "skipped", "round failed", "no answer")  # problems that the page's head mentions
 PHASE_WORDS = (*figures.PHASES, "rest")
 CSV_NAMES = (
     *("runs", "rounds", "costs", "layers", "layers_by_client", "staleness", "clients", "problems"),
@@ -51,6 +52,7 @@ def write_report(folders: list[Path], output: Path) -> dict:
     data = output.with_name(f"{output.stem}_data")
     output.parent.mkdir(parents=True, exist_ok=True)
     written = _write_csv(data, tables.values())
+    problems = words.problem_lines(tables["problems"])
     page = _environment().get_template("page.html")
     text = page.render(
         title=words.listed([item.label for item in [*runs, *profiles]]),
@@ -74,7 +76,8 @@ def write_report(folders: list[Path], output: Path) -> dict:
         clients=tables["clients"].records() if runs else [],
         sensors=[name for name in figures.SENSORS if any(row[name] is not None for row in tables["clients"].records())],
         most_clients=MOST_CLIENTS,
-        problems=words.problem_lines(tables["problems"]),
+        problems=problems,
+        alarms=[line for line in problems if line["kind"] in ALARMS],
         most_problems=MOST_PROBLEMS,
         memory=memory,
         files=[path.name for path in written],
