@@ -17,6 +17,7 @@ from fedn_partial.client.report.figures import Summary, Table
 from fedn_partial.client.report.load import Profile, Run, load
 from fedn_partial.errors import FednPartialError
 
+MOST_BARS = 16  # of the chart of phases
 MOST_CLIENTS = 40  # lines of the page's table of clients, and columns of a heat map by client
 MOST_PROBLEMS = 30  # lines of the page's table of problems
 ALARMS = ("refused", "skipped", "round failed", "no answer")  # problems that the page's head mentions
@@ -324,11 +325,17 @@ def _by_layers(costs: Table, labels: list[str], key: str, scale: float) -> list[
 
 def _phases_chart(costs: Table, labels: list[str]) -> dict:
     bars = []
-    for record in costs.records():
+    records = costs.records()
+    frequent = sorted(range(len(records)), key=lambda index: -records[index]["updates"])[:MOST_BARS]
+    for record in (records[index] for index in sorted(frequent)):
         name = "" if len(labels) == 1 else f"{record['run']}, "
         label = f"{name}{words.plural(record['layers'], 'layer')}"
         bars.append(Bar(label, tuple(record[f"{phase}_seconds"] for phase in PHASE_WORDS)))
     title, takeaway = "Seconds by phase of a client's round", words.phases_takeaway(costs)
+    if len(bars) < len(records):
+        takeaway += (
+            f" The {len(bars)} most frequent of {len(records)} numbers of layers; the others are in the CSV file."
+        )
     svg = charts.bars("phases", f"{title}. {takeaway}", bars, PHASE_WORDS, "s")
     return _chart(title, takeaway, svg, "costs", [(f"p{n}", word) for n, word in enumerate(PHASE_WORDS)])
 
@@ -447,7 +454,8 @@ DASHES = ("none", "6 2.5", "2.5 2", "9 2.5 2.5 2.5")
 def _swatch(key: int | str) -> Markup:
     """Return the sign of a legend's entry: of a line by its style, of a phase ("p0") or a heat map's step ("h0")."""
     if isinstance(key, int):
-        line = f'<path d="M0 6h28" stroke="var(--s{key % 8})" stroke-dasharray="{DASHES[key % 4]}" stroke-width="2"/>'
+        dashes = DASHES[charts.dash(key)]
+        line = f'<path d="M0 6h28" stroke="var(--s{key % 8})" stroke-dasharray="{dashes}" stroke-width="2"/>'
         mark = f'<g fill="var(--s{key % 8})">{MARKERS[charts.MARKERS[key % 8]]}</g>'
         return _small_svg(28, line + mark)
     if key.startswith("p"):

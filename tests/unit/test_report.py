@@ -564,6 +564,25 @@ def test_a_line_chart_leaves_gaps_where_nothing_is_known_and_has_the_pages_colou
     assert line.count("M") == 2  # a line before the gap, and one after it
 
 
+def test_many_runs_can_be_told_apart():
+    looks = [(charts.colour(style), charts.MARKERS[style % 8], charts.dash(style)) for style in range(16)]
+    assert len(set(looks)) == 16
+
+
+def test_of_many_numbers_of_layers_the_most_frequent_are_drawn(tmp_path):
+    phases = {"phases": {"train": 1.0}, "round_seconds": 2.0}
+    rows = [
+        {"round": round, "client": "c", "layers": [f"l{n}" for n in range(number)], **phases}
+        for number in range(1, 21)
+        for round in ((1, 2) if number > 10 else (1,))
+    ]
+    write_report([write_run(tmp_path / "run", rows)], tmp_path / "report.html")
+    page = Text((tmp_path / "report.html").read_text())
+    assert "The 16 most frequent of 20 numbers of layers" in page.text
+    bars = re.findall(r">(\d+) layers?</text>", (tmp_path / "report.html").read_text())
+    assert {str(number) for number in range(11, 21)} <= set(bars) and len(bars) == 16
+
+
 def test_nothing_known_is_no_chart():
     assert charts.lines("x", "x", [charts.Series(0, (1, 2), (None, None), crosses=(1,))], "x") is None
     assert charts.bars("x", "x", [charts.Bar("a", (None, 0.0))], ("p", "rest"), "s") is None
