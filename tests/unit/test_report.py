@@ -400,6 +400,11 @@ def test_a_report_is_a_page_and_a_csv_file_for_each_table(tmp_path, run):
     assert "80.0 %" in page.text and "n/a" in page.text
     assert sum(tag == "svg" and attributes.get("role") == "img" for tag, attributes in page.tags) == 6
     json.dumps(answer)
+    (sent,) = re.findall(
+        r'<svg [^>]*aria-label="Sent by.*?</svg>', (tmp_path / "new" / "my report.html").read_text(), re.S
+    )
+    (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--s0\); stroke-width: 1.6', sent)
+    assert (line.count("M"), line.count("L")) == (1, 3)  # what was sent in the round that failed counts as well
 
 
 def test_figures_of_an_earlier_report_do_not_stay_beside_a_new_page(tmp_path, run):
