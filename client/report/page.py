@@ -44,7 +44,10 @@ def write_report(folders: list[Path], output: Path) -> dict:
     found = [paper.costs(profile) for profile in profiles]
     main = next((one for one in summaries if not one.full_training), summaries[0] if summaries else None)
     full = _full(main, runs, summaries)
-    sentences = ([words.result(main, full)] if main else []) + [words.profile_result(one) for one in found]
+    results = [(main.label, words.result(main, full))] if main else []
+    results += [(one.profile.label, words.profile_result(one)) for one in found]
+    several = len(folders) > 1
+    sentences = [f"{label}: {sentence}" if several else sentence for label, sentence in results]
 
     data = output.with_name(f"{output.stem}_data")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +65,7 @@ def write_report(folders: list[Path], output: Path) -> dict:
         full=full,
         tiles=words.tiles(main, full) if main and len(summaries) == 1 and main.clients else [],
         facts=_facts(runs, profiles, summaries),
+        labels=[one.label for one in summaries],
         items=[item.label for item in [*runs, *profiles]],
         charts=exhibits.run_charts(runs, summaries, tables),
         maps=exhibits.layer_maps(runs, tables),
