@@ -112,6 +112,11 @@ class Heat:
     notes: tuple[tuple[str, ...], ...] = ()
 
 
+def dash(style: int) -> int:
+    """Return the number of a style's dash: the ninth line has the first one's colour and marker, and another dash."""
+    return (style + style // 8) % 4
+
+
 def colour(style: int) -> str:
     return COLOURS[f"--s{style % 8}"]
 
@@ -143,7 +148,7 @@ def lines(name: str, title: str, series: list[Series], unit: str, x_label: str =
             axes.plot(
                 *(x, y),
                 color=colour(one.style),
-                linestyle=DASHES[one.style % 4] if len(real) > 1 else "-",
+                linestyle=DASHES[dash(one.style)] if len(real) > 1 else "-",
                 marker=marker,
                 markevery=1 if few else max(1, len(x) // 8),
                 markeredgecolor=PAPER,

@@ -392,9 +392,22 @@ def staleness_table(runs: list[Run], layers: Table) -> Table:
 
 
 def clients_table(runs: list[Run], memory: str) -> Table:
-    """One row for each run and client: means over its rounds, sums of its bytes. Accuracy is that of its last test."""
+    """One row for each run and client: means over the rounds in which it trained, sums of all its bytes.
+
+    `rounds` are those in which it answered, `trained` those in which it trained; accuracy is that of its last test.
+    """
     columns = (
-        *("run", "client", "rounds", "layers", "upload_bytes", "download_bytes", "train_seconds", "round_seconds"),
+        *(
+            "run",
+            "client",
+            "rounds",
+            "trained",
+            "layers",
+            "upload_bytes",
+            "download_bytes",
+            "train_seconds",
+            "round_seconds",
+        ),
         *("cpu_percent", "memory_mb", *SENSORS, "accuracy"),
     )
     rows = []
@@ -405,14 +418,15 @@ def clients_table(runs: list[Run], memory: str) -> Table:
                 groups[row.client].append(row)
         for client in sorted(groups, key=natural):
             own = groups[client]
+            trained = [row for row in own if row.layers]
             tested = [row.accuracy for row in own if row.accuracy is not None]
             rows.append(
                 (
-                    *(run.label, client, len(own), mean(len(row.layers) for row in own)),
+                    *(run.label, client, len(own), len(trained), mean(len(row.layers) for row in trained)),
                     *(total(row.upload_bytes for row in own), total(row.download_bytes for row in own)),
-                    *(mean(row.train_seconds for row in own), mean(row.round_seconds for row in own)),
-                    *(mean(row.cpu_percent for row in own), mean(getattr(row, memory) for row in own)),
-                    *(mean(getattr(row, name, None) for row in own) for name in SENSORS),
+                    *(mean(row.train_seconds for row in trained), mean(row.round_seconds for row in trained)),
+                    *(mean(row.cpu_percent for row in trained), mean(getattr(row, memory) for row in trained)),
+                    *(mean(getattr(row, name, None) for row in trained) for name in SENSORS),
                     tested[-1] if tested else None,
                 )
             )

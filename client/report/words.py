@@ -252,10 +252,9 @@ def _rounds(run: Run, one: Summary) -> str:
 
 
 def _examples(run: Run) -> str:
-    newest = {row.client: row for row in run.rows}
-    train = sum(row.num_examples or 0 for row in newest.values())
+    trained = {row.client: row.num_examples for row in run.rows if row.num_examples}
     tested = {row.client: row.test_examples for row in run.rows if row.test_examples}
-    return f"{train:,.0f} to train on, {sum(tested.values()):,.0f} to test on, all clients together"
+    return f"{sum(trained.values()):,.0f} to train on, {sum(tested.values()):,.0f} to test on, all clients together"
 
 
 # What a chart shows

@@ -15,8 +15,8 @@ from fedn_partial.client.report.page import write_report
 
 HERE = Path(__file__).parent
 DESK, PHONE = 1040, 360  # CSS pixels
-LAST_SECTIONS = ("machines", "layers", "header")  # a picture ends with the first of these that the page has
-MOST = 2400  # CSS pixels of height
+SECTIONS = ("learning", "layers")  # what of a run is shown below the head; of a profile its table
+ABOVE = 56  # CSS pixels between two sections
 
 
 def main(name: str, folders: list[str]) -> None:
@@ -24,10 +24,12 @@ def main(name: str, folders: list[str]) -> None:
         page = Path(folder) / "report.html"
         write_report([Path(folder) for folder in folders], page)
         sections = browser.look(page, DESK)["sections"]
-        bottom = next(sections[key][1] for key in LAST_SECTIONS if key in sections) + 24
+        parts = [(0, sections["header"][1])]
+        parts += [(sections[key][0] - ABOVE, sections[key][1]) for key in SECTIONS if key in sections]
+        parts += [(sections[key][0] - ABOVE, sections[key][2]) for key in ("machines",) if key in sections]
         for suffix, dark in (("", False), ("-dark", True)):
-            browser.picture(page, HERE / f"{name}{suffix}.png", DESK, dark, (0, min(bottom, MOST)), scale=1.5)
-        browser.picture(page, HERE / f"{name}-phone.png", PHONE, True, (0, 1400))
+            browser.picture(page, HERE / f"{name}{suffix}.png", DESK, dark, parts, scale=1.5)
+        browser.picture(page, HERE / f"{name}-phone.png", PHONE, True, [(0, 1400)])
     for path in sorted(HERE.glob(f"{name}*.png")):
         print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 

@@ -46,7 +46,8 @@ frame.addEventListener("load", () => {
     requests: inside.performance.getEntriesByType("resource").map(entry => entry.name),
     sections: Object.fromEntries([...page.querySelectorAll("header, section")].map(section => {
       const box = section.getBoundingClientRect();
-      return [section.id || "header", [box.top, box.bottom]];
+      const figure = section.querySelector("figure");
+      return [section.id || "header", [box.top, box.bottom, figure ? figure.getBoundingClientRect().top : box.bottom]];
     })),
     charts: page.querySelectorAll("svg.chart").length, lowest_text: small.length ? Math.min(...small) : null,
     bare_charts: [...page.querySelectorAll("svg.chart")].filter(chart => !chart.getAttribute("aria-label")).length,
@@ -72,12 +73,11 @@ def look(page: Path, width: int, dark: bool = False) -> dict:
     return json.loads(html.unescape(found[1])) | {"console": re.findall(r"CONSOLE.*", done.stderr)}
 
 
-def picture(page: Path, target: Path, width: int, dark: bool = False, part=None, scale: float = 2) -> None:
-    """Write a picture (.png) of `page` to `target`: all of it, or the part (top, bottom) in CSS pixels."""
+def picture(page: Path, target: Path, width: int, dark: bool = False, parts=None, scale: float = 2) -> None:
+    """Write a picture (.png) of `page` to `target`: all of it, or parts [(top, bottom)] in CSS pixels, glued."""
     from PIL import Image  # comes with matplotlib
 
     height = look(page, width, dark)["height"]
-    top, bottom = part or (0, height)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         frame = _frame(Path(folder), page, width, height, dark, "")
@@ -87,9 +87,34 @@ def picture(page: Path, target: Path, width: int, dark: bool = False, part=None,
             *(f"--screenshot={whole}", "--virtual-time-budget=5000", frame.as_uri()),
         )
         with Image.open(whole) as image:
-            box = (0, round(top * scale), round(width * scale), round(min(bottom, height) * scale))
-            # The page has few colours: a palette makes a third of the size, and looks the same.
-            image.convert("RGB").crop(box).quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+            right = round(width * scale)
+            parts = [(round(top * scale), round(bottom * scale)) for top, bottom in parts or [(0, height)]]
+            glued = Image.new("RGB", (right, sum(bottom - top for top, bottom in parts)))
+            place = 0
+            for top, bottom in parts:
+                glued.paste(image.convert("RGB").crop((0, top, right, bottom)), (0, place))
+                place += bottom - top
+            _with_palette(glued).save(target, optimize=True)
+
+
+def _with_palette(image):
+    """Return an image in its 256 most frequent colours, a third of the size: the others are steps at edges.
+
+    Pillow's own way moves also the frequent ones a little, such as the page's background.
+    """
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(image).astype(np.int64)
+    codes, places, counts = np.unique(
+        (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2], return_inverse=True, return_counts=True
+    )
+    colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+    kept = colours[np.argsort(-counts)[:256]]
+    nearest = ((colours[:, None] - kept[None]) ** 2).sum(axis=2).argmin(axis=1)
+    small = Image.fromarray(nearest[places].reshape(pixels.shape[:2]).astype(np.uint8))
+    small.putpalette(kept.astype(np.uint8).tobytes())
+    return small
 
 
 def _frame(folder: Path, page: Path, width: int, height: int, dark: bool, script: str) -> Path:

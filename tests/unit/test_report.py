@@ -215,8 +215,9 @@ def test_a_run_is_compared_with_full_training_of_the_same_model_and_data(tmp_pat
     (told,) = write_report([other, part, same], tmp_path / "report.html")["result"]
     less = round(100 * (1 - UPLOADED / 1440))
     assert told == (
-        "Training 1 to 2 of 3 layers in each client and round reached an accuracy of 80.0 % after 5 rounds, where full "
-        f"training reached 90.0 % after 1 round; clients sent {less} % less than full updates take, and a round took "
+        "part: Training 1 to 2 of 3 layers in each client and round reached an accuracy of 80.0 % after 5 rounds, "
+        f"where full training reached 90.0 % after 1 round; clients sent {less} % less than full updates take, and a "
+        "round took "
         "each of them 50 % less time and 50 % less memory than one with all layers."
     )
     (alone,) = write_report([part], tmp_path / "alone.html")["result"]
@@ -400,6 +401,11 @@ def test_a_report_is_a_page_and_a_csv_file_for_each_table(tmp_path, run):
     assert "80.0 %" in page.text and "n/a" in page.text
     assert sum(tag == "svg" and attributes.get("role") == "img" for tag, attributes in page.tags) == 6
     json.dumps(answer)
+    (sent,) = re.findall(
+        r'<svg [^>]*aria-label="Sent by.*?</svg>', (tmp_path / "new" / "my report.html").read_text(), re.S
+    )
+    (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--s0\); stroke-width: 1.6', sent)
+    assert (line.count("M"), line.count("L")) == (1, 3)  # what was sent in the round that failed counts as well
 
 
 def test_figures_of_an_earlier_report_do_not_stay_beside_a_new_page(tmp_path, run):
@@ -562,6 +568,25 @@ def test_a_line_chart_leaves_gaps_where_nothing_is_known_and_has_the_pages_colou
     assert text.count("<use") >= 5  # four markers and a cross
     (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--s1\); stroke-width: 1.6', text)
     assert line.count("M") == 2  # a line before the gap, and one after it
+
+
+def test_many_runs_can_be_told_apart():
+    looks = [(charts.colour(style), charts.MARKERS[style % 8], charts.dash(style)) for style in range(16)]
+    assert len(set(looks)) == 16
+
+
+def test_of_many_numbers_of_layers_the_most_frequent_are_drawn(tmp_path):
+    phases = {"phases": {"train": 1.0}, "round_seconds": 2.0}
+    rows = [
+        {"round": round, "client": "c", "layers": [f"l{n}" for n in range(number)], **phases}
+        for number in range(1, 21)
+        for round in ((1, 2) if number > 10 else (1,))
+    ]
+    write_report([write_run(tmp_path / "run", rows)], tmp_path / "report.html")
+    page = Text((tmp_path / "report.html").read_text())
+    assert "The 16 most frequent of 20 numbers of layers" in page.text
+    bars = re.findall(r">(\d+) layers?</text>", (tmp_path / "report.html").read_text())
+    assert {str(number) for number in range(11, 21)} <= set(bars) and len(bars) == 16
 
 
 def test_nothing_known_is_no_chart():

@@ -68,8 +68,9 @@ def test_a_page_that_is_too_wide_runs_a_script_and_asks_the_network_is_noticed(t
 def test_a_picture_is_as_wide_as_the_phone(pages, tmp_path):
     from PIL import Image
 
+    parts = [(50, 350), (500, 800)]
     for width, scale in ((360, 2), (800, 1)):
-        browser.picture(pages / "alone.html", tmp_path / "page.png", width, dark=True, part=(50, 650), scale=scale)
+        browser.picture(pages / "alone.html", tmp_path / "page.png", width, dark=True, parts=parts, scale=scale)
         with Image.open(tmp_path / "page.png") as image:
             assert image.size == (width * scale, 600 * scale)
             assert image.convert("RGB").getpixel((3, 3)) == (19, 23, 26)  # the page's background in the dark
