@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import fedn_partial.configs
-from fedn_partial import cgroup
+from fedn_partial import cgroup, configs
 from fedn_partial.errors import FednPartialError
 from fedn_partial.schema import bounded, parse
 from fedn_partial.settings import read_yaml
@@ -26,7 +25,7 @@ class Flavour:
 
 def load_flavours() -> dict[str, Flavour]:
     """Return the flavours of configs/flavours.yaml by name (raises SettingsError)."""
-    path = Path(fedn_partial.configs.__file__).with_name("flavours.yaml")
+    path = Path(configs.__file__).with_name("flavours.yaml")
     return {
         name: parse(Flavour, {**(raw or {}), "name": name}, f"{path}: {name}") for name, raw in read_yaml(path).items()
     }

@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from fedn_partial.client import progress
 from fedn_partial.client.containers import ClientContainer
 from fedn_partial.client.flavours import Flavour
 from fedn_partial.client.local_run import local_network, uninterrupted
+from fedn_partial.client.report import paper
+from fedn_partial.client.report.load import Cell, load
 from fedn_partial.client.runs import Row, RunFolder, describe, new_folder
 from fedn_partial.client.watch import Watcher
 from fedn_partial.errors import FednPartialError
@@ -34,38 +36,6 @@ from fedn_partial.settings import Case
 READY_TIMEOUT = 300  # seconds; on one processor TensorFlow's import takes a while
 TEST_EXAMPLES = 32
 CLIENT = "profile"  # one name in all cells, so that the same layers are drawn in each flavour
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number of layers on a flavour. Figures are means over the rounds, None where there are none.
-
-    Attributes
-    ----------
-    layers, total_layers : asked for, and of the model.
-    run : name of the run's folder below the profile's.
-    rounds : how many were trained.
-    seconds : of the training loop. round_seconds : from the request to the update's upload.
-    cpu_percent : of the flavour's processors during the training request.
-    ram_mb, ram_percent : highest memory in use in the container, its file cache left out where the kernel can drop it.
-    killed : if the kernel killed the training of so many layers for memory: how far it got; else None.
-    limited : if fewer layers were trained, or none: why; else None.
-    """
-
-    flavour: str
-    cpus: int
-    memory_mib: int
-    layers: int
-    total_layers: int
-    run: str
-    rounds: int = 0
-    seconds: float | None = None
-    round_seconds: float | None = None
-    cpu_percent: float | None = None
-    ram_mb: float | None = None
-    ram_percent: float | None = None
-    killed: str | None = None
-    limited: str | None = None
 
 
 def run_profile(
@@ -112,7 +82,7 @@ def run_profile(
                 home = folder.path / "client"
                 prepare_client(home, shard, network.url)
                 container = ClientContainer(engine, image, flavour, home)
-                empty = Cell(flavour.name, flavour.cpus, flavour.memory_mib, number, len(table), folder.path.name)
+                empty = Cell(flavour.name, number, flavour.cpus, flavour.memory_mib, len(table))
                 try:
                     container.start()
                     _wait_until_alone(api, container)
@@ -120,9 +90,10 @@ def run_profile(
                 finally:
                     with uninterrupted():
                         container.stop()
-                profile["cells"].append(asdict(cell))
+                told = {**asdict(cell), "run": folder.path.name}
+                profile["cells"].append(told)
                 (path / "profile.json").write_text(json.dumps(profile, indent=1) + "\n")
-                tell({"event": "cell", **asdict(cell)})
+                tell({"event": "cell", **told})
     return path
 
 
@@ -158,18 +129,27 @@ def made_up_shard(case: Case, examples: int) -> datasets.Shard:
 
 
 def text_table(path: Path) -> str:
-    """Return the figures of the profile in the folder `path` as a text table."""
-    profile = json.loads((path / "profile.json").read_text())
-    lines = [("flavour", "layers", "train s", "round s", "CPU %", "RAM MB", "RAM %")]
+    """Return the figures of the profile in the folder `path` as a text table, the paper's beside them."""
+    _, (profile,) = load([path])
+    found = paper.costs(profile)
+    keys = ("seconds", "cpu_percent", "ram_mb", "ram_percent")
+    heads = ["train s", "CPU %", "RAM MB", "RAM %"]
+    lines = [("flavour", "layers", *heads, *(f"paper's {head}" for head in heads if found.table))]
     notes = []
-    for cell in profile["cells"]:
-        figures = [cell[key] for key in ("seconds", "round_seconds", "cpu_percent", "ram_mb", "ram_percent")]
-        blank = "-" if cell["killed"] else "n/a"
-        told = [blank if figure is None else f"{figure:.1f}" for figure in figures]
-        lines.append((cell["flavour"], str(cell["layers"]), *told))
-        if why := cell["killed"] or cell["limited"]:
-            notes.append(f"{cell['flavour']}, {cell['layers']} layers: {why}")
+    for flavour in found.flavours:
+        for layers, pair in flavour.pairs.items():
+            if pair.ours is None:
+                continue
+            ours = ["-" if pair.ours.killed else _told(getattr(pair.ours, key)) for key in keys]
+            theirs = [pair.paper if pair.paper == "-" else _told((pair.paper or {}).get(key)) for key in keys]
+            lines.append((flavour.name, str(layers), *ours, *(theirs if found.table else ())))
+            if why := pair.ours.killed or pair.ours.limited:
+                notes.append(f"{flavour.name}, {layers} layers: {why}")
     return "\n".join([progress.aligned(lines), *notes])
+
+
+def _told(figure: float | None) -> str:
+    return "n/a" if figure is None else f"{figure:.1f}"
 
 
 def _always(case: Case) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Flavours of machines, and what a profile makes of the rows of its rounds."""
 
+import dataclasses
 import json
 import os
 
@@ -19,7 +20,7 @@ name: small
 model: {name: %s}
 selection: {selector: random, layers: 2}
 """
-EMPTY = profile.Cell("ssc.xsmall", 1, 1024, layers=4, total_layers=14, run="ssc.xsmall-4")
+EMPTY = profile.Cell("ssc.xsmall", 4, cpus=1, memory_mib=1024, total_layers=14)
 
 
 def case(tmp_path, model="lstm_har"):
@@ -99,15 +100,20 @@ def test_only_a_kill_for_memory_counts_as_killed():
     assert cell.killed == "killed in round 1 of its session: the client has ended"
 
 
-def test_the_text_table_marks_what_was_killed_and_tells_why(tmp_path):
+def test_the_text_table_puts_the_paper_beside_and_tells_why_cells_are_empty(tmp_path):
     measured = profile.fill(EMPTY, [row(1, 4, train_seconds=2.0)], memory_kills=0)
-    killed = profile.fill(EMPTY, [], memory_kills=1, ended="the client has ended")
-    cells = [profile.asdict(measured), profile.asdict(killed)]
-    (tmp_path / "profile.json").write_text(json.dumps({"cells": cells}))
-    lines = profile.text_table(tmp_path).splitlines()
-    assert lines[1].split() == ["ssc.xsmall", "4", "2.0", "n/a", "n/a", "n/a", "n/a"]
-    assert lines[2].split() == ["ssc.xsmall", "4", "-", "-", "-", "-", "-"]
-    assert lines[3] == "ssc.xsmall, 4 layers: killed in round 1 of its session: the client has ended"
+    killed = profile.fill(dataclasses.replace(EMPTY, layers=7), [], memory_kills=1, ended="the client has ended")
+    content = {"kind": "profile", "name": "x", "cells": [dataclasses.asdict(cell) for cell in (measured, killed)]}
+
+    def lines(**settings):
+        (tmp_path / "profile.json").write_text(json.dumps({**content, "settings": settings}))
+        return profile.text_table(tmp_path).splitlines()
+
+    first, second, note = lines(model={"name": "vgg16", "width": 1.0})[1:]
+    assert first.split() == ["ssc.xsmall", "4", "2.0", "n/a", "n/a", "n/a", "1119.5", "99.0", "988.0", "95.7"]
+    assert second.split() == ["ssc.xsmall", "7", "-", "-", "-", "-", "-", "-", "-", "-"]
+    assert note == "ssc.xsmall, 7 layers: killed in round 1 of its session: the client has ended"
+    assert lines(model={"name": "lstm_har"})[1].split() == ["ssc.xsmall", "4", "2.0", "n/a", "n/a", "n/a"]
 
 
 @pytest.mark.parametrize("model", ["vgg16", "lstm_har", "text_cnn"])
