@@ -20,9 +20,12 @@ from fedn.utils.helpers.plugins.numpyhelper import Helper
 
 from fedn_partial import models, update
 from fedn_partial.client import processes, progress
+from fedn_partial.client.collect import collect
 from fedn_partial.client.runs import RunFolder, new_folder
 from fedn_partial.client.watch import Watcher
+from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import layer_table
+from fedn_partial.seed_model.seed import newest_model
 from fedn_partial.seed_model.session import start_session
 
 
@@ -135,6 +138,38 @@ def test_session_file_holds_settings_versions_and_the_result(finished):
     assert session["versions"]["fedn"].startswith("0.33")
     assert session["final"]["problem"] is None
     assert session["final"]["upload_bytes"] == sum(row["upload_bytes"] for row in finished.rows())
+
+
+def test_its_figures_come_home_from_fedn_alone(running, finished, tmp_path):
+    """By its name: the same rows as those written while it ran, the settings that it was started with."""
+    path = collect(running.api, "e2e", tmp_path)
+    rows = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    assert len(rows) == 12 and rows == finished.rows()
+    home, there = (json.loads((folder / "session.json").read_text()) for folder in (path, finished.folder.path))
+    assert home["final"] == there["final"] and home["layers"] == there["layers"]
+    assert home["settings"] == {**there["settings"], "data": None}
+    with pytest.raises(FednPartialError, match="FEDn has no session called 'other'; its newest are e2e"):
+        collect(running.api, "other", tmp_path)
+
+
+def test_a_session_of_another_make_is_refused(running, tmp_path):
+    raw = {
+        "name": "stock",
+        "session_config": {
+            "aggregator": "fedavg",
+            "round_timeout": 10,
+            "rounds": 1,
+            "buffer_size": -1,
+            "model_id": newest_model(running.api),
+            "delete_models_storage": True,
+            "clients_required": 1,
+            "validate": True,
+            "helper_type": "numpyhelper",
+        },
+    }
+    running.api.post("sessions/", json=raw)
+    with pytest.raises(FednPartialError, match="session 'stock' was not started by this version of fedn-partial"):
+        collect(running.api, "stock", tmp_path)
 
 
 def test_fedns_own_client_takes_part_with_the_same_file(running, tmp_path):

@@ -835,6 +835,15 @@ def vgg16_source() -> str:
     return session_source(layers.layer_table(models.build({"name": "vgg16", "width": 0.25})))
 
 
+def test_the_settings_are_read_back_from_the_source(vgg16_source):
+    namespace = {"ServerFunctionsBase": object}
+    exec(vgg16_source, namespace)
+    assert server_functions.read_settings(vgg16_source) == namespace["ServerFunctions"].settings
+    for text in ("class ServerFunctions: pass", "settings = print(1)"):
+        with pytest.raises(ValueError):
+            server_functions.read_settings(text)
+
+
 def test_the_source_is_small(vgg16_source):
     assert len(vgg16_source) < 20_000  # every client downloads it in every round
 

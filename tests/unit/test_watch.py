@@ -105,6 +105,36 @@ def test_the_next_rounds_settings_say_what_the_server_did(fedn):
     assert rows["1"]["b"].outcome == "skipped: has values that are not finite"
 
 
+def test_a_session_that_ended_long_ago_is_found_below_the_rounds_of_later_ones(fedn):
+    """In one look, as a report takes it; rounds of sessions before it are not asked for."""
+
+    def dated(raw, minute, session="s"):
+        raw["round_config"]["session_id"] = session
+        began, ended = (f"Sat, 21 Nov 2026 10:{minute:02d}:{second:02d} GMT" for second in (0, 42))
+        return raw | {"committed_at": began, "updated_at": ended}
+
+    previous = {"round": 1, "merged": ["id-a"], "skipped": {"id-b": "too late"}, "staleness": {}}
+    second = {"round": 2, "warmup": False, "previous": previous}
+    older = [dated(fedn.round(str(n), "m", {}), n, "older") for n in range(1, 10)]
+    own = [dated(fedn.round("10", "m0", {"round": 1, "warmup": True, "previous": {}}), 10)]
+    own += [dated(fedn.round("11", "m1", second), 11)]
+    newer = [dated(fedn.round(str(n), "m", {"round": 1}), n, "newer") for n in range(12, 30)]
+    asked = []
+    get = fedn.get
+    fedn.get = lambda path, **how: (asked.append(how.get("skip")) if path == "rounds/" else None, get(path, **how))[1]
+    fedn.answers["rounds/"] = [*older, *own, *newer]
+    fedn.answers["sessions/s"] = {"status": "Finished", "committed_at": "Sat, 21 Nov 2026 10:09:50 GMT"}
+    fedn.answers["statuses/"] = [fedn.update("a", "10"), fedn.update("b", "10"), fedn.update("a", "11")]
+    rows, watcher = rows_of(fedn)
+    assert {number: {name: row.outcome for name, row in found.items()} for number, found in rows.items()} == {
+        "10": {"a": "merged", "b": "skipped: too late"},
+        "11": {"a": "sent"},
+    }
+    assert rows["10"]["a"].warmup is True and rows["11"]["a"].warmup is False
+    assert [round_.seconds for round_ in watcher.rounds.values()] == [42, 42]
+    assert asked == [0, 4, 8, 12, 16, 20]
+
+
 def test_a_device_that_trained_less_than_asked_says_why(fedn):
     words = "6 of the 14 layers asked for: memory 384.2 MB predicted,\x1b[31m 341.3 allowed"
     fedn.answers["statuses/"] = [fedn.update("a", limited=words, predicted_memory_mb=330.5), fedn.update("b")]
