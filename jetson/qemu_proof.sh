@@ -111,7 +111,7 @@ show_rows() {
     "$python" - "$folder"/runs/*/rounds.jsonl <<'END'
 import json, sys
 
-COLUMNS = ("round", "client", "outcome", "layers", "num_examples", "upload_bytes", "phases", "round_seconds", "accuracy")
+COLUMNS = ("round", "client", "outcome", "layers", "num_examples", "upload_bytes", "train_seconds", "train_loss", "loss")
 for line in open(sys.argv[1]):
     row = json.loads(line)
     print(json.dumps({key: row[key] for key in COLUMNS}))
