@@ -142,7 +142,8 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
             path = profile.run_profile(case, engine, image, playable, refused, numbers, shard, runs, tell)
         except KeyboardInterrupt:
             raise click.ClickException(f"interrupted; everything is stopped, what there was is in {runs}") from None
-        click.echo(f"\n{profile.text_table(path)}\n\nthe profile's folder: {path}")
+        click.echo(f"\n{profile.text_table(path)}\n")
+        click.echo(f"the profile's folder: {path}; 'fedn-partial report {path}' makes a page of it")
         tell({"event": "end", "folder": str(path)})
 
 
@@ -303,6 +304,7 @@ def session_start(config, runs, as_json, **options):
         click.echo("comparing FEDn's newest model with the case")
         session_id, table = start_session(api, case)
         click.echo(f"session {session_id}")
+        tell({"event": "session", "session": session_id})
         try:
             final = progress.follow(Watcher(api, session_id), case, table, folder, tell=tell)
         except KeyboardInterrupt:
@@ -448,7 +450,7 @@ def _conclude(final: dict, folder, tell) -> None:
     click.echo(f"uploaded {size(final['upload_bytes'])}{share}, downloaded {size(final['download_bytes'])}")
     if final["failed_rounds"]:
         click.echo(f"{final['failed_rounds']} of {final['rounds']} rounds failed")
-    click.echo(f"the run's folder: {folder.path}")
+    click.echo(f"the run's folder: {folder.path}; 'fedn-partial report {folder.path}' makes a page of it")
     if final["problem"]:
         click.echo(f"fedn-partial: the session did not succeed: {final['problem']}", err=True)
         sys.exit(1)

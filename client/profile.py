@@ -236,7 +236,7 @@ def fill(cell: Cell, rows: list[Row], memory_kills: int, ended: str | None = Non
 
 
 def _refusal(row: Row) -> str | None:
-    return row.outcome if row.outcome.startswith(("refused", "skipped")) else None
+    return row.outcome.partition(": ")[2] if row.outcome.startswith(("refused", "skipped")) else None
 
 
 def _mean(values: list) -> float | None:

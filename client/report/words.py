@@ -71,6 +71,8 @@ def result(one: Summary, full: Summary | None) -> str:
             f"{reached}; {amount(one.upload_bytes)} were sent and {amount(one.download_bytes)} received."
         )
     sentence = f"Training {layers_trained(one)} layers in each client and round "
+    if one.warmup_rounds:
+        sentence = f"{sentence.rstrip()}, after {plural(one.warmup_rounds, 'warm-up round')} with all, "
     if one.accuracy is None:
         sentence += f"ran for {plural(one.rounds, 'round')}, and nobody has tested the model"
     else:

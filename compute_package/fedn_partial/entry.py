@@ -44,7 +44,8 @@ def train(model: str, output: str) -> int:
         if killed is None:
             break
         log(f"killed for memory while training {killed.layers} layers; trying again with fewer")
-    problem = _problem(answer, out_of_memory)
+    doing = f"training {killed.layers} layers" if killed else "it got ready to train"
+    problem = _problem(answer, out_of_memory, doing)
     if problem is None and answer["exit"]:
         problem = f"its process ended with exit code {answer['exit']}; the client's log says why"
     if problem:
@@ -57,7 +58,7 @@ def validate(model: str, output: str) -> int:
     """Test the global model in `model`, write the metrics as JSON to `output`. Return the exit code: 0 if it worked."""
     kills = cgroup.memory_kills()
     answer = _carry_out("validate", *_go_home(model, output))
-    problem = _problem(answer, _is_memory_kill(answer, kills))
+    problem = _problem(answer, _is_memory_kill(answer, kills), "testing")
     if problem:
         log(f"cannot validate: {problem}")
     return 1 if problem or answer["exit"] else 0
@@ -89,9 +90,12 @@ def _is_memory_kill(answer: dict, kills_before: int | None) -> bool:
     return died and (kills_before is None or kills is None or kills > kills_before)
 
 
-def _problem(answer: dict, out_of_memory: bool) -> str | None:
+def _problem(answer: dict, out_of_memory: bool, doing: str) -> str | None:
     if out_of_memory:
-        return "the kernel killed its process for memory; set a smaller batch_size in client.yaml, or add memory"
+        return (
+            f"the kernel killed its process for memory while {doing}; "
+            "set a smaller batch_size in client.yaml, or add memory"
+        )
     if answer.get("signal") == signal.SIGKILL:
         return "its process was killed (SIGKILL), and not for memory, as the kernel counts"
     if "signal" in answer:

@@ -1,5 +1,7 @@
 """The plan of a case, before any device joins."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -61,3 +63,14 @@ def test_a_layer_that_the_model_does_not_have_is_named(tmp_path):
     (tmp_path / "case.yaml").write_text(case)
     answer = CliRunner().invoke(main, ["plan", str(tmp_path / "case.yaml"), "--memory", "4GB"])
     assert answer.exit_code == 2 and "no layer called 'nose'" in answer.output
+
+
+def test_machines_are_told_the_same_as_people(tmp_path):
+    (tmp_path / "case.yaml").write_text(CASE)
+    command = ["plan", str(tmp_path / "case.yaml"), "--memory", "4GB"]
+    told = json.loads(CliRunner().invoke(main, [*command, "--json"]).output)
+    lines = [line.split() for line in CliRunner().invoke(main, command).output.splitlines()]
+    for row in told["rows"]:
+        cells = next(line for line in lines if line[:1] == [str(row["layers"])])
+        assert cells[4:] == [f"{row['upload_mb']:.2f}", f"{row['operations']:.0%}", f"{row['fits']:.0%}"]
+    assert told["budget_layers"] == 14 and told["never"] == []

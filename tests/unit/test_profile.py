@@ -95,7 +95,7 @@ def test_only_a_kill_for_memory_counts_as_killed():
     refused = [Row(round=1, fedn_round="1", client="profile", outcome="refused: none of the 4 layers asked for fits")]
     cell = profile.fill(EMPTY, refused, memory_kills=0)
     assert (cell.killed, cell.seconds) == (None, None)
-    assert cell.limited == "0.0 of 4 layers in 1 rounds: refused: none of the 4 layers asked for fits"
+    assert cell.limited == "0.0 of 4 layers in 1 rounds: none of the 4 layers asked for fits"
     cell = profile.fill(EMPTY, [], memory_kills=2, ended="the client has ended")
     assert cell.killed == "killed in round 1 of its session: the client has ended"
 
