@@ -263,3 +263,12 @@ def test_the_server_ends_with_its_client(tmp_path):
     device.process.wait()
     assert wait_for(lambda: not psutil.pid_exists(server.pid), seconds=30)
     assert not (device.package / ".state" / "server.sock").exists()
+
+
+def test_what_keras_would_import_where_it_is_installed_stays_out():
+    code = (
+        "import sys; from fedn_partial import forkserver; forkserver.import_tensorflow(); "
+        "print(*(name for name, module in sys.modules.items() if module))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "tensorflow" in loaded and not {"matplotlib", "PIL", "scipy", "sklearn"} & set(loaded)
