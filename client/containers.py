@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
 import psutil
 from docker.errors import DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
 
-import fedn_partial
-from fedn_partial.client import processes
+from fedn_partial.client import processes, source
 from fedn_partial.client.flavours import MIB, Flavour
 from fedn_partial.errors import FednPartialError
+from fedn_partial.update import plain
 
 LABEL = "fedn-partial.profile"  # holds the process that started a container
 IN_CONTAINER = "/device"  # the client's folder there, see client/Dockerfile
@@ -37,20 +38,22 @@ def connect(image: str) -> docker.DockerClient:
             f"no Docker answers on this machine ({error}); install and start it (Debian: apt install docker.io), "
             "as a user who may use it"
         ) from None
+    build = f"docker build -f client/Dockerfile -t {image} ."
     try:
         engine.images.get(image)  # running it would try to pull it from a registry
-        said = engine.containers.run(image, ["--version"], remove=True, network_mode="none").decode().strip()
-    except ImageNotFound:
-        raise FednPartialError(
-            f"Docker has no image {image!r}; in the project's folder: docker build -f client/Dockerfile -t {image} ."
-        ) from None
-    except DockerException as error:
-        raise FednPartialError(f"the image {image!r} does not run: {error}") from None
-    if not said.endswith(fedn_partial.__version__):
-        raise FednPartialError(
-            f"the image {image!r} holds {said}, this is {fedn_partial.__version__}; build it again: "
-            f"docker build -f client/Dockerfile -t {image} ."
+        said = engine.containers.run(
+            image,
+            ["python3", "-m", "fedn_partial.client.source"],
+            entrypoint=["tini", "--"],
+            remove=True,
+            network_mode="none",
         )
+    except ImageNotFound:
+        raise FednPartialError(f"Docker has no image {image!r}; in the project's folder: {build}") from None
+    except DockerException as error:
+        raise FednPartialError(f"the image {image!r} does not run ({error}); build it again: {build}") from None
+    if said.decode().strip() != source.digest():
+        raise FednPartialError(f"the image {image!r} holds another version than this; build it again: {build}")
     _remove_left_over(engine)
     return engine
 
@@ -68,6 +71,10 @@ def _remove_left_over(engine: docker.DockerClient) -> None:
             container.remove(force=True, v=True)
 
 
+class ClientEnded(FednPartialError):
+    """The client in a container has ended by itself, or was killed."""
+
+
 @dataclass
 class ClientContainer:
     """A client in a container, until ``stop``.
@@ -81,6 +88,8 @@ class ClientContainer:
     image: str
     flavour: Flavour
     home: Path
+    _container: Container | None = field(default=None, init=False)
+    _since: int = field(default=0, init=False)
 
     def start(self) -> None:
         """Start it: not as root, on a read-only file system, without swap, on the network of this machine."""
@@ -92,9 +101,8 @@ class ClientContainer:
         folder = self.home.resolve()
         self._since = int(time.time())
         try:
-            self._container = self.engine.containers.run(
+            self._container = self.engine.containers.create(
                 self.image,
-                detach=True,
                 labels={LABEL: owner()},
                 user=f"{user}:{user}",
                 read_only=True,
@@ -111,25 +119,29 @@ class ClientContainer:
                 # A time slice alone would let TensorFlow start as many threads as the whole machine has processors.
                 cpuset_cpus=",".join(map(str, sorted(os.sched_getaffinity(0))[: self.flavour.cpus])),
             )
+            self._container.start()
         except DockerException as error:
             raise FednPartialError(f"no container of flavour {self.flavour.name} can be started: {error}") from None
 
     def check(self) -> None:
-        """Raise FednPartialError, with the end of its log, if the client has ended."""
+        """Raise ClientEnded, with the last line of its log, if the client has ended."""
         with contextlib.suppress(NotFound):
             self._container.reload()
             if self._container.status == "running":
                 return
-        raise FednPartialError(f"the client has ended; the last lines of its log are:\n{self.log(lines=8)}")
+        last = next((line for line in reversed(self.log().splitlines()) if any(map(str.isalnum, line))), "nothing")
+        raise ClientEnded(f"the client has ended; the last that it said: {plain(last)}")
 
-    def log(self, lines: int | str = "all") -> str:
-        """Return the end of what the client has logged so far; nothing once it is stopped."""
+    def log(self) -> str:
+        """Return what the client has logged so far; nothing once it is stopped."""
         with contextlib.suppress(NotFound):
-            return self._container.logs(tail=lines).decode(errors="replace")
+            return self._container.logs().decode(errors="replace")
         return ""
 
     def memory_kills(self) -> int:
         """Return how often the kernel has killed a process in the container for memory."""
+        if self._container is None:
+            return 0
         events = self.engine.events(
             since=self._since,
             until=int(time.time()) + 1,
@@ -140,7 +152,9 @@ class ClientContainer:
 
     def stop(self) -> None:
         """Keep the log in `home`, and remove the container."""
-        with contextlib.suppress(DockerException, AttributeError):
+        if self._container is None:
+            return
+        with contextlib.suppress(DockerException):
             self._container.stop(timeout=10)
             (self.home / "client.log").write_text(self.log())
             self._container.remove(force=True, v=True)

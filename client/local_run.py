@@ -54,12 +54,12 @@ def run(case: Case, folder: RunFolder, tell=lambda event: None) -> dict:
 
 
 @contextmanager
-def local_network(folder: Path):
+def local_network(folder: Path, say=print):
     """Yield a FEDn network below `folder` that has our compute package, and its API; at the end it is stopped."""
     network = Network(folder / "network")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        network.up(tied=True)
+        network.up(tied=True, say=say)
         api = Api(network.url)
         package = folder / "package.tgz"
         build_package(package)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ import yaml
 
 from fedn_partial import datasets, models, selection
 from fedn_partial.client import progress
-from fedn_partial.client.containers import ClientContainer
+from fedn_partial.client.containers import ClientContainer, ClientEnded
 from fedn_partial.client.flavours import Flavour
 from fedn_partial.client.local_run import local_network, uninterrupted
 from fedn_partial.client.report import paper
@@ -59,8 +59,8 @@ def run_profile(
 
     Raises
     ------
-    FednPartialError : something did not come up, or a client ended, and not for memory. profile.json keeps the
-    cells that were done.
+    FednPartialError : something did not come up. profile.json keeps the cells that were done. A client that ends,
+    for memory or not, ends its cell only.
     """
     path = new_folder(parent, f"profile-{case.name}")
     profile = {
@@ -68,33 +68,35 @@ def run_profile(
         **describe(case),
         "examples": len(shard.y_train),
         "rounds": case.session.rounds,
+        "asked": [[flavour.name, number] for flavour in flavours for number in layers],
         "cells": [],
         "refused": refused,
     }
-    with local_network(path) as (network, api):
-        print("building seed model", flush=True)
-        table = build_seed(case, path / "seed.npz")
-        upload_seed(api, path / "seed.npz")
-        for flavour in flavours:
-            for number in layers:
-                print(f"\n{flavour.name}, {number} of {len(table)} layers", flush=True)
-                folder = RunFolder(path / f"{flavour.name}-{number}", _with_layers(case, number))
-                home = folder.path / "client"
-                prepare_client(home, shard, network.url)
-                container = ClientContainer(engine, image, flavour, home)
-                empty = Cell(flavour.name, number, flavour.cpus, flavour.memory_mib, len(table))
-                try:
-                    container.start()
-                    _wait_until_alone(api, container)
-                    cell = _measure(empty, api, network, container, folder, tell)
-                finally:
-                    with uninterrupted():
-                        container.stop()
-                told = {**asdict(cell), "run": folder.path.name}
-                profile["cells"].append(told)
-                (path / "profile.json").write_text(json.dumps(profile, indent=1) + "\n")
-                tell({"event": "cell", **told})
+    _write(path, profile)
+    print(f"the profile's folder: {path}\nbuilding seed model", flush=True)
+    table = build_seed(case, path / "seed.npz")
+    for flavour in flavours:
+        for number in layers:
+            print(f"\n{flavour.name}, {number} of {len(table)} layers", flush=True)
+            empty = Cell(flavour.name, number, flavour.cpus, flavour.memory_mib, len(table))
+            folder = RunFolder(path / f"{flavour.name}-{number}", _with_layers(case, number))
+            container = ClientContainer(engine, image, flavour, folder.path / "client")
+            try:
+                cell = _measure(empty, container, folder, path / "seed.npz", shard, tell)
+            except FednPartialError as error:
+                raise FednPartialError(
+                    f"{flavour.name}, {number} layers: {error}\nwhat there is is in {path}"
+                ) from None
+            told = {**asdict(cell), "run": folder.path.name}
+            profile["cells"].append(told)
+            _write(path, profile)
+            tell({"event": "cell", **told})
     return path
+
+
+def _write(path: Path, profile: dict) -> None:
+    (path / "profile.new").write_text(json.dumps(profile, indent=1) + "\n")
+    (path / "profile.new").replace(path / "profile.json")
 
 
 def check_layers(case: Case, layers: list[int]) -> None:
@@ -162,67 +164,74 @@ def _with_layers(case: Case, number: int) -> Case:
 
 
 def prepare_client(home: Path, shard: datasets.Shard, url: str) -> None:
+    """Write the folder of a client: its shard, and its client.yaml for the controller at `url`."""
     datasets.write_shard(home / "data", shard, "made up for a profile")
-    # An id of its own: to FEDn, the client of the last cell is another one that went away.
-    config = {"name": CLIENT, "client_id": str(uuid.uuid4()), "api_url": url, "fedn_partial": {"data": "data"}}
+    config = {"name": CLIENT, "api_url": url, "fedn_partial": {"data": "data"}}
     (home / "client.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-def _wait_until_alone(api: Api, container: ClientContainer) -> None:
-    """Wait until this client is connected, and FEDn has noticed that the last one is gone."""
-    own = yaml.safe_load((container.home / "client.yaml").read_text())["client_id"]
+def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Path, shard, tell) -> Cell:
+    """Run a session with the client in `container`, and return `cell` with its figures.
+
+    On a network of its own: FEDn waits long for a client that was killed, and another session waits with it.
+    """
+    ended = None
+    with local_network(folder.path, say=lambda line: None) as (network, api):
+        upload_seed(api, seed)
+        prepare_client(container.home, shard, network.url)
+
+        def check():
+            network.check()
+            container.check()
+
+        try:
+            container.start()
+            _wait_until_connected(api, check)
+            session_id, table = start_session(api, folder.case)
+            progress.follow(Watcher(api, session_id), folder.case, table, folder, check=check, tell=tell)
+        except ClientEnded as error:
+            ended = str(error)
+            print(ended, flush=True)
+        finally:
+            kills = container.memory_kills()
+            with uninterrupted():
+                container.stop()
+    shutil.rmtree(network.folder / "storage", ignore_errors=True)  # models, which would pile up cell by cell
+    return fill(cell, folder.rows, folder.case.session.rounds, kills, ended)
+
+
+def _wait_until_connected(api: Api, check: Callable[[], None]) -> None:
     deadline = time.monotonic() + READY_TIMEOUT
     while time.monotonic() < deadline:
-        container.check()
-        online = {client["client_id"] for client in api.get("clients/", params={"status": "online"})["result"]}
-        if online == {own}:
+        check()
+        if api.get("clients/", params={"status": "online"})["count"]:
             return
         time.sleep(0.5)
-    raise FednPartialError(f"the client is not connected after {READY_TIMEOUT} s; its log ends:\n{container.log(8)}")
+    raise FednPartialError(f"the client is not connected after {READY_TIMEOUT} s")
 
 
-def _measure(cell: Cell, api: Api, network, container: ClientContainer, folder: RunFolder, tell) -> Cell:
-    """Run a session in `container`, and return `cell` with its figures."""
-
-    def check():
-        network.check()
-        container.check()
-
-    case = folder.case
-    session_id, table = start_session(api, case)
-    ended = None
-    try:
-        progress.follow(Watcher(api, session_id), case, table, folder, check=check, tell=tell)
-    except FednPartialError as error:
-        ended = str(error)
-        if not container.memory_kills():
-            raise
-    return fill(cell, folder.rows, container.memory_kills(), ended)
-
-
-def fill(cell: Cell, rows: list[Row], memory_kills: int, ended: str | None = None) -> Cell:
-    """Return `cell` with the figures of its rows.
+def fill(cell: Cell, rows: list[Row], rounds: int, memory_kills: int, ended: str | None = None) -> Cell:
+    """Return `cell` with the figures of those of its rows in which all its layers were trained.
 
     Parameters
     ----------
+    rounds : how many were asked for.
     memory_kills : how often the kernel killed a process of the container for memory.
     ended : why the session ended early, or None.
     """
-    trained = [row for row in rows if row.layers]
-    whole = [row for row in trained if len(row.layers) == cell.layers]
-    reasons = list(dict.fromkeys(filter(None, [*(row.limited or _refusal(row) for row in rows), ended])))
-    if memory_kills and not whole:
-        fewer = f"; then trained {_mean([len(row.layers) for row in trained]):.1f} layers" if trained else ""
-        return dataclasses.replace(
-            cell, killed=f"killed in round {len(rows) or 1} of its session{fewer}: {'; '.join(reasons) or 'no update'}"
-        )
-    measured = whole or trained
-    limited = None
-    if len(whole) < len(rows) or not rows:
-        mean = _mean([len(row.layers) for row in rows]) or 0
-        limited = (
-            f"{mean:.1f} of {cell.layers} layers in {len(rows)} rounds: {'; '.join(reasons) or 'no round was trained'}"
-        )
+    whole = [row for row in rows if len(row.layers) == cell.layers]
+    short = [number for number, row in enumerate(rows, start=1) if len(row.layers) != cell.layers]
+    reasons = filter(None, [*(rows[number - 1].limited or _refusal(rows[number - 1]) for number in short), ended])
+    why = "; ".join(dict.fromkeys(reasons)) or "no update came"
+    killed = limited = None
+    if len(whole) < rounds and memory_kills:
+        killed = f"killed in round {short[0] if short else len(rows) + 1} of {rounds}: {why}"
+    elif len(whole) < rounds:
+        trained = _mean([len(row.layers) for row in rows]) or 0
+        limited = f"{trained:.1f} of {cell.layers} layers trained in {len(rows)} of {rounds} rounds: {why}"
+    elif memory_kills:
+        limited = "all of it was trained, but the kernel killed another process of the container for memory"
+    measured = [] if killed else whole
     return dataclasses.replace(
         cell,
         rounds=len(measured),
@@ -231,6 +240,7 @@ def fill(cell: Cell, rows: list[Row], memory_kills: int, ended: str | None = Non
         cpu_percent=_mean([row.machine_cpu_percent for row in measured]),
         ram_mb=max((row.ram_used_mb for row in measured if row.ram_used_mb is not None), default=None),
         ram_percent=max((row.ram_percent for row in measured if row.ram_percent is not None), default=None),
+        killed=killed,
         limited=limited,
     )
 

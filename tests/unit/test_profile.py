@@ -68,41 +68,49 @@ def test_figures_are_those_of_the_rounds_that_trained_so_many_layers():
         row(1, 4, train_seconds=2.0, round_seconds=3.0, machine_cpu_percent=80, ram_used_mb=500, ram_percent=50),
         row(2, 4, train_seconds=4.0, round_seconds=6.0, machine_cpu_percent=90, ram_used_mb=400, ram_percent=40),
     ]
-    cell = profile.fill(EMPTY, rows, memory_kills=0)
+    cell = profile.fill(EMPTY, rows, 2, memory_kills=0)
     assert (cell.rounds, cell.seconds, cell.round_seconds, cell.cpu_percent) == (2, 3.0, 4.5, 85)
     assert (cell.ram_mb, cell.ram_percent, cell.killed, cell.limited) == (500, 50, None, None)
 
 
 def test_what_is_not_known_is_not_made_up():
-    cell = profile.fill(EMPTY, [row(1, 4, train_seconds=2.0)], memory_kills=0)
+    cell = profile.fill(EMPTY, [row(1, 4, train_seconds=2.0)], 1, memory_kills=0)
     assert (cell.seconds, cell.round_seconds, cell.cpu_percent, cell.ram_mb) == (2.0, None, None, None)
 
 
 def test_a_round_with_fewer_layers_is_no_figure_of_so_many():
-    rows = [row(1, 4, train_seconds=2.0), row(2, 3, train_seconds=9.0, limited="3 of the 4 layers asked for: memory")]
-    cell = profile.fill(EMPTY, rows, memory_kills=0)
+    less = row(2, 3, train_seconds=9.0, limited="3 of the 4 layers asked for: memory")
+    cell = profile.fill(EMPTY, [row(1, 4, train_seconds=2.0), less], 2, memory_kills=0)
     assert (cell.rounds, cell.seconds, cell.killed) == (1, 2.0, None)
-    assert cell.limited == "3.5 of 4 layers in 2 rounds: 3 of the 4 layers asked for: memory"
+    assert cell.limited == "3.5 of 4 layers trained in 2 of 2 rounds: 3 of the 4 layers asked for: memory"
+    cell = profile.fill(EMPTY, [less], 1, memory_kills=0)
+    assert (cell.rounds, cell.seconds, cell.ram_mb, cell.killed) == (0, None, None, None)
+    assert cell.limited.startswith("3.0 of 4 layers trained in 1 of 1 rounds")
 
 
 def test_only_a_kill_for_memory_counts_as_killed():
-    fewer = [row(1, 3, train_seconds=9.0, limited="3 of the 4 layers asked for: since more was killed for memory")]
-    cell = profile.fill(EMPTY, fewer, memory_kills=1)
+    whole = row(1, 4, train_seconds=2.0)
+    less = row(2, 3, train_seconds=9.0, limited="3 of the 4 layers asked for: since more was killed for memory")
+    cell = profile.fill(EMPTY, [whole, less, less], 3, memory_kills=1)
     assert cell.seconds is None and cell.limited is None
-    assert cell.killed.startswith("killed in round 1 of its session; then trained 3.0 layers: 3 of the 4 layers asked")
-    cell = profile.fill(EMPTY, fewer, memory_kills=0)
-    assert (cell.killed, cell.seconds) == (None, 9.0)
+    assert cell.killed == f"killed in round 2 of 3: {less.limited}"
+    cell = profile.fill(EMPTY, [whole], 2, memory_kills=1, ended="the client has ended")
+    assert (cell.killed, cell.seconds) == ("killed in round 2 of 2: the client has ended", None)
+    cell = profile.fill(EMPTY, [], 2, memory_kills=2)
+    assert cell.killed == "killed in round 1 of 2: no update came"
     refused = [Row(round=1, fedn_round="1", client="profile", outcome="refused: none of the 4 layers asked for fits")]
-    cell = profile.fill(EMPTY, refused, memory_kills=0)
+    cell = profile.fill(EMPTY, refused, 1, memory_kills=0)
     assert (cell.killed, cell.seconds) == (None, None)
-    assert cell.limited == "0.0 of 4 layers in 1 rounds: none of the 4 layers asked for fits"
-    cell = profile.fill(EMPTY, [], memory_kills=2, ended="the client has ended")
-    assert cell.killed == "killed in round 1 of its session: the client has ended"
+    assert cell.limited == "0.0 of 4 layers trained in 1 of 1 rounds: none of the 4 layers asked for fits"
+    cell = profile.fill(EMPTY, [whole], 2, memory_kills=0, ended="the client has ended")
+    assert cell.limited == "4.0 of 4 layers trained in 1 of 2 rounds: the client has ended" and cell.seconds == 2.0
+    cell = profile.fill(EMPTY, [whole], 1, memory_kills=1)
+    assert cell.seconds == 2.0 and "killed another process" in cell.limited
 
 
 def test_the_text_table_puts_the_paper_beside_and_tells_why_cells_are_empty(tmp_path):
-    measured = profile.fill(EMPTY, [row(1, 4, train_seconds=2.0)], memory_kills=0)
-    killed = profile.fill(dataclasses.replace(EMPTY, layers=7), [], memory_kills=1, ended="the client has ended")
+    measured = profile.fill(EMPTY, [row(1, 4, train_seconds=2.0)], 1, memory_kills=0)
+    killed = profile.fill(dataclasses.replace(EMPTY, layers=7), [], 1, memory_kills=1, ended="the client has ended")
     content = {"kind": "profile", "name": "x", "cells": [dataclasses.asdict(cell) for cell in (measured, killed)]}
 
     def lines(**settings):
@@ -112,7 +120,7 @@ def test_the_text_table_puts_the_paper_beside_and_tells_why_cells_are_empty(tmp_
     first, second, note = lines(model={"name": "vgg16", "width": 1.0})[1:]
     assert first.split() == ["ssc.xsmall", "4", "2.0", "n/a", "n/a", "n/a", "1119.5", "99.0", "988.0", "95.7"]
     assert second.split() == ["ssc.xsmall", "7", "-", "-", "-", "-", "-", "-", "-", "-"]
-    assert note == "ssc.xsmall, 7 layers: killed in round 1 of its session: the client has ended"
+    assert note == "ssc.xsmall, 7 layers: killed in round 1 of 1: the client has ended"
     assert lines(model={"name": "lstm_har"})[1].split() == ["ssc.xsmall", "4", "2.0", "n/a", "n/a", "n/a"]
 
 

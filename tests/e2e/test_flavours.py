@@ -12,7 +12,7 @@ from docker.errors import DockerException
 from fedn_partial.client import containers
 from fedn_partial.client.cli import main
 from fedn_partial.client.flavours import Flavour
-from fedn_partial.client.profile import made_up_shard, prepare_client
+from fedn_partial.client.profile import made_up_shard, prepare_client, run_profile
 from fedn_partial.errors import FednPartialError
 from fedn_partial.settings import load_case
 
@@ -65,7 +65,7 @@ def test_a_client_is_seen_to_end_and_leaves_its_log(client):
     client.check()
     client._container.kill()
     client._container.wait()
-    with pytest.raises(FednPartialError, match=r"the client has ended; the last lines of its log are:\n.+"):
+    with pytest.raises(FednPartialError, match=r"the client has ended; the last that it said: .*\w+"):
         client.check()
     client.stop()
     assert "trying again" in (client.home / "client.log").read_text()
@@ -89,8 +89,8 @@ def test_containers_of_a_killed_profile_are_removed(engine):
 
 
 def test_an_image_of_another_version_is_refused(engine, monkeypatch):
-    monkeypatch.setattr(containers.fedn_partial, "__version__", "9.9.9")
-    with pytest.raises(FednPartialError, match=r"holds fedn-partial.*, this is 9\.9\.9; build it again: docker build"):
+    monkeypatch.setattr(containers.source, "digest", lambda: "other")
+    with pytest.raises(FednPartialError, match="holds another version than this; build it again: docker build"):
         containers.connect(IMAGE)
     with pytest.raises(FednPartialError, match="has no image 'nobody/nothing'; in the project's folder: docker build"):
         containers.connect("nobody/nothing")
@@ -131,3 +131,18 @@ def test_the_paper_s_smallest_machine_trains_all_layers(engine, tmp_path):
         assert cell["ram_mb"] / cell["ram_percent"] == pytest.approx(10.737, rel=0.01)  # a hundredth of 1 GiB
         assert 10 < cell["cpu_percent"] < 120
     assert told["cells"][0]["ram_mb"] < told["cells"][1]["ram_mb"]
+
+
+def test_a_client_that_is_killed_ends_its_cell_and_no_other(engine, tmp_path):
+    """FEDn goes on waiting for a lost client for as long as a round may take: here an hour."""
+    (tmp_path / "case.yaml").write_text(CASE % "lstm_har" + "session: {rounds: 1, round_timeout: 3600}\n")
+    case = load_case(tmp_path / "case.yaml")
+    flavours = [Flavour("tiny", cpus=1, memory_mib=64), SMALL]
+    shard = made_up_shard(case, 32)
+    path = run_profile(case, engine, IMAGE, flavours, {}, [2], shard, tmp_path, lambda event: None)
+    told = json.loads((path / "profile.json").read_text())
+    assert told["asked"] == [["tiny", 2], ["small", 2]]
+    killed, good = told["cells"]
+    assert killed["killed"].startswith("killed in round 1 of 1: ") and killed["seconds"] is None
+    assert good["killed"] is None and good["limited"] is None and good["seconds"] > 0
+    assert not engine.containers.list(filters={"label": containers.LABEL})
