@@ -192,7 +192,12 @@ def plan_command(config, memory, as_json):
 @command(main, "report", "fedn-partial report runs/quickstart-20261121-083949 -o report.html")
 @click.argument("folders", type=Path, nargs=-1)
 @click.option("-o", "--output", type=Path, default=Path("report.html"), show_default=True)
-@click.option("--session", "sessions", multiple=True, help="Name or id of a session in FEDn, to collect from there.")
+@click.option(
+    "--session",
+    "sessions",
+    multiple=True,
+    help="Name (of several: the newest) or id of a session to collect from FEDn.",
+)
 @_runs
 @click.option("--json", "as_json", is_flag=True, help="Print key figures and written files as JSON.")
 @connects

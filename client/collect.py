@@ -6,6 +6,7 @@ metrics of each validation, and the settings of each round, which say what becam
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from fedn_partial.client import progress
@@ -26,9 +27,9 @@ def collect(api: Api, name: str, parent: Path) -> Path:
     known = find_session(api, name)
     watcher = Watcher(api, known.id)
     watcher.poll()
-    rounds = sorted(watcher.rounds.values(), key=lambda round_: int(round_.id))
+    rounds = sorted((round_ for round_ in watcher.rounds.values() if round_.over), key=lambda round_: int(round_.id))
     if not rounds:
-        raise FednPartialError(f"session {name!r} has no round yet")
+        raise FednPartialError(f"no round of session {name!r} is over yet")
     folder = RunFolder(
         new_folder(parent, known.case.name),
         known.case,
@@ -41,6 +42,8 @@ def collect(api: Api, name: str, parent: Path) -> Path:
         folder.write_rows(list(round_.rows.values()))
     final = progress.summary(rounds, known.case)
     if watcher.status not in ("Finished", "Terminated"):
-        final["problem"] = f"it is still going on, in round {len(rounds)} of {known.case.session.rounds}"
+        of = f"{len(rounds)} of {known.case.session.rounds} rounds"
+        final["problem"] = f"FEDn says that it still goes on, after {of} (or its controller was stopped meanwhile)"
     folder.finish(final)
+    print(f"session {known.id}, begun {known.began}: {folder.path}", file=sys.stderr)
     return folder.path

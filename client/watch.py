@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -25,6 +24,9 @@ FROM_RESOURCES = (
     *("cpu_seconds", "cpu_percent", "rss_peak_mb", "memory_peak_mb"),
     *("machine_cpu_percent", "ram_used_mb", "ram_percent", "gpu_percent", "temperature_c", "power_mw"),
 )
+
+
+LARGEST = 1e15  # of any number in a row: bytes, weights, seconds
 
 
 @dataclass
@@ -173,7 +175,7 @@ class Watcher:
             outcome=f"refused: {plain(data['refused'], 500)}" if data.get("refused") else "sent",
             warmup=round_.warmup,
             layers=[plain(name) for name in data.get("layers", [])],
-            num_examples=int(data["num_examples"]) if str(data.get("num_examples")).isdecimal() else None,
+            num_examples=_number(int(data["num_examples"])) if str(data.get("num_examples")).isdecimal() else None,
             upload_bytes=_number(meta.get("upload_bytes"))
             or _number(data.get("update_bytes", 0) + len(update["meta"])),
             train_seconds=_number(phases.get("train")),
@@ -186,6 +188,8 @@ class Watcher:
 
     def _read_validation(self, metrics: dict, validation: dict) -> None:
         known = {key: _number(metrics.get(key)) for key in ("accuracy", "loss", "test_examples", "download_bytes")}
+        if known["accuracy"] is not None and not 0 <= known["accuracy"] <= 1:
+            known["accuracy"] = None
         self._validations[validation["model_id"]][plain(validation["sender"]["name"])] = known
 
     def _join_validations(self) -> None:
@@ -213,7 +217,7 @@ class Watcher:
 
 def _from_client(read, text: str, *context) -> None:
     """Read what a client sent; what is no JSON of the right shape is left out, it must not end the following."""
-    with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
+    with contextlib.suppress(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         read(json.loads(text), *context)
 
 
@@ -232,7 +236,8 @@ def _seconds(raw: dict) -> float | None:
 
 
 def _number(value) -> float | None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Return a number that a client sent, or None if it is none, or larger than anything that is measured here."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
     return value if good else None
 
 

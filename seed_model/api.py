@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 
 from fedn_partial.errors import FednPartialError
-from fedn_partial.schema import parse
+from fedn_partial.schema import SettingsError, parse
 from fedn_partial.settings import read_yaml
 
 DEFAULT_URL = "http://localhost:8092"
@@ -77,8 +77,16 @@ def connection(**options) -> Connection:
     if str(values.get("api_port", "")).isdigit():
         values["api_port"] = int(values["api_port"])
     if "token" in values:  # YAML takes digits for a number, and the message about that would show the token
-        values["token"] = str(values["token"])
-    return parse(Connection, values, str(found) if found else "connection")
+        values["token"] = str(values["token"]).strip()
+        if not values["token"].isascii() or not values["token"].isprintable() or not values["token"]:
+            raise SettingsError("the token is empty, or holds characters that no token has; copy it anew")
+    made = parse(Connection, values, str(found) if found else "connection")
+    try:
+        host = urlsplit(made.base_url).hostname or ""
+        _ = urlsplit(made.base_url).port, host.encode("idna")
+    except ValueError as error:  # UnicodeError is one
+        raise SettingsError(f"api_url is {made.api_url!r}, which is no address ({error})") from None
+    return made
 
 
 class Api:

@@ -440,6 +440,8 @@ def problems_table(runs: list[Run], profiles: list[Profile]) -> Table:
         for cell in profile.cells:
             if cell.killed:
                 rows.append((f"{cell.flavour}, {cell.layers} layers", None, "its client", "killed", cell.killed))
+        for flavour, layers in profile.missing:
+            rows.append((f"{flavour}, {layers} layers", None, "its client", "not tried", "the profile ended before"))
         for flavour, why in profile.refused.items():
             rows.append((profile.label, None, flavour, "not tried", why))
     runs = [*runs, *(cell.run for profile in profiles for cell in profile.cells if cell.run)]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedn_partial.client.runs import Row
+from fedn_partial.client.watch import LARGEST
 from fedn_partial.errors import FednPartialError
 
 
@@ -81,6 +81,14 @@ class Profile:
     cells: tuple[Cell, ...]
     refused: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Flavours and numbers of layers that were asked for, and not tried before the profile ended."""
+        done = {(cell.flavour, cell.layers) for cell in self.cells}
+        asked = self.content.get("asked")
+        pairs = [tuple(pair) for pair in asked if isinstance(pair, list)] if isinstance(asked, list) else []
+        return [pair for pair in pairs if pair not in done]
+
     def setting(self, *keys: str):
         """Return a setting of the case, such as ``setting("model", "name")``, or None if the file has none."""
         return _dig(self.content.get("settings"), keys)
@@ -136,6 +144,8 @@ def _load_profile(folder: Path) -> Profile:
     cells, refused = content.get("cells"), content.get("refused") or {}
     if content.get("kind") != "profile" or not isinstance(content.get("name"), str) or not isinstance(cells, list):
         raise FednPartialError(f"{path}: is not a profile's: 'kind', 'name' or 'cells' is missing or of the wrong type")
+    if not isinstance(content.get("versions") or {}, dict):
+        raise FednPartialError(f"{path}: 'versions' must hold keys and values, found {content['versions']!r}")
     if not isinstance(refused, dict):
         raise FednPartialError(f"{path}: 'refused' must hold keys and values, found {refused!r}")
     read = []
@@ -152,6 +162,8 @@ def _load_profile(folder: Path) -> Profile:
             cell = dataclasses.replace(
                 cell, run=dataclasses.replace(run, label=f"{cell.flavour}, {cell.layers} layers")
             )
+        if any((cell.flavour, cell.layers) == (other.flavour, other.layers) for other in read):
+            raise FednPartialError(f"{where}: {cell.flavour} with {cell.layers} layers is there twice")
         read.append(cell)
     refused = {str(flavour): str(why) for flavour, why in refused.items()}
     return Profile(path=folder, label=content["name"], content=content, cells=tuple(read), refused=refused)
@@ -170,7 +182,7 @@ def _read_rows(path: Path) -> tuple[tuple[Row, ...], bool]:
 def _row(line: str, where: str) -> Row:
     try:
         raw = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FednPartialError(f"{where}: is not JSON ({error}); remove the line if you can do without it") from None
     if not isinstance(raw, dict):
         raise FednPartialError(f"{where}: expected an object with a row's columns, found {line[:60]!r}")
@@ -196,7 +208,7 @@ def _is(value, hint) -> bool:
     if isinstance(hint, types.UnionType):
         return any(_is(value, option) for option in typing.get_args(hint))
     if hint in (int, float):  # JSON and Python write the one for the other
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
     if hint is list:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if hint is dict:
@@ -213,7 +225,7 @@ def _words(hint) -> str:
 def _read_object(path: Path) -> dict:
     try:
         content = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FednPartialError(f"{path}: is not JSON ({error}); it may be cut off or of something else") from None
     if not isinstance(content, dict):
         raise FednPartialError(f"{path}: expected an object with keys and values, found {str(content)[:60]!r}")

@@ -18,9 +18,13 @@ from fedn_partial.errors import FednPartialError
 MOST_CLIENTS = 40  # lines of the page's table of clients
 MOST_PROBLEMS = 30  # lines of the page's table of problems
 ALARMS = ("refused", "skipped", "round failed", "no answer")  # problems that the page's head mentions
-CSV_NAMES = (
-    *("runs", "rounds", "costs", "layers", "layers_by_client", "staleness", "clients", "problems"),
-    *("flavours", "table3", "table4", "table5"),
+MADE = "files.txt"  # in the folder of the CSV files: which of them are a report's
+CSV_NAMES = tuple(
+    f"{name}.csv"
+    for name in (
+        *("runs", "rounds", "costs", "layers", "layers_by_client", "staleness", "clients", "problems"),
+        *("flavours", "table3", "table4", "table5"),
+    )
 )
 
 
@@ -37,6 +41,8 @@ def write_report(folders: list[Path], output: Path) -> dict:
     """
     if not folders:
         raise FednPartialError("a report needs at least one folder of a run, such as runs/NAME")
+    if not output.name or output.is_dir():
+        raise FednPartialError(f"{output} is a folder; name a file for the report, such as report.html")
     runs, profiles = load(folders)
     memory = figures.memory_column(runs)
     summaries = [figures.summary(run, memory) for run in runs]
@@ -131,20 +137,28 @@ def _tables(runs: list[Run], profiles: list[Profile], summaries: list[Summary], 
 
 
 def _write_csv(folder: Path, tables) -> list[Path]:
+    """Write the tables that have rows; files of an earlier report are replaced, and of nobody else."""
+    made = folder / MADE
+    earlier = made.read_text(encoding="utf-8").split() if made.exists() else []
+    tables = {f"{table.name}.csv": table for table in tables if table.rows}
+    if foreign := [name for name in tables if name not in earlier and (folder / name).exists()]:
+        raise FednPartialError(f"{folder / foreign[0]} is not of an earlier report; choose another name for the report")
     folder.mkdir(exist_ok=True)
-    for name in CSV_NAMES:  # of an earlier report: figures that are not on this page
-        (folder / f"{name}.csv").unlink(missing_ok=True)
-    written = []
-    for table in tables:
-        if not table.rows:
-            continue
-        path = folder / f"{table.name}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
+    for name in earlier:
+        if name in CSV_NAMES:
+            (folder / name).unlink(missing_ok=True)
+    made.write_text("\n".join(tables) + "\n", encoding="utf-8")
+    for name, table in tables.items():
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(table.columns)
-            writer.writerows(table.rows)
-        written.append(path)
-    return written
+            writer.writerows([[_harmless(cell) for cell in row] for row in table.rows])
+    return [folder / name for name in tables]
+
+
+def _harmless(cell):
+    """Return a cell that no spreadsheet takes for a formula: names and reasons come from devices."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
 
 
 def _environment() -> jinja2.Environment:

@@ -158,8 +158,10 @@ def costs(profile: Profile) -> Costs:
     if number and not columns:
         columns = list(LAYERS)
     flavours = []
-    # The paper's only line of Table 5 is shown with whatever repeats it: few machines play a Jetson Nano.
-    for name in dict.fromkeys([*tried, *profile.refused, *(printed if number == 5 else ())]):
+    if number == 5:  # its only line stands beside whatever machine repeats it: few can play a Jetson Nano
+        (nano,) = printed.values()
+        printed = dict.fromkeys([*tried, *profile.refused], nano)
+    for name in dict.fromkeys([*tried, *profile.refused]):
         own = {int(cell.layers): cell for cell in profile.cells if cell.flavour == name}
         one = next(iter(own.values()), None)
         flavours.append(

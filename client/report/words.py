@@ -72,7 +72,7 @@ def result(one: Summary, full: Summary | None) -> str:
         )
     sentence = f"Training {layers_trained(one)} layers in each client and round "
     if one.warmup_rounds:
-        sentence = f"{sentence.rstrip()}, after {plural(one.warmup_rounds, 'warm-up round')} with all, "
+        sentence = f"{sentence.rstrip()}, after {plural(one.warmup_rounds, 'warm-up round')} of all layers, "
     if one.accuracy is None:
         sentence += f"ran for {plural(one.rounds, 'round')}, and nobody has tested the model"
     else:
@@ -136,20 +136,22 @@ def profile_result(found: Costs) -> str:
     columns = listed([str(layers) for layers in found.columns])
     killed = [cell for cell in cells if cell.killed]
     limited = [cell for cell in cells if cell.limited and not cell.killed]
-    ran = len(cells) - len(killed)
+    ran = [cell for cell in cells if cell.seconds is not None and not cell.killed]
     tried = list(dict.fromkeys(cell.flavour for cell in cells))
     where = tried[0] if len(tried) == 1 else f"each of {len(tried)} sizes of machine"
     sentence = (
         f"A client trained {columns}{f' of {total:.0f}' if total else ''} layers on {where}; "
-        f"{ran} of these {plural(len(cells), 'combination')} ran"
+        f"{len(ran)} of {plural(len(cells), 'combination')} ran"
     )
     if limited:
-        sentence += f", {len(limited)} of them with fewer layers than asked for"
+        sentence += f", {len(limited)} trained fewer layers than asked for"
     if killed:
         sentence += f", and {len(killed)} {'was' if len(killed) == 1 else 'were'} ended for lack of memory"
     if found.gained:
         sentence += f"; {len(found.gained)} of those that ran did not in the paper"
-    return f"{sentence}.{_profile_saving(found)}"
+    missing = found.profile.missing
+    left = f" The profile is not whole: {len(missing)} more were to be tried." if missing else ""
+    return f"{sentence}.{_profile_saving(found)}{left}"
 
 
 def _profile_saving(found: Costs) -> str:
@@ -206,7 +208,7 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
         found.append(("Data", "the devices' own"))
     found += [
         ("Local training", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in training.items() if value)),
-        ("Merging", MERGING.get(item.setting("merge"), str(item.setting("merge") or NOT_KNOWN))),
+        ("Merging", MERGING.get(str(item.setting("merge")), str(item.setting("merge") or NOT_KNOWN))),
         ("Numbers in updates", str(item.setting("codec") or NOT_KNOWN)),
         ("Numbers in the model", str(item.setting("model_dtype") or NOT_KNOWN)),
         ("Machine" if data or one is None else "Operator's machine", machine(content.get("machine"))),
@@ -235,7 +237,7 @@ def selection(item: Run | Profile, in_turn: str | None = None) -> str:
         "fixed": f"always the same: {_names(chosen.get('names'))}",
         "budget": "as many as fit each device, drawn at random",
     }
-    text = words.get(name, f"by selector {name}" if name else NOT_KNOWN)
+    text = words.get(str(name), f"by selector {name}" if name else NOT_KNOWN)
     if chosen.get("always_train"):
         text += f"; always {_names(chosen['always_train'])}"
     if chosen.get("warmup_rounds"):

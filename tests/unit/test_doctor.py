@@ -28,7 +28,8 @@ from fedn_partial.client import device_checks, doctor, server_checks
 from fedn_partial.client.check import NOT_CHECKED, OK, PROBLEM, WARNING
 from fedn_partial.client.cli import main
 from fedn_partial.client.device_checks import Memory
-from fedn_partial.seed_model.api import Connection
+from fedn_partial.schema import SettingsError
+from fedn_partial.seed_model.api import Connection, connection
 
 
 @pytest.fixture(autouse=True)
@@ -667,3 +668,15 @@ def test_doctor_imports_nothing_that_may_kill_it():
     )
     with os.popen(f'{sys.executable} -c "{code}"') as told:
         assert not set(told.read().split()) & {"numpy", "tensorflow", "keras", "fedn", "grpc"}
+
+
+@pytest.mark.parametrize("token", ["\u043a\u043b\u044e\u0447", "  ", "a\nb"])
+def test_a_token_that_can_be_none_is_refused(token):
+    with pytest.raises(SettingsError, match="characters that no token has"):
+        connection(token=token, api_url="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://a..b", f"http://{'a' * 80}.org", "http://a:b"])
+def test_an_address_that_is_none_is_named(url):
+    with pytest.raises(SettingsError, match="which is no address"):
+        connection(api_url=url)

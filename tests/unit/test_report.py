@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 import types
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -215,7 +214,7 @@ def test_a_run_is_compared_with_full_training_of_the_same_model_and_data(tmp_pat
     (told,) = write_report([other, part, same], tmp_path / "report.html")["result"]
     less = round(100 * (1 - UPLOADED / 1440))
     assert told == (
-        "part: Training 1 to 2 of 3 layers in each client and round, after 1 warm-up round with all, reached an "
+        "part: Training 1 to 2 of 3 layers in each client and round, after 1 warm-up round of all layers, reached an "
         "accuracy of 80.0 % after 5 rounds, "
         f"where full training reached 90.0 % after 1 round; clients sent {less} % less than full updates take, and a "
         "round took "
@@ -336,8 +335,8 @@ def test_a_profile_on_a_page(tmp_path):
     write_run(folder / "ssc.xsmall-4", sent, name="profile", model={"name": "vgg16"})
     answer = write_report([folder], tmp_path / "report.html")
     assert answer["result"] == [
-        "A client trained 4, 7, 10 and 14 of 14 layers on each of 2 sizes of machine; 5 of these 6 combinations ran, "
-        "1 of them with fewer layers than asked for, and 1 was ended for lack of memory; 1 of those that ran did not "
+        "A client trained 4, 7, 10 and 14 of 14 layers on each of 2 sizes of machine; 5 of 6 combinations ran, "
+        "1 trained fewer layers than asked for, and 1 was ended for lack of memory; 1 of those that ran did not "
         "in the paper. Training 4 layers took 20 % less time than 14, on average."
     ]
     page = Text((tmp_path / "report.html").read_text())
@@ -413,7 +412,7 @@ def test_figures_of_an_earlier_report_do_not_stay_beside_a_new_page(tmp_path, ru
     write_report([run.path], tmp_path / "report.html")
     (tmp_path / "report_data" / "mine.csv").write_text("a user's own")
     write_report([write_run(tmp_path / "empty", [], final={})], tmp_path / "report.html")
-    assert sorted(path.name for path in (tmp_path / "report_data").iterdir()) == ["mine.csv", "runs.csv"]
+    assert sorted(path.name for path in (tmp_path / "report_data").iterdir()) == ["files.txt", "mine.csv", "runs.csv"]
 
 
 HOSTILE = "<script>window.ran=1</script>\"'><img src=x onerror=alert(1)> $x_1$ &amp; #000001 url(#a) \x07"
@@ -505,6 +504,12 @@ DAMAGED = {
         '{"round": 1, "fedn_round": "1", "client": "c", "loss": NaN}\n',
         r"line 1: column 'loss' holds 'nan', which is no number",
     ),
+    "a number that is none": (
+        "rounds.jsonl",
+        '{"round": 1, "fedn_round": "1", "client": "c", "upload_bytes": 1' + "0" * 400 + "}\n",
+        r"line 1: column 'upload_bytes' holds '1000.*', which is no number",
+    ),
+    "too deep": ("rounds.jsonl", "[" * 100_000 + "\n", r"rounds\.jsonl, line 1: is not JSON"),
     "layers": (
         "rounds.jsonl",
         '{"round": 1, "fedn_round": "1", "client": "c", "layers": [1]}\n',
@@ -536,6 +541,38 @@ def test_a_damaged_or_foreign_folder_is_refused_by_file(tmp_path, file, content,
     assert not (tmp_path / "report.html").exists()
 
 
+def test_what_is_nobodys_report_is_not_overwritten(tmp_path, run):
+    (tmp_path / "mine_data").mkdir()
+    for name in ("runs.csv", "table5.csv"):
+        (tmp_path / "mine_data" / name).write_text("a user's own")
+    with pytest.raises(FednPartialError, match=r"mine_data/runs\.csv is not of an earlier report; choose another name"):
+        write_report([run.path], tmp_path / "mine.html")
+    assert {path.read_text() for path in (tmp_path / "mine_data").iterdir()} == {"a user's own"}
+    for output in (tmp_path, Path(".")):
+        with pytest.raises(FednPartialError, match="is a folder; name a file for the report"):
+            write_report([run.path], output)
+
+
+def test_no_spreadsheet_takes_a_devices_name_for_a_formula(tmp_path):
+    rows = [{"round": 1, "fedn_round": "1", "client": '=HYPERLINK("http://x","y")', "layers": ["a"]}]
+    write_report([write_run(tmp_path / "run", rows)], tmp_path / "report.html")
+    with (tmp_path / "report_data" / "clients.csv").open() as file:
+        assert next(csv.DictReader(file))["client"] == '\'=HYPERLINK("http://x","y")'
+
+
+def test_a_profile_that_was_stopped_says_what_is_missing(tmp_path):
+    folder = make_profile(tmp_path / "profile", **VGG16)
+    content = json.loads((folder / "profile.json").read_text())
+    done = [[cell["flavour"], cell["layers"]] for cell in content["cells"]]
+    content["asked"] = [*done, ["ssc.xsmall", 13], ["ssc.medium", 4]]
+    (folder / "profile.json").write_text(json.dumps(content))
+    (told,) = write_report([folder], tmp_path / "report.html")["result"]
+    assert told.endswith("The profile is not whole: 2 more were to be tried.")
+    with (tmp_path / "report_data" / "problems.csv").open() as file:
+        ended = [row["run"] for row in csv.DictReader(file) if row["why"] == "the profile ended before"]
+    assert ended == ["ssc.xsmall, 13 layers", "ssc.medium, 4 layers"]
+
+
 def test_a_folder_given_twice_is_refused(tmp_path, run):
     with pytest.raises(FednPartialError, match="is given twice"):
         write_report([run.path, run.path / ".." / "run"], tmp_path / "report.html")
@@ -544,11 +581,9 @@ def test_a_folder_given_twice_is_refused(tmp_path, run):
 def test_a_long_run_and_a_large_fleet_stay_small(tmp_path):
     long = write_run(tmp_path / "long", made_up_rows(rounds=100, clients=10), data={"name": "digits", "clients": 10})
     large = write_run(tmp_path / "large", made_up_rows(rounds=10, clients=1000))
-    started = time.monotonic()
     for folder in (long, large):
         write_report([folder], tmp_path / "report.html")
         assert (tmp_path / "report.html").stat().st_size < 500_000
-    assert time.monotonic() - started < 60  # seconds; about 9 on an idle machine
     assert "1,000 clients are too many for a map" in Text((tmp_path / "report.html").read_text()).text
 
 

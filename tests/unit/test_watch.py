@@ -171,6 +171,21 @@ def test_what_a_client_garbles_is_left_out(fedn, data):
     assert set(rows["1"]) == {"a", "b"} and rows["1"]["b"].accuracy == 1.0
 
 
+def test_numbers_that_nobody_measured_are_not_believed(fedn):
+    """They would break the sums, or the files that a report reads."""
+    fedn.answers["statuses/"][0] = fedn.update("a", train_loss=10**400, trained_params=1e300, num_examples="9" * 30)
+    deep = {"session_id": "s", "model_id": "m1", "sender": {"name": "a"}, "data": "[" * 100_000}
+    fedn.answers["validations/"] = [
+        deep,
+        fedn.validation("m1", "a", 50.0, 10**400),
+        fedn.validation("m1", "b", 1.0, 30),
+    ]
+    rows, _ = rows_of(fedn)
+    row = rows["1"]["a"]
+    assert (row.train_loss, row.trained_params, row.num_examples) == (None, None, None)
+    assert (row.accuracy, row.test_examples, rows["1"]["b"].accuracy) == (None, None, 1.0)
+
+
 UNREADABLE = {"layers": {"layers": 5}, "count": {"num_examples": "9" * 5000}, "phases": {"resources": {"phases": [1]}}}
 
 
