@@ -1,7 +1,9 @@
 #!/bin/sh
 # Makes a Debian image with Python, for machines that reach no image registry: Debian's packages are enough.
 # As root, with debootstrap and docker:   client/base_image.sh [NAME]
-# Then:   docker build --network host --build-arg BASE=NAME -f client/Dockerfile -t fedn-partial .
+# Then, in the project's folder (PIP_CERT only behind a proxy that opens TLS):
+#   docker build --network host --build-arg BASE=NAME -f client/Dockerfile -t fedn-partial . \
+#     --build-arg PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 set -eu
 name=${1:-fedn-partial-base}
 for program in debootstrap docker; do

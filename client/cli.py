@@ -117,7 +117,10 @@ def run_command(config, runs, as_json):
 @_runs
 @_json
 def profile_command(config, flavours, layers, rounds, examples, data, image, runs, as_json):
-    """Measure what a round costs flavours of machines, in Docker containers; as the paper's Tables 4 and 5."""
+    """Measure what a round costs flavours of machines, in Docker containers; as the paper's Tables 4 and 5.
+
+    A container that a killed profile left behind is removed by the next one.
+    """
     import dataclasses
 
     from fedn_partial.client import flavours as known
@@ -141,7 +144,7 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
         try:
             path = profile.run_profile(case, engine, image, playable, refused, numbers, shard, runs, tell)
         except KeyboardInterrupt:
-            raise click.ClickException(f"interrupted; everything is stopped, what there was is in {runs}") from None
+            raise click.ClickException("interrupted; all is stopped, the cells that were done are kept") from None
         click.echo(f"\n{profile.text_table(path)}\n")
         click.echo(f"the profile's folder: {path}; 'fedn-partial report {path}' makes a page of it")
         tell({"event": "end", "folder": str(path)})

@@ -49,7 +49,8 @@ class Cell:
     layers, total_layers : asked for, and of the model. rounds : how many were trained; figures are means over them.
     seconds : of the training loop. round_seconds : from the request to the update's upload.
     cpu_percent : of the flavour's processors during the training request; 100 is all of them busy.
-    ram_mb : highest memory in use in the container, in 10**6 bytes, without the file cache that the kernel can drop.
+    ram_mb : highest sample of the memory in use in the container, in 10**6 bytes, as Docker counts: with the file
+        cache that is in use.
     ram_percent : of the flavour's memory.
     killed : how far it got, if the kernel killed the training of so many layers for memory. limited : why it trained
         fewer layers than asked, or none. run : its own run.

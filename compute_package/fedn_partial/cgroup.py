@@ -27,7 +27,7 @@ class Cgroup:
     def memory_used(self) -> int | None:
         """Return the bytes in use in the group with the lowest limit (or the own one), or None.
 
-        File cache that the kernel can drop is left out.
+        As Docker counts: file cache that is in no use is left out.
         """
         limited = self._memory_limited()
         for folder in (limited,) if limited else self.memory:
