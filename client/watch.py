@@ -179,7 +179,7 @@ class Watcher:
             upload_bytes=_number(meta.get("upload_bytes"))
             or _number(data.get("update_bytes", 0) + len(update["meta"])),
             train_seconds=_number(phases.get("train")),
-            round_seconds=round(sum(seconds), 3) if None not in seconds else None,
+            round_seconds=_number(round(sum(seconds), 3)) if None not in seconds else None,
             phases={plain(name): _number(value) for name, value in phases.items()},
             **{key: _number(data.get(key)) for key in FROM_METADATA},
             **{key: _number(resources.get(key)) for key in FROM_RESOURCES},
@@ -208,7 +208,7 @@ class Watcher:
                     row.accuracy, row.loss = metrics["accuracy"], metrics["loss"]
                     row.test_examples = metrics["test_examples"]
                     if row.download_bytes is not None:
-                        row.download_bytes += metrics["download_bytes"] or 0
+                        row.download_bytes = _number(row.download_bytes + (metrics["download_bytes"] or 0))
 
     def _models(self) -> list[dict]:
         found = self.api.get("models/", params={"session_id": self.session_id})["result"]

@@ -180,9 +180,14 @@ def test_numbers_that_nobody_measured_are_not_believed(fedn):
         fedn.validation("m1", "a", 50.0, 10**400),
         fedn.validation("m1", "b", 1.0, 30),
     ]
+    sums = json.loads(json.loads(fedn.answers["statuses/"][1]["data"])["meta"])
+    sums |= {"fetch_model": 9e14, "upload_model": 9e14}
+    data = {"sender": {"name": "b", "clientId": "id-b"}, "meta": json.dumps(sums)}
+    fedn.answers["statuses/"][1]["data"] = json.dumps(data)
     rows, _ = rows_of(fedn)
     row = rows["1"]["a"]
     assert (row.train_loss, row.trained_params, row.num_examples) == (None, None, None)
+    assert rows["1"]["b"].round_seconds is None
     assert (row.accuracy, row.test_examples, rows["1"]["b"].accuracy) == (None, None, 1.0)
 
 
