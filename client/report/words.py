@@ -136,6 +136,10 @@ def profile_result(found: Costs) -> str:
     columns = listed([str(layers) for layers in found.columns])
     killed = [cell for cell in cells if cell.killed]
     limited = [cell for cell in cells if cell.limited and not cell.killed]
+    missing = found.profile.missing
+    left = f" The profile is not whole: {len(missing)} more were to be tried." if missing else ""
+    if not cells:
+        return f"Nothing has been trained yet.{left}"
     ran = [cell for cell in cells if cell.seconds is not None and not cell.killed]
     tried = list(dict.fromkeys(cell.flavour for cell in cells))
     where = tried[0] if len(tried) == 1 else f"each of {len(tried)} sizes of machine"
@@ -149,8 +153,6 @@ def profile_result(found: Costs) -> str:
         sentence += f", and {len(killed)} {'was' if len(killed) == 1 else 'were'} ended for lack of memory"
     if found.gained:
         sentence += f"; {len(found.gained)} of those that ran did not in the paper"
-    missing = found.profile.missing
-    left = f" The profile is not whole: {len(missing)} more were to be tried." if missing else ""
     return f"{sentence}.{_profile_saving(found)}{left}"
 
 

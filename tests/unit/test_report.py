@@ -573,6 +573,14 @@ def test_a_profile_that_was_stopped_says_what_is_missing(tmp_path):
     assert ended == ["ssc.xsmall, 13 layers", "ssc.medium, 4 layers"]
 
 
+def test_a_profile_that_was_stopped_in_its_first_cell(tmp_path):
+    folder = write_profile(tmp_path / "profile", [])
+    content = json.loads((folder / "profile.json").read_text()) | {"asked": [["ssc.xsmall", 4]]}
+    (folder / "profile.json").write_text(json.dumps(content))
+    told = write_report([folder], tmp_path / "report.html")["result"]
+    assert told == ["Nothing has been trained yet. The profile is not whole: 1 more were to be tried."]
+
+
 def test_a_folder_given_twice_is_refused(tmp_path, run):
     with pytest.raises(FednPartialError, match="is given twice"):
         write_report([run.path, run.path / ".." / "run"], tmp_path / "report.html")
