@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -49,18 +50,34 @@ class Fleet:
         ------
         FednPartialError : a client ended, or they are not connected in time.
         """
-        deadline = time.monotonic() + READY_TIMEOUT
-        while time.monotonic() < deadline:
+
+        def check():
             for name, process in self.clients.items():
                 processes.check_alive(process, name, self.folder / name / "client.log")
-            online = api.get("clients/", params={"status": "online"})["result"]
-            if {client["name"] for client in online} >= set(self.clients):
-                return
-            time.sleep(0.5)
-        raise FednPartialError(
-            f"not all clients are connected after {READY_TIMEOUT} s; see the client.log files in {self.folder}"
-        )
+
+        wait_until_online(api, set(self.clients), check, READY_TIMEOUT, self.folder)
 
     def stop(self) -> None:
         """Stop every client."""
         processes.stop(list(self.clients.values()))
+
+
+def wait_until_online(api: Api, names: set[str], check: Callable[[], None], timeout: float, folder: Path) -> None:
+    """Wait until FEDn counts the clients called `names` as connected.
+
+    Parameters
+    ----------
+    check : called at every look; what it raises ends the waiting. timeout : seconds. folder : of their logs.
+
+    Raises
+    ------
+    FednPartialError : they are not connected in time.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        check()
+        online = api.get("clients/", params={"status": "online"})["result"]
+        if {client["name"] for client in online} >= names:
+            return
+        time.sleep(0.5)
+    raise FednPartialError(f"not all clients are connected after {timeout} s; see the client.log files in {folder}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from fedn_partial import datasets, models, selection
 from fedn_partial.client import progress
 from fedn_partial.client.containers import ClientContainer, ClientEnded
 from fedn_partial.client.flavours import Flavour
+from fedn_partial.client.fleet import wait_until_online
 from fedn_partial.client.local_run import local_network, uninterrupted
 from fedn_partial.client.report import paper
 from fedn_partial.client.report.load import Cell, load
@@ -28,7 +28,6 @@ from fedn_partial.client.runs import Row, RunFolder, describe, new_folder
 from fedn_partial.client.watch import Watcher
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import layer_table
-from fedn_partial.seed_model.api import Api
 from fedn_partial.seed_model.seed import build_seed, upload_seed
 from fedn_partial.seed_model.session import start_session
 from fedn_partial.settings import Case
@@ -186,7 +185,7 @@ def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Pa
 
         try:
             container.start()
-            _wait_until_connected(api, check)
+            wait_until_online(api, {CLIENT}, check, READY_TIMEOUT, container.home)
             session_id, table = start_session(api, folder.case)
             progress.follow(Watcher(api, session_id), folder.case, table, folder, check=check, tell=tell)
         except ClientEnded as error:
@@ -198,16 +197,6 @@ def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Pa
                 container.stop()
     shutil.rmtree(network.folder / "storage", ignore_errors=True)  # models, which would pile up cell by cell
     return fill(cell, folder.rows, folder.case.session.rounds, kills, ended)
-
-
-def _wait_until_connected(api: Api, check: Callable[[], None]) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT
-    while time.monotonic() < deadline:
-        check()
-        if api.get("clients/", params={"status": "online"})["count"]:
-            return
-        time.sleep(0.5)
-    raise FednPartialError(f"the client is not connected after {READY_TIMEOUT} s")
 
 
 def fill(cell: Cell, rows: list[Row], rounds: int, memory_kills: int, ended: str | None = None) -> Cell:

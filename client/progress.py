@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-from fedn_partial.client.runs import Row, RunFolder
-from fedn_partial.client.watch import Round, Watcher, accuracy
+from fedn_partial.client.runs import Row, RunFolder, over_examples
+from fedn_partial.client.watch import Round, Watcher
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer
 from fedn_partial.seed_model.api import ApiError
@@ -103,7 +103,7 @@ def summary(rounds: list[Round], case: Case) -> dict:
     good = [round_ for round_ in rounds if not round_.failed]
     last = good[-1] if good else None
     return {
-        "accuracy": accuracy(last.rows.values()) if last else None,
+        "accuracy": over_examples(last.rows.values(), "accuracy") if last else None,
         "rounds": len(rounds),
         "failed_rounds": len(rounds) - len(good),
         "upload_bytes": sum(row.upload_bytes or 0 for row in rows),
@@ -187,7 +187,7 @@ def figures(round_: Round, case: Case, layers: int) -> dict:
         "clients_asked": round_.expected,
         "layers_trained": len({name for row in rows for name in row.layers}),
         "layers": layers,
-        "accuracy": accuracy(rows),
+        "accuracy": over_examples(rows, "accuracy"),
         "upload_bytes": sum(row.upload_bytes or 0 for row in rows),
         "download_bytes": sum(row.download_bytes or 0 for row in rows),
         "seconds": None if round_.seconds is None else round(round_.seconds, 3),

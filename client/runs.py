@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,14 @@ class Row:
     accuracy: float | None = None
     loss: float | None = None
     test_examples: int | None = None
+
+
+def over_examples(rows: Iterable[Row], key: str) -> float | None:
+    """Return the mean of a column over all clients' test examples, or None if nobody has tested."""
+    tested = [(getattr(row, key), row.test_examples) for row in rows]
+    tested = [(value, examples) for value, examples in tested if value is not None and examples]
+    examples = sum(count for _, count in tested)
+    return sum(value * count for value, count in tested) / examples if examples else None
 
 
 class RunFolder:

@@ -239,10 +239,3 @@ def _number(value) -> float | None:
     """Return a number that a client sent, or None if it is none, or larger than anything that is measured here."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
     return value if good else None
-
-
-def accuracy(rows) -> float | None:
-    """Return the accuracy over all clients' test examples, or None if nobody has tested."""
-    tested = [row for row in rows if row.accuracy is not None and row.test_examples]
-    examples = sum(row.test_examples for row in tested)
-    return sum(row.accuracy * row.test_examples for row in tested) / examples if examples else None

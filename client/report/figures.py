@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedn_partial.client.report.load import Profile, Run
-from fedn_partial.client.runs import Row
+from fedn_partial.client.runs import Row, over_examples
 
 PHASES = ("load", "import", "trace", "train", "encode")
 SENSORS = ("gpu_percent", "temperature_c", "power_mw")  # of devices that have them
@@ -117,14 +117,6 @@ def total(values: Iterable) -> float | None:
     """Return the sum of what is known, or None."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
-
-
-def over_examples(rows: Iterable[Row], key: str) -> float | None:
-    """Return the mean of a column over all clients' test examples, or None if nobody has tested."""
-    tested = [(getattr(row, key), row.test_examples) for row in rows]
-    tested = [(value, examples) for value, examples in tested if value is not None and examples]
-    examples = sum(count for _, count in tested)
-    return sum(value * count for value, count in tested) / examples if examples else None
 
 
 # What a run comes to

@@ -46,8 +46,9 @@ def write_report(folders: list[Path], output: Path) -> dict:
     runs, profiles = load(folders)
     memory = figures.memory_column(runs)
     summaries = [figures.summary(run, memory) for run in runs]
-    tables = _tables(runs, profiles, summaries, memory)
     found = [paper.costs(profile) for profile in profiles]
+    sent = paper.table3(runs, profiles)
+    tables = _tables(runs, profiles, summaries, memory, found, sent)
     main = next((one for one in summaries if not one.full_training), summaries[0] if summaries else None)
     full = _full(main, runs, summaries)
     results = [(main.label, words.result(main, full))] if main else []
@@ -78,7 +79,7 @@ def write_report(folders: list[Path], output: Path) -> dict:
         answered=any(one.clients for one in summaries) or bool(profiles),
         unmapped=[one.label for one in summaries if one.full_training and not one.failed_rounds],
         costs=[{"table": one, "charts": exhibits.profile_charts(one, number)} for number, one in enumerate(found)],
-        table3=paper.table3(runs, profiles),
+        table3=sent,
         paper=paper,
         clients=tables["clients"].records() if runs else [],
         sensors=[name for name in figures.SENSORS if any(row[name] is not None for row in tables["clients"].records())],
@@ -117,9 +118,15 @@ def _full(main: Summary | None, runs: list[Run], summaries: list[Summary]) -> Su
     return figures.baseline(alike)
 
 
-def _tables(runs: list[Run], profiles: list[Profile], summaries: list[Summary], memory: str) -> dict[str, Table]:
+def _tables(
+    runs: list[Run],
+    profiles: list[Profile],
+    summaries: list[Summary],
+    memory: str,
+    found: list[paper.Costs],
+    sent: list[paper.Sent],
+) -> dict[str, Table]:
     layers = figures.layers_table(runs)
-    found = [paper.costs(profile) for profile in profiles]
     tables = [
         figures.runs_table(summaries),
         figures.rounds_table(runs),
@@ -130,7 +137,7 @@ def _tables(runs: list[Run], profiles: list[Profile], summaries: list[Summary], 
         figures.clients_table(runs, memory),
         figures.problems_table(runs, profiles),
         figures.flavours_table(profiles),
-        paper.table3_csv(paper.table3(runs, profiles)),
+        paper.table3_csv(sent),
         *(paper.costs_csv(number, [one for one in found if one.table == number]) for number in (4, 5)),
     ]
     return {table.name: table for table in tables}

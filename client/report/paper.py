@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedn_partial import configs
+from fedn_partial.client.flavours import MIB
 from fedn_partial.client.report.figures import FLOAT32, Table, mean, ratio
 from fedn_partial.client.report.load import Cell, Profile, Run
 from fedn_partial.settings import read_yaml
 
 LAYERS = (4, 7, 10, 14)
-MIB = 2**20
 
 
 @functools.cache

@@ -6,8 +6,8 @@ import pytest
 
 from fedn_partial import settings
 from fedn_partial.client.progress import cost_table, size, summary
-from fedn_partial.client.runs import Row
-from fedn_partial.client.watch import Watcher, accuracy
+from fedn_partial.client.runs import Row, over_examples
+from fedn_partial.client.watch import Watcher
 
 METADATA = {
     "num_examples": "100",
@@ -93,8 +93,8 @@ def test_a_row_holds_what_the_update_said_and_what_the_validation_found(fedn):
 
 def test_accuracy_counts_examples_not_clients(fedn):
     rows, _ = rows_of(fedn)
-    assert accuracy(rows["1"].values()) == pytest.approx((0.5 * 10 + 1.0 * 30) / 40)
-    assert accuracy([Row(None, "1", "c")]) is None
+    assert over_examples(rows["1"].values(), "accuracy") == pytest.approx((0.5 * 10 + 1.0 * 30) / 40)
+    assert over_examples([Row(None, "1", "c")], "accuracy") is None
 
 
 def test_the_next_rounds_settings_say_what_the_server_did(fedn):
