@@ -40,6 +40,7 @@ class Row:
     limited : why the device trained fewer layers than it was asked for, null if it did not.
     trained_params, total_params : weights in these layers, and in the model.
     num_examples : training examples.
+    training_macs : multiply-accumulates of the training, see ``fedn_partial.costs.training_macs``.
     upload_bytes : of the update as they left through gRPC, model and message with its metadata. FEDn's own client
         does not count; for it, the update file and the metadata as they arrived, which are 10 to 20 kB more: it sends
         the session's settings back. Status messages, with which FEDn sends the metadata once more, are not in it.
@@ -70,6 +71,7 @@ class Row:
     trained_params: int | None = None
     total_params: int | None = None
     num_examples: int | None = None
+    training_macs: int | None = None
     upload_bytes: int | None = None
     download_bytes: int | None = None
     train_seconds: float | None = None

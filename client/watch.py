@@ -16,17 +16,20 @@ from email.utils import parsedate_to_datetime
 
 from fedn_partial.client.runs import Row
 from fedn_partial.seed_model.api import Api
-from fedn_partial.update import plain
+from fedn_partial.update import STATISTICS, plain
 
 # Columns that are taken over by their name: from an update's metadata, and from its resources.
-FROM_METADATA = ("trained_params", "total_params", "download_bytes", "train_loss", "predicted_memory_mb")
+FROM_METADATA = (
+    *("trained_params", "total_params", "training_macs"),
+    *("download_bytes", "train_loss", "predicted_memory_mb"),
+)
 FROM_RESOURCES = (
     *("cpu_seconds", "cpu_percent", "rss_peak_mb", "memory_peak_mb"),
     *("machine_cpu_percent", "ram_used_mb", "ram_percent", "gpu_percent", "temperature_c", "power_mw"),
 )
 
 
-LARGEST = 1e15  # of any number in a row: bytes, weights, seconds
+LARGEST = 1e18  # of any number in a row: bytes, weights, seconds, operations
 
 
 @dataclass
@@ -174,7 +177,7 @@ class Watcher:
             limited=plain(data["limited"], 300) if data.get("limited") else None,
             outcome=f"refused: {plain(data['refused'], 500)}" if data.get("refused") else "sent",
             warmup=round_.warmup,
-            layers=[plain(name) for name in data.get("layers", [])],
+            layers=[plain(name) for name in data.get("layers", []) if name != STATISTICS],
             num_examples=_number(int(data["num_examples"])) if str(data.get("num_examples")).isdecimal() else None,
             upload_bytes=_number(meta.get("upload_bytes"))
             or _number(data.get("update_bytes", 0) + len(update["meta"])),

@@ -24,15 +24,19 @@ from fedn_partial.settings import Case
 class ServerFunctions(ServerFunctionsBase):
     """Tells the clients what to train, and merges the layers that they send.
 
-    With W the global model, D_k = W_k - W the change that client k sent, n_k its number of examples, and for
-    each layer l the set S_l of clients that sent it:
+    With W the global model, D_k = W_k - W the change that client k sent, n_k its number of examples, for each layer l
+    the set S_l of the m_l clients that sent it, and M_l = sum over S_l of n_k D_k / sum over S_l of n_k their mean:
 
-    all_clients : W_l += sum over S_l of n_k D_k / sum of n_k over ALL clients of the round
-    contributors : W_l += sum over S_l of n_k D_k / sum of n_k over S_l
+    all_clients : W_l += M_l times (sum of n_k over S_l / sum of n_k over ALL clients of the round)
+    contributors : W_l += M_l
+    shrunk : W_l += M_l times m_l / (m_l + shrinkage)
+    inverse_probability : W_l += sum over S_l of n_k D_k / p_kl / sum of n_k over ALL clients, with p_kl the
+        probability that client k trained l, at least 0.1 (Horvitz & Thompson 1952)
 
-    A layer that nobody sent keeps its value, bit for bit. BatchNormalization's moving variances are pooled: the
-    merged variance is that of the mixture of the clients' distributions, weighted as above (with ``all_clients``,
-    the clients that did not send a layer count with the global model's mean and variance).
+    A layer that nobody sent keeps its value, bit for bit. BatchNormalization's moving statistics are averages, not
+    steps: they are never moved further than to the mean of those sent. Moving variances are pooled: the merged variance
+    is that of the mixture of the clients' distributions, weighted as above (with ``all_clients``, the clients that did
+    not send a layer count with the global model's mean and variance).
 
     Memory: the previous global model, float64 sums of one model, and the update in hand.
     """
@@ -43,23 +47,36 @@ class ServerFunctions(ServerFunctionsBase):
     plain = staticmethod(update.plain)
     # More examples than a device could train on in a round; such a number would drown every other client.
     max_examples = 10_000_000
+    least_probability = 0.1  # of a layer, with merge rule inverse_probability: no client counts more than tenfold
 
     def __init__(self):
         self.state = self.load_state()
         self.model = None  # the global model of this round
         self.base = None  # its digest
+        self.asked = []  # FEDn's ids of the clients of this round
         self.start_round()
 
     def start_round(self):
         """Forget what was summed up."""
         self.buffer = np.empty(32768)
-        self.sums = {}  # index of a tensor -> float64 sum of n_k W_k (variances: of n_k (var_k + mean_k ** 2))
-        self.examples = {}  # layer -> sum of n_k of those who sent it
+        self.sums = {}  # index of a tensor -> float64 sum of w_k W_k (variances: of w_k (var_k + mean_k ** 2))
+        self.weights = {}  # layer -> sum of w_k of those who sent it; w_k is n_k, or n_k / p_kl
         self.all_examples = 0
         self.senders = set()  # ids of the clients that were merged
-        self.coverage = dict.fromkeys(self.settings["layers"], 0)  # layer -> how many clients sent it
+        self.coverage = {}  # layer -> how many clients sent it
         self.merged = []  # FEDn's ids of the clients that were merged
         self.skipped = {}  # FEDn's id of a client -> why it was not
+
+    def client_selection(self, client_ids):
+        """Return which of the connected clients are asked to train in the round that begins."""
+        import random
+
+        self.asked = sorted(client_ids)
+        count = self.settings["clients_per_round"]
+        if count is not None and count < len(self.asked):
+            draw = random.Random(f"{self.settings['client']['seed']}/{self.state['round'] + 1}/clients")
+            self.asked = sorted(draw.sample(self.asked, count))
+        return self.asked
 
     def client_settings(self, global_model):
         """Begin a round: return what every client is told, see fedn_partial.settings.Instructions."""
@@ -68,10 +85,18 @@ class ServerFunctions(ServerFunctionsBase):
         self.base = self.digest(global_model)
         self.state["round"] += 1
         self.save_state()
+        wanted = {}
+        if self.settings["wants"] == "participants":
+            names = self.state["names"]
+            wanted = {"participants": sorted({names[client] for client in self.asked if client in names})}
+        if self.settings["wants"] == "scores":
+            wanted = {"scores": self.state["scores"]}
         return {
             **self.settings["client"],
+            **wanted,
             "round": self.state["round"],
             "warmup": self.state["merged_rounds"] < self.settings["warmup_rounds"],
+            "probabilities": self.settings["merge"] == "inverse_probability",
             "fingerprint": self.settings["fingerprint"],
             "base": self.base,
             "previous": self.state["previous"],
@@ -86,7 +111,7 @@ class ServerFunctions(ServerFunctionsBase):
                 self.base = self.digest(previous_global)
             if isinstance(client_metadata, dict):
                 client = self.plain(client_metadata.get("client") or client_id, 100)
-            examples, tensors = self.check(client_id, model, client_metadata)
+            examples, tensors, weights = self.check(client_id, model, client_metadata)
         except Exception as error:
             reason = self.plain(error, 500)
             # Every client is sent this, so it holds the server's words only; a device's own stay in the log.
@@ -95,9 +120,11 @@ class ServerFunctions(ServerFunctionsBase):
             logger.warning(f"fedn-partial: round {self.state['round']}: skipped the update of {client}: {reason}")
             return
         for name, arrays in tensors.items():
-            self.add(name, arrays, examples)
-            self.examples[name] = self.examples.get(name, 0) + examples
-            self.coverage[name] += 1
+            self.add(name, arrays, weights[name])
+            self.weights[name] = self.weights.get(name, 0) + weights[name]
+            self.coverage[name] = self.coverage.get(name, 0) + 1
+        if self.settings["wants"] == "participants":
+            self.state["names"][client_id] = client
         self.all_examples += examples
         self.merged.append(client_id)
         self.senders.add(client_id)
@@ -108,7 +135,10 @@ class ServerFunctions(ServerFunctionsBase):
         )
 
     def check(self, client_id, model, metadata):
-        """Return the number of examples and the tensors of an update. Raises ValueError if it must be skipped."""
+        """Return an update's number of examples, its tensors {layer: arrays}, and its weight in each layer.
+
+        Raises ValueError if it must be skipped.
+        """
         if isinstance(metadata, dict) and metadata.get("refused"):
             raise ValueError(f"it did not train: {metadata['refused']}")
         settings = self.settings
@@ -132,19 +162,31 @@ class ServerFunctions(ServerFunctionsBase):
                     raise ValueError(f"has a negative variance in {name}")
                 if variance in values and self.moment(values[variance], values[mean]).max() > np.finfo(np.float32).max:
                     raise ValueError(f"has statistics of {name} that are too large to be merged: it diverged")
-        return int(given), tensors
+        return int(given), tensors, self.weigh(tensors, int(given), metadata)
+
+    def weigh(self, names, examples, metadata):
+        """Return with which weight an update counts in each layer. Raises ValueError if it does not say."""
+        if self.settings["merge"] != "inverse_probability":
+            return dict.fromkeys(names, examples)
+        given = metadata.get("probabilities")
+        probable = {name: given.get(name) if isinstance(given, dict) else None for name in names}
+        probable |= {name: 1.0 for name in names if name not in self.settings["parameters"]}
+        for name, value in probable.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+                raise ValueError(f"has probability {value!r} of {name}, expected a number above 0, at most 1")
+        return {name: examples / max(value, self.least_probability) for name, value in probable.items()}
 
     def moment(self, variance, mean):
         """Return E[x^2] = variance + mean^2 as float64."""
         return variance.astype(np.float64) + np.square(mean, dtype=np.float64)
 
-    def add(self, name, arrays, examples):
-        """Add n_k W_k of one layer to the sums."""
+    def add(self, name, arrays, weight):
+        """Add w_k W_k of one layer to the sums."""
         indices = self.settings["indices"][name]
         values = dict(zip(indices, arrays, strict=True))
         for index, array in values.items():
             if index in self.settings["variances"]:
-                term = examples * self.moment(array, values[self.settings["variances"][index]])
+                term = weight * self.moment(array, values[self.settings["variances"][index]])
                 self.sums[index] = self.sums.get(index, 0.0) + term
                 continue
             if index not in self.sums:
@@ -153,7 +195,7 @@ class ServerFunctions(ServerFunctionsBase):
             for start in range(0, new.size, len(self.buffer)):  # piece by piece: faster, and no second copy of a layer
                 piece = slice(start, start + len(self.buffer))
                 term = self.buffer[: new[piece].size]
-                np.multiply(new[piece], examples, out=term, dtype=np.float64)
+                np.multiply(new[piece], weight, out=term, dtype=np.float64)
                 sums[piece] += term
 
     def get_incremental_aggregate_model(self):
@@ -163,34 +205,56 @@ class ServerFunctions(ServerFunctionsBase):
         if not self.merged:
             logger.warning(f"fedn-partial: round {self.state['round']}: no valid update, the global model stays")
         model = list(self.model)
-        for name in self.examples:
+        for name in self.weights:
             self.merge(name, model)
         self.end_round()
         return model
 
     def merge(self, name, model):
         """Put the merged tensors of one layer into `model`, a list of which only these entries change."""
-        senders = self.examples[name]
-        total = self.all_examples if self.settings["merge"] == "all_clients" else senders
-        silent = total - senders  # examples of those who vote for no change
+        weight, step = self.weights[name], self.step(name)
+        scored = self.settings["wants"] == "scores"
         variances = self.settings["variances"]
         done = {}
+        moved = size = 0.0  # squared lengths of the mean change, and of the old weights
         for index in self.settings["indices"][name]:
             old = self.model[index].astype(np.float64)
+            statistic = index in variances or index in variances.values()
+            share = min(step, 1.0) if statistic else step
+            mean = self.sums.pop(index) / weight
             if index in variances:
-                old_moment = self.moment(old, self.model[variances[index]])
-                moment = (self.sums.pop(index) + silent * old_moment) / total
+                moment = (1 - share) * self.moment(old, self.model[variances[index]]) + share * mean
                 # Keras keeps the moving mean before the moving variance, so its merged value is there already.
                 merged = np.maximum(moment - done[variances[index]] ** 2, 0.0)
             else:
-                merged = (self.sums.pop(index) + silent * old) / total
+                merged = mean if share == 1 else (1 - share) * old + share * mean
+            if scored and not statistic:
+                moved += float(np.sum(np.square(mean - old)))
+                size += float(np.sum(np.square(old)))
             done[index] = merged
-            model[index] = merged.astype(self.settings["model_dtype"] if merged.ndim > 1 else "float32")
+            dtype = self.settings["model_dtype"] if merged.ndim > 1 else "float32"
+            if share > 1:  # beyond what any client sent
+                merged = np.clip(merged, -np.finfo(dtype).max, np.finfo(dtype).max)
+            model[index] = merged.astype(dtype)
+        if scored and name in self.settings["parameters"]:
+            self.state["scores"][name] = (moved / size) ** 0.5 if 0 < size < float("inf") > moved else 0.0
+
+    def step(self, name):
+        """Return how far one layer goes from the global model towards (or beyond) the mean of those who sent it."""
+        rule, weight = self.settings["merge"], self.weights[name]
+        if name not in self.settings["parameters"]:  # statistics that every client sent
+            return 1.0
+        if rule == "contributors":
+            return 1.0
+        if rule == "shrunk":
+            return self.coverage[name] / (self.coverage[name] + self.settings["shrinkage"])
+        return weight / self.all_examples
 
     def end_round(self):
         """Note coverage and staleness, and log them."""
+        coverage = {name: self.coverage.get(name, 0) for name in self.settings["parameters"]}
         staleness = self.state["staleness"]
-        staleness = {name: 0 if sent else staleness.get(name, 0) + 1 for name, sent in self.coverage.items()}
+        staleness = {name: 0 if sent else staleness.get(name, 0) + 1 for name, sent in coverage.items()}
         self.state["staleness"] = staleness
         self.state["merged_rounds"] += 1 if self.merged else 0
         self.state["previous"] = {
@@ -200,7 +264,7 @@ class ServerFunctions(ServerFunctionsBase):
             "staleness": {name: age for name, age in staleness.items() if age},
         }
         self.save_state()
-        covered = sum(1 for sent in self.coverage.values() if sent)
+        covered = sum(1 for sent in coverage.values() if sent)
         stale = ", ".join(f"{name} {age}" for name, age in staleness.items() if age)
         logger.info(
             f"fedn-partial: round {self.state['round']}: {len(self.merged)} merged, {len(self.skipped)} skipped, "
@@ -213,7 +277,7 @@ class ServerFunctions(ServerFunctionsBase):
         """Return what must outlive a restart of the hooks process: round, staleness and the like."""
         import json
 
-        state = {"round": 0, "merged_rounds": 0, "staleness": {}, "previous": {}}
+        state = {"round": 0, "merged_rounds": 0, "staleness": {}, "previous": {}, "names": {}, "scores": {}}
         try:
             with open(self.state_path()) as file:
                 found = json.load(file)
@@ -251,6 +315,7 @@ def session_settings(case: Case, table, session: str) -> dict:
     session : a name of its own, of letters and digits; its state is kept under it.
     """
     selector = selection.from_dict(case.selection)
+    parts = update.parts(table, case.batchnorm_statistics)
     place = {tensor.name: tensor.index for layer in table for tensor in layer.tensors}
     return {
         "client": {
@@ -260,13 +325,18 @@ def session_settings(case: Case, table, session: str) -> dict:
             "selection": selection.to_dict(selector),
             "training": dataclasses.asdict(case.training),
             "codec": case.codec,
+            "batchnorm_statistics": case.batchnorm_statistics,
         },
         "warmup_rounds": selector.warmup_rounds,
+        "wants": selector.wants,
+        "clients_per_round": case.session.clients_per_round,
         "merge": case.merge,
+        "shrinkage": case.shrinkage,
         "fingerprint": layers.fingerprint(table),
-        "layers": update.shapes(table),
+        "parameters": {layer.name: layer.parameters for layer in table},
+        "layers": {name: [list(tensor.shape) for tensor in tensors] for name, tensors in parts.items()},
         "model_dtype": case.model_dtype,
-        "indices": {layer.name: [tensor.index for tensor in layer.tensors] for layer in table},
+        "indices": {name: [tensor.index for tensor in tensors] for name, tensors in parts.items()},
         "variances": {
             index: place[name.replace("moving_variance", "moving_mean")]
             for name, index in place.items()

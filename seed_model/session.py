@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import tempfile
 from dataclasses import dataclass
@@ -97,12 +96,13 @@ def find_session(api: Api, name: str) -> Known:
             {
                 "name": session["name"],
                 **{key: client[key] for key in ("seed", "model", "selection", "training", "codec")},
-                "merge": told["merge"],
-                "model_dtype": told["model_dtype"],
+                "batchnorm_statistics": client["batchnorm_statistics"],
+                **{key: told[key] for key in ("merge", "shrinkage", "model_dtype")},
                 "session": {
                     "rounds": int(config["rounds"]),
                     "round_timeout": int(config["round_timeout"]),
                     "min_clients": int(config["clients_required"]),
+                    "clients_per_round": told["clients_per_round"],
                 },
             },
             f"session {name}",
@@ -111,5 +111,4 @@ def find_session(api: Api, name: str) -> Known:
         raise FednPartialError(
             f"session {name!r} was not started by this version of fedn-partial ({error!r})"
         ) from None
-    parameters = {layer: sum(math.prod(shape) for shape in shapes) for layer, shapes in told["layers"].items()}
-    return Known(session["session_id"], case, parameters, str(session.get("committed_at")))
+    return Known(session["session_id"], case, told["parameters"], str(session.get("committed_at")))

@@ -19,13 +19,13 @@ def upload_bytes(selected: list[Layer]) -> int:
     return sum(layer.nbytes for layer in selected)
 
 
-def encoded_bytes(selected: list[Layer], codec: str) -> int:
-    """Return the bytes of the update of `selected` on the wire at most, see fedn_partial.update.
+def encoded_bytes(tensors, codec: str) -> int:
+    """Return the bytes of an update of these tensors on the wire at most, see fedn_partial.update.
 
     For int8 that is before deflation, which takes off what there is to take.
     """
     size = MESSAGE_BYTES
-    for tensor in (tensor for layer in selected for tensor in layer.tensors):
+    for tensor in tensors:
         if len(tensor.shape) < 2 or codec == "float32":
             size += FLOAT * tensor.size
         elif codec == "float16":

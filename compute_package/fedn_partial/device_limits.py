@@ -27,11 +27,13 @@ class Choice:
     selected : these layers, in model order.
     limited : why they are fewer than was asked for, or None.
     predicted_mb : of memory, or None if this system does not tell what processes hold.
+    context : that they were chosen with.
     """
 
     selected: list[Layer]
     limited: str | None
     predicted_mb: float | None
+    context: selection.Context
     planner: Planner
     experience: Experience
 
@@ -82,7 +84,7 @@ def choose(device, instructions, context: selection.Context, planner: Planner, f
             reasons.append(f"max_layers is {context.max_layers}")
         limited = f"{len(selected)} of the {len(asked)} layers asked for: {', '.join(filter(None, reasons))}"
     predicted = planner.estimate(selected).memory_mb
-    return Choice(selected, limited, None if predicted is None else round(predicted, 2), planner, experience)
+    return Choice(selected, limited, None if predicted is None else round(predicted, 2), context, planner, experience)
 
 
 def _experience(device, instructions) -> Experience:

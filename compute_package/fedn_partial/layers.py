@@ -30,6 +30,11 @@ class Tensor:
             size *= extent
         return size
 
+    @property
+    def statistic(self) -> bool:
+        """Whether it is a moving mean or variance of BatchNormalization, which is measured, not trained."""
+        return self.name.endswith(("/moving_mean", "/moving_variance"))
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -8,12 +8,13 @@ layer. Seconds are predicted from the last round's.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedn_partial import costs
+from fedn_partial import costs, update
 from fedn_partial.layers import Layer
 from fedn_partial.schema import bounded
 from fedn_partial.settings import Training
@@ -77,6 +78,7 @@ class Planner:
     forked : whether the request runs in a child of the fork server.
     examples : training examples in a round, all epochs together.
     fixed_seconds, seconds_per_gmac : of an earlier round, or None.
+    batchnorm_statistics : of the session, see ``fedn_partial.update.parts``.
     """
 
     table: list[Layer]
@@ -87,15 +89,20 @@ class Planner:
     examples: int = 0
     fixed_seconds: float | None = None
     seconds_per_gmac: float | None = None
+    batchnorm_statistics: str = "with_layer"
 
     def estimate(self, selected: list[Layer]) -> Estimate:
         """Return what training `selected` for one round costs."""
         memory = costs.state_bytes(self.table, selected, self.training)
-        memory += costs.activation_bytes(self.table, selected, self.training.batch_size)
+        # Frozen BatchNormalization that follows the batch keeps what goes into it, as if it were trained.
+        follows = self.batchnorm_statistics == "always"
+        activations = costs.framework_activation_bytes if follows else costs.activation_bytes
+        memory += activations(self.table, selected, self.training.batch_size)
+        parts = update.sent(selected, update.parts(self.table, self.batchnorm_statistics))
         overhead = RUNTIME_MB + (COPIED_MB if self.forked else 0)
         return Estimate(
             memory_mb=None if self.base_mb is None else self.base_mb + overhead + memory / MB,
-            upload_mb=costs.encoded_bytes(selected, self.codec) / MB,
+            upload_mb=costs.encoded_bytes(itertools.chain(*parts.values()), self.codec) / MB,
             seconds=self._seconds(selected),
         )
 

@@ -77,7 +77,10 @@ def _value(hint, raw, bounds, where: str):
         hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
     if dataclasses.is_dataclass(hint):
         return parse(hint, raw, where)
-    if typing.get_origin(hint) is tuple:  # "tuple[str, ...]"
+    if typing.get_origin(hint) is tuple:  # "tuple[str, ...]", or of a dataclass
+        item_hint = typing.get_args(hint)[0]
+        if dataclasses.is_dataclass(item_hint) and isinstance(raw, (list, tuple)):
+            return tuple(parse(item_hint, item, f"{where}: number {n}") for n, item in enumerate(raw, start=1))
         if not isinstance(raw, (list, tuple)) or not all(isinstance(item, str) for item in raw):
             raise SettingsError(f"{where} must be a list of names, found {raw!r}")
         return tuple(raw)

@@ -7,9 +7,12 @@ class and put it into ``SELECTORS``; settings, JSON and tests pick it up from th
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer, pick
@@ -32,14 +35,18 @@ class Context:
     warmup : whether this is a full round.
     max_layers : the device's own limit, or None.
     fits : function that tells whether this device can train these layers together, or None if it can train any.
+    participants : names of the clients that were asked to train in this round, as far as the server knows them.
+    scores : {layer: relative change of its weights when it was last trained}, of the layers that were.
     """
 
-    seed: int
+    seed: int | str
     round: int
     client: str
     warmup: bool = False
     max_layers: int | None = None
     fits: Callable[[list[Layer]], bool] | None = None
+    participants: tuple[str, ...] = ()
+    scores: dict[str, float] = field(default_factory=dict)
 
     def random(self, purpose: str = "selection") -> random.Random:
         """Return the random generator of this client in this round: equal for equal seed, round, client and purpose."""
@@ -48,7 +55,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Selector:
-    """Base of all selectors: `warmup_rounds` full rounds come first."""
+    """Base of all selectors: `warmup_rounds` full rounds come first.
+
+    `wants` names what the server has to tell clients in every round: "participants", "scores", or nothing.
+    """
+
+    wants: ClassVar[str | None] = None
 
     warmup_rounds: int = dataclasses.field(default=0, kw_only=True, metadata={"at_least": 0})
 
@@ -86,6 +98,103 @@ class Uniform(Selector):
 
     def select(self, layers: list[Layer], context: Context) -> list[str]:
         return Random(self.layers).select(layers, context)
+
+
+@dataclass(frozen=True)
+class Dealt(Random):
+    """As ``random``, but the layers are dealt to the clients of a round, so that each is trained equally often.
+
+    The layers that are not always trained are shuffled, and dealt like cards, again and again, to the clients in a
+    random order: no layer has two clients more than another, and with clients * cards >= layers none is left out
+    (METHODS: stratified selection). The server names a round's clients once each has sent an update; a client that
+    it does not know yet draws as in ``random``.
+    """
+
+    wants = "participants"
+
+    def select(self, layers: list[Layer], context: Context) -> list[str]:
+        if context.client not in context.participants:
+            return super().select(layers, context)
+        fixed = [layer.name for layer in pick(layers, self.always_train)]
+        cards = [layer.name for layer in layers if layer.name not in fixed]
+        count = min(self.layers - len(fixed), len(cards))
+        # Everybody shuffles with the same generator, and takes what is his.
+        dealer = random.Random(f"{context.seed}/{context.round}/deal")
+        order = dealer.sample(sorted(context.participants), len(context.participants))
+        first = order.index(context.client) * count
+        pack = dealer.sample(cards, len(cards))
+        return fixed + [pack[card % len(pack)] for card in range(first, first + count)]
+
+
+@dataclass(frozen=True)
+class Cyclic(Selector):
+    """Every client the same `layers` neighbouring layers, from input to output and again (FedPart, NeurIPS 2024).
+
+    The model is cut into groups of so many layers. A cycle begins with `full_rounds` rounds of all layers, then each
+    group has `rounds_per_group` rounds. FedPart: ``layers: 1, full_rounds: 5, rounds_per_group: 2``. Those in
+    `always_train` are no group's, but trained in every round.
+    """
+
+    layers: int = bounded(at_least=1)
+    rounds_per_group: int = bounded(2, at_least=1)
+    full_rounds: int = bounded(0, at_least=0)
+    always_train: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(set(self.always_train)) >= self.layers:
+            raise SettingsError(f"always_train leaves none of layers={self.layers} to go round")
+
+    def select(self, layers: list[Layer], context: Context) -> list[str]:
+        fixed = [layer.name for layer in pick(layers, self.always_train)]
+        others = [layer.name for layer in layers if layer.name not in fixed]
+        size = self.layers - len(fixed)
+        groups = [others[start : start + size] for start in range(0, len(others), size)]
+        place = max(0, context.round - 1 - self.warmup_rounds) % (
+            self.full_rounds + self.rounds_per_group * len(groups)
+        )
+        if place < self.full_rounds:
+            return [layer.name for layer in layers]
+        return fixed + groups[(place - self.full_rounds) // self.rounds_per_group]
+
+
+@dataclass(frozen=True)
+class Top(Selector):
+    """The last `layers` layers: least computing and memory, as nothing below them is trained (as FedOLF freezes)."""
+
+    layers: int = bounded(at_least=1)
+
+    def select(self, layers: list[Layer], context: Context) -> list[str]:
+        return [layer.name for layer in layers[-self.layers :]]
+
+
+@dataclass(frozen=True)
+class Scored(Random):
+    """As ``random``, but a layer is the likelier drawn the more its weights changed when it was last trained.
+
+    A layer that was never trained counts as the mean of those that were. `floor` is the share of all draws that is
+    given to the layers evenly, whatever their change, so that none is left for good.
+    """
+
+    floor: float = bounded(0.5, above=0, at_most=1)
+
+    wants = "scores"
+
+    def select(self, layers: list[Layer], context: Context) -> list[str]:
+        fixed = [layer.name for layer in pick(layers, self.always_train)]
+        others = [layer.name for layer in layers if layer.name not in fixed]
+        known = [context.scores[name] for name in others if name in context.scores]
+        mean = sum(known) / len(known) if known else 0.0
+        scores = {name: context.scores.get(name, mean) for name in others}
+        total = sum(scores.values())
+        weights = {
+            name: self.floor / len(others) + (1 - self.floor) * (score / total if total else 1 / len(others))
+            for name, score in scores.items()
+        }
+        # The largest of these keys are a weighted draw without replacement (Efraimidis & Spirakis 2006).
+        draw = context.random()
+        keys = {name: math.log(draw.random() or math.ulp(0.0)) / weight for name, weight in weights.items()}
+        count = min(self.layers - len(fixed), len(others))
+        return fixed + sorted(others, key=lambda name: keys[name], reverse=True)[:count]
 
 
 @dataclass(frozen=True)
@@ -128,7 +237,18 @@ class Budget(Selector):
         return [layer.name for layer in layers]
 
 
-SELECTORS = {"random": Random, "uniform": Uniform, "all": All, "fixed": Fixed, "budget": Budget}
+SELECTORS = {
+    "random": Random,
+    "uniform": Uniform,
+    "dealt": Dealt,
+    "cyclic": Cyclic,
+    "top": Top,
+    "scored": Scored,
+    "all": All,
+    "fixed": Fixed,
+    "budget": Budget,
+}
+DRAWS = 400  # of ``probabilities``: the share of so many differs from the probability by 0.025 at most, in most cases
 
 
 def choose(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
@@ -162,6 +282,17 @@ def ask(selector: Selector, layers: list[Layer], context: Context) -> list[Layer
     """Return the layers that a client is asked to train, in model order, whatever its limits."""
     chosen = selector.select(layers, context)  # also in warm-up, so that a wrong name is found in the first round
     return list(layers) if context.warmup else pick(layers, chosen)
+
+
+def probabilities(selector: Selector, layers: list[Layer], context: Context) -> dict[str, float]:
+    """Return how probable it was for each layer to be trained by this client in this round: {layer: above 0 to 1}.
+
+    Counted over many draws of this client, with its limits, as if the round were each time another with the same
+    participants and scores.
+    """
+    draws = [context, *(dataclasses.replace(context, seed=f"{context.seed}/{draw}") for draw in range(1, DRAWS))]
+    counts = Counter(layer.name for draw in draws for layer in choose(selector, layers, draw))
+    return {name: count / DRAWS for name, count in counts.items()}
 
 
 def _allowed(chosen: list[Layer], context: Context) -> bool:

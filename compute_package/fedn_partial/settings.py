@@ -13,7 +13,8 @@ from pathlib import Path
 from fedn_partial import models, selection
 from fedn_partial.schema import SettingsError, bounded, parse
 
-MERGE_RULES = ("all_clients", "contributors")
+MERGE_RULES = ("all_clients", "contributors", "shrunk", "inverse_probability")
+BATCHNORM_STATISTICS = ("with_layer", "always", "local")
 CODECS = ("float32", "float16", "int8")
 MODEL_DTYPES = ("float32", "float16")
 
@@ -40,6 +41,7 @@ class Session:
     rounds: int = bounded(10, at_least=1)
     round_timeout: int = bounded(180, at_least=1)  # seconds that a round waits for its slowest client
     min_clients: int = bounded(1, at_least=1)  # fewer connected clients than this: no round
+    clients_per_round: int | None = bounded(None, at_least=1)  # as many are drawn for each round; None: all
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,31 @@ class Data:
 
 
 @dataclass(frozen=True)
+class SimulatedDevice:
+    """A machine that simulated clients have: a flavour of a profile, and its network."""
+
+    profile: str  # folder that 'fedn-partial profile' made
+    flavour: str
+    upload_mbit: float | None = bounded(None, above=0)  # 10**6 bits a second; None: bytes take no time
+    download_mbit: float | None = bounded(None, above=0)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How the clients of a simulation behave."""
+
+    dropout: float = bounded(0.0, at_least=0, below=1)  # probability that a client does not answer in a round
+    straggler: float = bounded(0.0, at_least=0, at_most=1)  # probability that a client is slower in a round,
+    slowdown: float = bounded(4.0, at_least=1)  # so many times
+    global_seconds: float = bounded(0.0, at_least=0)  # of a round, for merging
+    devices: tuple[SimulatedDevice, ...] = ()  # dealt to the clients in turn; without, nothing is known of time
+
+    def __post_init__(self):
+        if self.straggler and not self.devices:
+            raise SettingsError("straggler needs devices, to know how long a client takes")
+
+
+@dataclass(frozen=True)
 class Case:
     """One case: the whole of a file in `configs/`."""
 
@@ -59,11 +86,14 @@ class Case:
     selection: dict  # which layers a client trains, see fedn_partial.selection
     seed: int = bounded(1, at_least=0)
     training: Training = Training()
-    merge: str = bounded("all_clients", one_of=MERGE_RULES)
+    merge: str = bounded("all_clients", one_of=MERGE_RULES)  # see fedn_partial.seed_model.server_functions
+    shrinkage: float = bounded(1.0, at_least=0)  # of merge rule `shrunk`: m senders move a layer by m / (m + shrinkage)
+    batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)  # see fedn_partial.update.parts
     codec: str = bounded("float32", one_of=CODECS)  # of the updates, see fedn_partial.update
     model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it
     session: Session = Session()
-    data: Data | None = None  # for a local fleet only: devices of their own have their own data
+    data: Data | None = None  # for a local fleet or a simulation: devices of their own have their own data
+    simulation: Simulation = Simulation()
 
 
 @dataclass(frozen=True)
@@ -77,6 +107,9 @@ class Instructions:
     fingerprint : of the model, see ``fedn_partial.layers.fingerprint``.
     base : digest of the global model that comes with it, see ``fedn_partial.update.digest``.
     session : name of the session; what a device keeps from round to round is kept under it.
+    probabilities : whether the server wants to know how probable the client's layers were (merge rule
+        `inverse_probability`).
+    participants, scores : what some selectors go by, see ``fedn_partial.selection.Context``.
     previous : what became of the round before (who was merged, who was skipped and why); clients do not read it.
     """
 
@@ -89,6 +122,10 @@ class Instructions:
     selection: dict = bounded()
     codec: str = bounded(one_of=CODECS)
     session: str = bounded(matches="[A-Za-z0-9]+")
+    batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
+    probabilities: bool = False
+    participants: tuple[str, ...] = ()
+    scores: dict = field(default_factory=dict)
     training: Training = Training()
     previous: dict = field(default_factory=dict)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import traceback
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def run(request: Request) -> None:
 
 
 def _train(request: Request) -> None:
-    from fedn_partial import cgroup, datasets, device_limits, selection, settings, update
+    from fedn_partial import cgroup, datasets, device_limits, local_statistics, settings, update
     from fedn_partial.layers import fingerprint, layer_table, tensor_list
     from fedn_partial.planner import Planner
     from fedn_partial.residuals import residuals
@@ -77,15 +77,13 @@ def _train(request: Request) -> None:
         with monitor.phase("load"):
             shard = datasets.open_shard(device.data)
         with monitor.phase("import"):
-            import keras
             import tensorflow  # noqa: F401
 
-            from fedn_partial import models, training
+            from fedn_partial import local_round, models, training
         free_bytes = cgroup.available_memory()
         with monitor.phase("trace"):
-            # Dropout and the like draw from here, so that a run can be repeated.
-            keras.utils.set_random_seed(zlib.crc32(f"{instructions.seed}/{instructions.round}/{client}".encode()))
             model = models.build(instructions.model, empty=True)
+            local_round.set_seed(model, instructions, client)
             table = layer_table(model)
             if fingerprint(table) != instructions.fingerprint:
                 raise update.ModelError(
@@ -93,16 +91,11 @@ def _train(request: Request) -> None:
                     f"{instructions.fingerprint}: the versions of this package or of Keras differ"
                 )
         with monitor.phase("load"):
-            _check_data(shard, model)
+            datasets.check_fits(shard, model)
             if update.digest(_loaded(model, request.input, table)) != instructions.base:
                 raise update.ModelError("the global model that arrived is not the one that the server functions saw")
-        context = selection.Context(
-            seed=instructions.seed,
-            round=instructions.round,
-            client=client,
-            warmup=instructions.warmup,
-            max_layers=device.max_layers,
-        )
+            if instructions.batchnorm_statistics == "local":
+                local_statistics.put(model, table, Path(device.workdir) / "statistics", instructions.session)
         planner = Planner(
             table=table,
             training=instructions.training,
@@ -110,7 +103,9 @@ def _train(request: Request) -> None:
             base_mb=monitor.memory.get("import"),
             forked=os.getppid() != request.pid,
             examples=len(shard.y_train) * instructions.training.epochs,
+            batchnorm_statistics=instructions.batchnorm_statistics,
         )
+        context = local_round.context(instructions, client, device.max_layers)
         choice = device_limits.choose(device, instructions, context, planner, free_bytes)
         selected = choice.selected
         if choice.limited:
@@ -125,11 +120,14 @@ def _train(request: Request) -> None:
             shard.x_train,
             shard.y_train,
             instructions.training,
-            order=_order(instructions, client),
+            order=local_round.order(instructions, client),
             phase=monitor.phase,
+            follow=local_round.follows(instructions),
         )
         with monitor.phase("encode"):
-            tensors = tensor_list(selected)
+            if instructions.batchnorm_statistics == "local":
+                local_statistics.keep(model, table, Path(device.workdir) / "statistics", instructions.session)
+            tensors = [*itertools.chain(*local_round.sent(table, selected, instructions).values())]
             checksum = update.encode(
                 request.output,
                 [model.weights[tensor.index] for tensor in tensors],
@@ -142,19 +140,9 @@ def _train(request: Request) -> None:
     update.write_metadata(
         request.output,
         {
-            "num_examples": trained.num_examples,
-            "model": instructions.fingerprint,
-            "base": instructions.base,
-            "round": instructions.round,
-            "client": client,
-            "layers": [layer.name for layer in selected],
-            "codec": instructions.codec,
-            "checksum": checksum,
+            **local_round.metadata(instructions, client, table, selected, trained, checksum, choice.context),
             "limited": choice.limited,
             "predicted_memory_mb": choice.predicted_mb,
-            "train_loss": trained.loss,
-            "trained_params": sum(layer.parameters for layer in selected),
-            "total_params": sum(layer.parameters for layer in table),
             "update_bytes": update_bytes,
             "download_bytes": os.path.getsize(request.input),
             "resources": resources,
@@ -164,7 +152,7 @@ def _train(request: Request) -> None:
 
 
 def _validate(request: Request) -> None:
-    from fedn_partial import datasets, settings
+    from fedn_partial import datasets, local_statistics, settings
     from fedn_partial.layers import layer_table
 
     device, client = _device(request)
@@ -180,9 +168,12 @@ def _validate(request: Request) -> None:
 
         shard = datasets.open_shard(device.data)
         model = models.build(instructions.model, empty=True)
-        _check_data(shard, model)
-        for _ in _loaded(model, request.input, layer_table(model)):
+        datasets.check_fits(shard, model)
+        table = layer_table(model)
+        for _ in _loaded(model, request.input, table):
             pass
+        if instructions.batchnorm_statistics == "local":
+            local_statistics.put(model, table, Path(device.workdir) / "statistics", instructions.session)
         accuracy, loss = training.evaluate(model, shard.x_test, shard.y_test)
     metrics = {
         "accuracy": accuracy,
@@ -233,29 +224,6 @@ def _loaded(model, path: str, table):
     for variable, array in zip(model.weights, update.read_model(path, tensor_list(table)), strict=True):
         variable.assign(array)
         yield array
-
-
-def _check_data(shard, model) -> None:
-    """Raise DataError if the model cannot take the data."""
-    import numpy as np
-
-    from fedn_partial.datasets import DataError
-
-    wanted = tuple(model.input.shape[1:])
-    for part in (shard.x_train, shard.x_test):
-        if part.shape[1:] != wanted:
-            raise DataError(f"the data have shape {part.shape[1:]} an example, the model takes {wanted}")
-        if (part.dtype == np.int32) != (model.input.dtype == "int32"):
-            raise DataError(f"the data are {part.dtype}, the model takes {model.input.dtype}")
-    outputs = model.output.shape[-1]
-    if len(shard.classes) > max(2, outputs):
-        raise DataError(f"the data have {len(shard.classes)} classes, the model {outputs} outputs")
-
-
-def _order(instructions, client: str):
-    import numpy as np
-
-    return np.random.default_rng([instructions.seed, instructions.round, *client.encode()])
 
 
 def _read_json(path: str | Path) -> dict:

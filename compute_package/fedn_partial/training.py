@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -27,7 +28,18 @@ class Trained:
     loss: float  # mean over the last epoch
 
 
-def train(model, table: list[Layer], selected: list[Layer], x, y, training: Training, order, phase=None) -> Trained:
+def train(
+    model,
+    table: list[Layer],
+    selected: list[Layer],
+    x,
+    y,
+    training: Training,
+    order,
+    phase=None,
+    follow=False,
+    step=None,
+) -> Trained:
     """Train the layers in `selected` in place, all others stay bit-equal.
 
     Equal, to float32 rounding, to ``model.fit`` with the other layers frozen: frozen BatchNormalization runs in
@@ -41,6 +53,8 @@ def train(model, table: list[Layer], selected: list[Layer], x, y, training: Trai
     x : (examples, *input shape), uint8 images or what the model takes. y : (examples,) classes.
     order : numpy Generator that shuffles each epoch, or None to keep the order of the examples.
     phase : function that returns a context manager for the phases "trace" and "train", or None.
+    follow : see ``trace``.
+    step : what ``trace`` made of the same model, layers, kind of examples and settings, to be used again; or None.
 
     Raises
     ------
@@ -49,23 +63,27 @@ def train(model, table: list[Layer], selected: list[Layer], x, y, training: Trai
     phase = phase or (lambda name: nullcontext())
     if not selected:
         raise TrainingError("no layer selected")
+    kept = step
     with phase("trace"):
-        step, total_loss = _training_step(model, table, selected, x, training)
+        step = kept or trace(model, table, selected, x, training, follow)
     with phase("train"):
+        if kept:
+            step.reset()
         for _ in range(training.epochs):
-            total_loss.assign(0.0)
+            step.total_loss.assign(0.0)
             indices = np.arange(len(y)) if order is None else order.permutation(len(y))
             for start in range(0, len(y), training.batch_size):
                 batch = indices[start : start + training.batch_size]
-                step(x[batch], y[batch])
-            loss = float(total_loss) / len(y)
+                step.run(x[batch], y[batch])
+            loss = float(step.total_loss) / len(y)
             if not np.isfinite(loss):
                 raise TrainingError(
                     f"the loss became {loss}: learning rate {training.learning_rate} is too high, "
                     "or the data are damaged"
                 )
     del step
-    gc.collect()  # TensorFlow's graphs are cycles; in a process that trains round after round they would pile up
+    if not kept:
+        gc.collect()  # TensorFlow's graphs are cycles; in a process that trains round after round they would pile up
     return Trained(num_examples=len(y), loss=loss)
 
 
@@ -76,19 +94,41 @@ def _leave_graphs_as_they_are() -> None:
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
-def _training_step(model, table, selected, x, training: Training):
+@dataclass(frozen=True)
+class Step:
+    """A traced training step: ``run(images, classes)`` trains on a batch and adds its losses to `total_loss`.
+
+    ``reset`` makes the optimiser fresh again.
+    """
+
+    run: Callable
+    total_loss: object
+    reset: Callable[[], None]
+
+
+def trace(model, table: list[Layer], selected: list[Layer], x, training: Training, follow: bool = False) -> Step:
+    """Return the step that trains `selected` on batches of examples like those of `x`.
+
+    Parameters
+    ----------
+    follow : let frozen BatchNormalization normalise by the batch and its moving statistics follow it, as if its layer
+        were trained.
+    """
+    import keras
     import tensorflow as tf
 
     _leave_graphs_as_they_are()
 
     for layer in table:
         for name in layer.keras_layers:
-            model.get_layer(name).trainable = layer in selected
+            keras_layer = model.get_layer(name)
+            follows = follow and isinstance(keras_layer, keras.layers.BatchNormalization)
+            keras_layer.trainable = layer in selected or follows
     variables = [
         v for layer in selected for name in layer.keras_layers for v in model.get_layer(name).trainable_variables
     ]
     values = [variable.value for variable in variables]
-    apply_gradients = (_adam if training.optimizer == "adam" else _sgd)(values, training)
+    apply_gradients, slots = (_adam if training.optimizer == "adam" else _sgd)(values, training)
     loss_of = _loss(model)
     total_loss = tf.Variable(0.0)
 
@@ -103,7 +143,7 @@ def _training_step(model, table, selected, x, training: Training):
         total_loss.assign_add(tf.reduce_sum(losses))
 
     step.get_concrete_function()
-    return step, total_loss
+    return Step(step, total_loss, lambda: [slot.assign(fresh) for slot, fresh in slots])
 
 
 # The optimisers are TensorFlow's fused kernels, with Keras' formulas and defaults. Keras' own objects leave a trace
@@ -111,7 +151,7 @@ def _training_step(model, table, selected, x, training: Training):
 
 
 def _adam(variables, training: Training):
-    """Return the function that applies gradients by Adam (Kingma & Ba 2015), with fresh moments of `variables`."""
+    """Return the function that applies gradients by Adam (Kingma & Ba 2015), and its slots with their fresh values."""
     import tensorflow as tf
 
     beta1, beta2, epsilon = 0.9, 0.999, 1e-7
@@ -135,11 +175,11 @@ def _adam(variables, training: Training):
                 grad=gradient,
             )
 
-    return apply
+    return apply, [(power1, 1.0), (power2, 1.0), *_zeroed(slot for pair in moments for slot in pair)]
 
 
 def _sgd(variables, training: Training):
-    """Return the function that applies gradients by SGD, with fresh momentum where that is asked for."""
+    """Return the function that applies gradients by SGD, and its slots (momentum, if any) with their fresh values."""
     import tensorflow as tf
 
     momenta = [tf.Variable(tf.zeros_like(v)) for v in variables] if training.momentum else [None] * len(variables)
@@ -157,7 +197,11 @@ def _sgd(variables, training: Training):
                     momentum=training.momentum,
                 )
 
-    return apply
+    return apply, _zeroed(momentum for momentum in momenta if momentum is not None)
+
+
+def _zeroed(slots):
+    return [(slot, np.broadcast_to(np.float32(0), slot.shape)) for slot in slots]
 
 
 def _last_first(variables, slots, gradients):
@@ -173,13 +217,25 @@ def _last_first(variables, slots, gradients):
             yield variables[index], slots[index], gradients[index]
 
 
-def evaluate(model, x, y, batch_size: int = 32) -> tuple[float, float]:
-    """Return accuracy (share of correct predictions) and mean loss of `model` on x (examples, ...), y (examples,)."""
+def evaluate(model, x, y, batch_size: int = 32, step=None) -> tuple[float, float]:
+    """Return accuracy (share of correct predictions) and mean loss of `model` on x (examples, ...), y (examples,).
+
+    `step` is what ``trace_evaluation`` made of the same model and kind of examples, to be used again; or None.
+    """
+    step = step or trace_evaluation(model, x)
+    correct, total = 0.0, 0.0
+    for start in range(0, len(y), batch_size):
+        hits, loss = step(x[start : start + batch_size], y[start : start + batch_size])
+        correct, total = correct + float(hits), total + float(loss)
+    return correct / len(y), total / len(y)
+
+
+def trace_evaluation(model, x):
+    """Return the function that gives the hits and the sum of losses of a batch of examples like those of `x`."""
     import tensorflow as tf
 
     _leave_graphs_as_they_are()
     loss_of = _loss(model)
-    correct, total = 0.0, 0.0
 
     @tf.function(input_signature=_signature(x))
     def step(images, classes):
@@ -190,10 +246,7 @@ def evaluate(model, x, y, batch_size: int = 32) -> tuple[float, float]:
             hits = tf.argmax(predictions, axis=-1, output_type=tf.int32) == classes
         return tf.reduce_sum(tf.cast(hits, tf.float32)), tf.reduce_sum(loss_of(classes, predictions))
 
-    for start in range(0, len(y), batch_size):
-        hits, loss = step(x[start : start + batch_size], y[start : start + batch_size])
-        correct, total = correct + float(hits), total + float(loss)
-    return correct / len(y), total / len(y)
+    return step
 
 
 def _signature(x):

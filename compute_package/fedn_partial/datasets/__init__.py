@@ -95,6 +95,19 @@ def open_shard(folder: str | Path) -> Shard:
     return shard
 
 
+def check_fits(shard: Shard, model) -> None:
+    """Raise DataError if a Keras model cannot take the data."""
+    wanted = tuple(model.input.shape[1:])
+    for part in (shard.x_train, shard.x_test):
+        if part.shape[1:] != wanted:
+            raise DataError(f"the data have shape {part.shape[1:]} an example, the model takes {wanted}")
+        if (part.dtype == np.int32) != (model.input.dtype == "int32"):
+            raise DataError(f"the data are {part.dtype}, the model takes {model.input.dtype}")
+    outputs = model.output.shape[-1]
+    if len(shard.classes) > max(2, outputs):
+        raise DataError(f"the data have {len(shard.classes)} classes, the model {outputs} outputs")
+
+
 def deal(x: np.ndarray, y: np.ndarray, clients: int, seed: int, classes, test_share: float = 0.2) -> list[Shard]:
     """Deal examples to `clients` at random in equal parts (IID), each split into training and test examples.
 
@@ -113,7 +126,7 @@ def deal(x: np.ndarray, y: np.ndarray, clients: int, seed: int, classes, test_sh
     ]
 
 
-def deal_case(data, seed: int) -> tuple[str, list[Shard]]:
+def deal_case(data, seed: int, source: Path | None = None) -> tuple[str, list[Shard]]:
     """Load the data set that a case's `data:` section names and deal it to its clients.
 
     Returns

@@ -1,0 +1,84 @@
+"""What a client's part in a round is made of, for a device and for the simulator alike: both give the same update."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from fedn_partial import costs, selection, update
+from fedn_partial.layers import Layer, fingerprint
+from fedn_partial.settings import Instructions
+from fedn_partial.training import Trained
+
+
+def context(instructions: Instructions, client: str, max_layers: int | None = None) -> selection.Context:
+    """Return what the selector of this round may look at."""
+    return selection.Context(
+        seed=instructions.seed,
+        round=instructions.round,
+        client=client,
+        warmup=instructions.warmup,
+        max_layers=max_layers,
+        participants=instructions.participants,
+        scores=instructions.scores,
+    )
+
+
+def order(instructions: Instructions, client: str) -> np.random.Generator:
+    """Return the generator that shuffles this client's examples in this round."""
+    return np.random.default_rng([instructions.seed, instructions.round, *client.encode()])
+
+
+def set_seed(model, instructions: Instructions, client: str) -> None:
+    """Let dropout and the like draw anew from this seed, round and client, so that a run can be repeated."""
+    for layer in model.layers:
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            name = f"{instructions.seed}/{instructions.round}/{client}/{layer.name}"
+            generator.state.assign([zlib.crc32(name.encode()), 0])
+
+
+def follows(instructions: Instructions) -> bool:
+    """Whether frozen BatchNormalization follows the batch, see ``fedn_partial.update.parts``."""
+    return instructions.batchnorm_statistics == "always"
+
+
+def sent(table: list[Layer], selected: list[Layer], instructions: Instructions) -> dict[str, list]:
+    """Return the parts of the update of `selected`, ``{name: [Tensor, ...]}``, see ``fedn_partial.update.parts``."""
+    return update.sent(selected, update.parts(table, instructions.batchnorm_statistics))
+
+
+def metadata(
+    instructions: Instructions,
+    client: str,
+    table: list[Layer],
+    selected: list[Layer],
+    trained: Trained,
+    checksum: int,
+    context: selection.Context,
+) -> dict:
+    """Return the metadata of an update, see ``fedn_partial.update.write_metadata``.
+
+    Parameters
+    ----------
+    checksum : of its values. context : the one that `selected` was chosen with, limits included.
+    """
+    known = {
+        "num_examples": trained.num_examples,
+        "model": fingerprint(table),
+        "base": instructions.base,
+        "round": instructions.round,
+        "client": client,
+        "layers": list(sent(table, selected, instructions)),
+        "codec": instructions.codec,
+        "checksum": checksum,
+        "train_loss": trained.loss,
+        "trained_params": sum(layer.parameters for layer in selected),
+        "total_params": sum(layer.parameters for layer in table),
+        "training_macs": costs.training_macs(table, selected) * trained.num_examples * instructions.training.epochs,
+    }
+    if instructions.probabilities:
+        probable = selection.probabilities(selection.from_dict(instructions.selection), table, context)
+        known["probabilities"] = {layer.name: round(probable[layer.name], 4) for layer in selected}
+    return known
