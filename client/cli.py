@@ -101,7 +101,41 @@ def run_command(config, runs, as_json):
             raise click.ClickException(
                 f"interrupted; everything is stopped, what there was is in {folder.path}"
             ) from None
-        _conclude(final, folder, tell)
+        _conclude(final, folder.rows, folder.path, tell)
+
+
+@command(main, "simulate", "fedn-partial simulate configs/quickstart.yaml")
+@click.argument("config", type=Path)
+@click.option("--source", type=Path, help="Folder with the data set's official files.  [default: downloaded]")
+@click.option("--data", type=Path, help="Folder with the clients' data, of 'data prepare', instead of the case's own.")
+@click.option("--processes", type=click.IntRange(min=1), help="At once.  [default: one a processor]")
+@click.option("--resume", type=Path, metavar="FOLDER", help="Go on with a run that was stopped.")
+@_runs
+@_json
+def simulate_command(config, source, data, processes, resume, runs, as_json):
+    """Run a session without FEDn, with simulated clients: same training, updates, merging, same report.
+
+    The result does not depend on the number of processes, nor on whether it was stopped and resumed.
+    """
+    from fedn_partial.settings import load_case
+
+    case = load_case(config)
+    from fedn_partial.client.report.load import load_run
+    from fedn_partial.client.runs import new_folder
+    from fedn_partial.client.simulation import simulate
+    from fedn_partial.client.simulation.workers import processors, workers
+
+    if resume is not None and not (resume / "session.json").exists():
+        raise FednPartialError(f"--resume: {resume} is not the folder of a run")
+    folder = resume or new_folder(runs, case.name)
+    with _telling(as_json) as tell, workers(processes or processors()) as pool:
+        try:
+            final = simulate(case, folder, source, pool, data, tell)
+        except KeyboardInterrupt:
+            raise click.ClickException(
+                f"interrupted; 'fedn-partial simulate {config} --resume {folder}' goes on from the last round"
+            ) from None
+        _conclude(final, load_run(folder).rows, folder, tell)
 
 
 @command(main, "profile", "fedn-partial profile configs/cifar10-vgg16.yaml --flavours ssc.xsmall --layers 4,14")
@@ -317,7 +351,7 @@ def session_start(config, runs, as_json, **options):
             final = progress.follow(Watcher(api, session_id), case, table, folder, tell=tell)
         except KeyboardInterrupt:
             raise click.ClickException(f"no longer following; session {session_id} goes on in FEDn") from None
-        _conclude(final, folder, tell)
+        _conclude(final, folder.rows, folder.path, tell)
 
 
 @main.group()
@@ -446,11 +480,11 @@ def _numbers(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, words)))
 
 
-def _conclude(final: dict, folder, tell) -> None:
+def _conclude(final: dict, rows, folder: Path, tell) -> None:
     from fedn_partial.client.progress import cost_table, size
 
-    tell({"event": "end", **final, "folder": str(folder.path)})
-    click.echo(f"\n{cost_table(folder.rows)}")
+    tell({"event": "end", **final, "folder": str(folder)})
+    click.echo(f"\n{cost_table(rows)}")
     reached = "n/a" if final["accuracy"] is None else f"{final['accuracy']:.3f}"
     full = final["full_upload_bytes"]
     share = f" ({100 * final['upload_bytes'] / full:.0f} % of what full updates are)" if full else ""
@@ -458,7 +492,7 @@ def _conclude(final: dict, folder, tell) -> None:
     click.echo(f"uploaded {size(final['upload_bytes'])}{share}, downloaded {size(final['download_bytes'])}")
     if final["failed_rounds"]:
         click.echo(f"{final['failed_rounds']} of {final['rounds']} rounds failed")
-    click.echo(f"the run's folder: {folder.path}; 'fedn-partial report {folder.path}' makes a page of it")
+    click.echo(f"the run's folder: {folder}; 'fedn-partial report {folder}' makes a page of it")
     if final["problem"]:
         click.echo(f"fedn-partial: the session did not succeed: {final['problem']}", err=True)
         sys.exit(1)

@@ -173,6 +173,14 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+def duration(seconds: float) -> str:
+    """Return a number of seconds in words: 3 min."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.{int(unit == 'h')}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def figures(round_: Round, case: Case, layers: int) -> dict:
     """Return what is told of a round: to people as a line, to machines as JSON. What is not known is None."""
     rows = list(round_.rows.values())
@@ -195,11 +203,12 @@ def figures(round_: Round, case: Case, layers: int) -> dict:
     }
 
 
-def _show(known: dict) -> None:
+def line(known: dict) -> str:
+    """Return the ``figures`` of a round as people read them."""
     if known["failed"]:
-        line = "FAILED, the global model stays as it was"
+        what = "FAILED, the global model stays as it was"
     else:
-        line = "  ".join(
+        what = "  ".join(
             (
                 f"coverage {known['layers_trained']:2d}/{known['layers']} layers",
                 "accuracy n/a" if known["accuracy"] is None else f"accuracy {known['accuracy']:.3f}",
@@ -211,10 +220,12 @@ def _show(known: dict) -> None:
     kind = {True: "warm-up", False: "partial", None: "-------"}[known["warmup"]]
     asked = "?" if known["clients_asked"] is None else known["clients_asked"]
     number = f"FEDn's {known['fedn_round']}" if known["round"] is None else known["round"]
+    return f"round {number:>2} of {known['rounds']}  {kind}  {known['clients']} of {asked} clients  {what}"
+
+
+def _show(known: dict) -> None:
     _clear()
-    print(f"round {number:>2} of {known['rounds']}  {kind}  {known['clients']} of {asked} clients  {line}", flush=True)
-    for problem in known["problems"]:
-        print(f"  {problem}", flush=True)
+    print("\n  ".join([line(known), *known["problems"]]), flush=True)
 
 
 def _show_running(waiting: list[Round]) -> None:

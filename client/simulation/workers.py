@@ -1,0 +1,188 @@
+"""The processes in which simulated clients train and test, one client at a time each.
+
+Each runs TensorFlow on one thread: what a client computes then does not depend on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedn_partial import cgroup
+from fedn_partial.errors import FednPartialError
+from fedn_partial.forkserver import die_with_parent
+from fedn_partial.settings import Instructions
+
+TEST_BATCH = 250
+STEPS = 300  # traced training steps that a process keeps: 5 to 15 MB each with VGG16
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one client does in one round.
+
+    Attributes
+    ----------
+    model : file with the global model. shard : folder of the client's data.
+    max_layers : the client's own limit, or None.
+    state : folder of what the client kept from earlier rounds, or None; new_state : what it keeps after this one.
+    update : file that a training writes, with its metadata beside it.
+    """
+
+    client: str
+    instructions: Instructions
+    model: str
+    shard: str
+    max_layers: int | None = None
+    state: str | None = None
+    new_state: str | None = None
+    update: str | None = None
+
+
+@contextmanager
+def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of `processes` that ``train`` and ``test`` run in; several simulations may use it in turn."""
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def processors() -> int:
+    """Return how many processors this process may use, whole ones."""
+    return max(1, int(min(len(os.sched_getaffinity(0)), cgroup.find().cpu_limit() or float("inf"))))
+
+
+def train(task: Task) -> str | None:
+    """Train the layers that `task` selects and write the update; return why it cannot, or None."""
+    from fedn_partial import datasets, local_round, local_statistics, selection, training, update
+    from fedn_partial.layers import tensor_list
+    from fedn_partial.residuals import residuals
+
+    told, client = task.instructions, task.client
+    try:
+        model, table = _model(told)
+        shard = datasets.open_shard(task.shard)
+        datasets.check_fits(shard, model)
+        _load(model, table, task)
+        if task.new_state:
+            _copy_state(task)
+            if told.batchnorm_statistics == "local":
+                local_statistics.put(model, table, Path(task.new_state) / "statistics", told.session)
+        local_round.set_seed(model, told, client)
+        context = local_round.context(told, client, task.max_layers)
+        asked = selection.ask(selection.from_dict(told.selection), table, context)
+        selected = selection.choose(selection.from_dict(told.selection), table, context)
+        trained = training.train(
+            model,
+            table,
+            selected,
+            shard.x_train,
+            shard.y_train,
+            told.training,
+            order=local_round.order(told, client),
+            step=_step(model, table, selected, shard.x_train, told),
+        )
+        if told.batchnorm_statistics == "local":
+            local_statistics.keep(model, table, Path(task.new_state) / "statistics", told.session)
+        tensors = [*itertools.chain(*local_round.sent(table, selected, told).values())]
+        checksum = update.encode(
+            task.update,
+            [model.weights[tensor.index] for tensor in tensors],
+            codec=told.codec,
+            base=update.read_model(task.model, tensor_list(table), only=tensors),
+            residuals=residuals(Path(task.new_state) / "residuals", told.session, tensors) if task.new_state else None,
+        )
+    except FednPartialError as error:
+        return str(error)
+    limited = f"{len(selected)} of the {len(asked)} layers asked for" if len(selected) < len(asked) else None
+    metadata = local_round.metadata(told, client, table, selected, trained, checksum, context)
+    update.write_metadata(task.update, {**metadata, "limited": limited, "download_bytes": os.path.getsize(task.model)})
+    return None
+
+
+def test(task: Task) -> tuple[float, float, int]:
+    """Return accuracy and mean loss of the model on this client's test examples, and how many these are."""
+    from fedn_partial import datasets, local_statistics, training
+
+    told = task.instructions
+    model, table = _model(told)
+    shard = datasets.open_shard(task.shard)
+    _load(model, table, task)
+    if told.batchnorm_statistics == "local" and task.state:
+        local_statistics.put(model, table, Path(task.state) / "statistics", told.session)
+    key = (id(model), "test", shard.x_test.dtype.str)
+    step = _kept(_STEPS, key, STEPS, lambda: training.trace_evaluation(model, shard.x_test))
+    accuracy, loss = training.evaluate(model, shard.x_test, shard.y_test, TEST_BATCH, step)
+    return accuracy, loss, len(shard.y_test)
+
+
+# What a process keeps from one task to the next.
+_MODEL: OrderedDict[str, tuple] = OrderedDict()
+_STEPS: OrderedDict[tuple, object] = OrderedDict()
+
+
+def _begin() -> None:
+    die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _kept(cache: OrderedDict, key, limit: int, make):
+    """Return what `cache` has under `key`, made if need be; what was not used for longest gives way."""
+    if key not in cache:
+        while len(cache) >= limit:
+            cache.popitem(last=False)
+        cache[key] = make()
+    cache.move_to_end(key)
+    return cache[key]
+
+
+def _model(told: Instructions):
+    from fedn_partial import models
+    from fedn_partial.layers import layer_table
+
+    def build():
+        _STEPS.clear()  # those of the model that gives way
+        model = models.build(told.model, empty=True)
+        return model, layer_table(model)
+
+    return _kept(_MODEL, json.dumps(told.model, sort_keys=True), 1, build)
+
+
+def _load(model, table, task: Task) -> None:
+    from fedn_partial import update
+    from fedn_partial.layers import tensor_list
+
+    for variable, array in zip(model.weights, update.read_model(task.model, tensor_list(table)), strict=True):
+        variable.assign(array)
+
+
+def _step(model, table, selected, x, told: Instructions):
+    from fedn_partial import local_round, training
+
+    options = told.training
+    follow = local_round.follows(told)
+    names = tuple(layer.name for layer in selected)
+    key = (names, x.dtype.str, follow, options.optimizer, options.learning_rate, options.momentum)
+    return _kept(_STEPS, key, STEPS, lambda: training.trace(model, table, selected, x, options, follow))
+
+
+def _copy_state(task: Task) -> None:
+    """Begin the new state as a copy of the old one; a state that a killed run left half done is removed."""
+    shutil.rmtree(task.new_state, ignore_errors=True)
+    if task.state:
+        shutil.copytree(task.state, task.new_state)
+    else:
+        Path(task.new_state).mkdir(parents=True)
