@@ -79,9 +79,15 @@ def main():
 
 @command(main, "run", "fedn-partial run configs/quickstart.yaml")
 @click.argument("config", type=Path)
+@click.option(
+    "--source",
+    type=Path,
+    help="Folder with the official files of the case's data set.  [default: downloaded ones]",
+    show_default=False,
+)
 @_runs
 @_json
-def run_command(config, runs, as_json):
+def run_command(config, source, runs, as_json):
     """Run a whole session on this machine: FEDn network, clients, rounds."""
     from fedn_partial.settings import load_case
 
@@ -96,7 +102,7 @@ def run_command(config, runs, as_json):
     folder = RunFolder(new_folder(runs, case.name), case)
     with _telling(as_json) as tell:
         try:
-            final = run(case, folder, tell)
+            final = run(case, folder, tell, source)
         except KeyboardInterrupt:
             raise click.ClickException(
                 f"interrupted; everything is stopped, what there was is in {folder.path}"
@@ -352,6 +358,45 @@ def session_start(config, runs, as_json, **options):
         except KeyboardInterrupt:
             raise click.ClickException(f"no longer following; session {session_id} goes on in FEDn") from None
         _conclude(final, folder.rows, folder.path, tell)
+
+
+@main.group()
+def data():
+    """Prepare data sets."""
+
+
+@command(data, "prepare", "fedn-partial data prepare casa --source csh --clients 10 --partition natural --out shards")
+@click.argument("name")
+@click.option(
+    "--source",
+    metavar="DIR|download",
+    default="download",
+    show_default=True,
+    help="Folder with the official files, or download them (once; they stay in ~/.cache/fedn-partial).",
+)
+@click.option("--clients", type=click.IntRange(min=1), required=True, help="How many shards.")
+@click.option(
+    "--partition",
+    default="iid",
+    show_default=True,
+    help="iid: equal parts at random; dirichlet:0.3: label skew, the more the smaller the number; natural: by home.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of all that is drawn.")
+@click.option("--out", type=Path, required=True, help="Folder to make, with a shard for each client.")
+def data_prepare(name, source, clients, partition, seed, out):
+    """Deal the data set NAME (cifar10, imdb, casa, digits) to clients, a shard each.
+
+    The key 'data' in a client.yaml names one of the folders. The same seed makes the same shards everywhere.
+    """
+    from fedn_partial.client.prepare import prepare
+    from fedn_partial.settings import Data
+
+    settings = Data(name=name, clients=clients, partition=partition)
+    origin, shards = prepare(settings, seed, None if source == "download" else Path(source), out)
+    click.echo(f"{origin}\n\n{'shard':12} {'train':>9} {'test':>9}  training examples by class")
+    for folder, train, test, by_class in shards:
+        click.echo(f"{folder.name:12} {train:9,} {test:9,}  {' '.join(map(str, by_class))}")
+    click.echo(f"\n{len(shards)} shards in {out}; 'data:' in a client.yaml names one of them")
 
 
 @main.group()

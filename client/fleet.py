@@ -27,12 +27,17 @@ class Fleet:
         self.folder = folder
         self.clients: dict[str, psutil.Process] = {}
 
-    def prepare(self, case: Case, url: str) -> None:
-        """Deal the case's data, write each client's shard, and its client.yaml for the controller at `url`."""
-        source, shards = datasets.deal_case(case.data, case.seed)
+    def prepare(self, case: Case, url: str, source: Path | None = None) -> None:
+        """Deal the case's data, write each client's shard, and its client.yaml for the controller at `url`.
+
+        Parameters
+        ----------
+        source : folder with the official files, see ``fedn_partial.datasets.load``.
+        """
+        origin, shards = datasets.deal_case(case.data, case.seed, source)
         for number, shard in enumerate(shards, start=1):
             home = self.folder / f"client-{number}"
-            datasets.write_shard(home / "data", shard, source)
+            datasets.write_shard(home / "data", shard, origin)
             config = {"name": home.name, "api_url": url, "fedn_partial": {"data": "data"}}
             (home / "client.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 

@@ -19,12 +19,13 @@ from fedn_partial.seed_model.session import start_session
 from fedn_partial.settings import Case
 
 
-def run(case: Case, folder: RunFolder, tell=lambda event: None) -> dict:
+def run(case: Case, folder: RunFolder, tell=lambda event: None, source: Path | None = None) -> dict:
     """Run `case` on this machine and return its final metrics.
 
     Parameters
     ----------
     tell : called with each round as a dict, see fedn_partial.client.progress.
+    source : folder with the official files of the case's data set; None: the download cache.
 
     Raises
     ------
@@ -35,7 +36,7 @@ def run(case: Case, folder: RunFolder, tell=lambda event: None) -> dict:
     with local_network(folder.path) as (network, api):
         try:
             print(f"starting {case.data.clients} clients", flush=True)
-            fleet.prepare(case, network.url)
+            fleet.prepare(case, network.url, source)
             fleet.start()
             print("building seed model", flush=True)
             seed = folder.path / "seed.npz"

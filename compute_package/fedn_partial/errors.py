@@ -3,3 +3,7 @@
 
 class FednPartialError(ValueError):
     """An error that its message explains: what is wrong, and what to do. Shown without a traceback."""
+
+
+class DataError(FednPartialError):
+    """Data that are missing, incomplete, inconsistent, or cannot be dealt as asked."""

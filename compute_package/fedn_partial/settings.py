@@ -46,10 +46,18 @@ class Session:
 
 @dataclass(frozen=True)
 class Data:
-    """Which data set is dealt to the clients of a local fleet."""
+    """Which data set is dealt to the clients of a local fleet, and how."""
 
     name: str = "digits"
     clients: int = bounded(3, at_least=1)
+    partition: str = "iid"  # or natural (by home, patient, writer), dirichlet:ALPHA; see datasets/partition.py
+    examples: int | None = bounded(None, at_least=1)  # only so many to train on, drawn from the whole set
+    test_examples: int | None = bounded(None, at_least=1)
+
+    def __post_init__(self):
+        from fedn_partial.datasets import partition
+
+        partition.parse(self.partition)
 
 
 @dataclass(frozen=True)

@@ -1,133 +1,50 @@
-"""Data on a device: one folder, a shard, with memory-mapped arrays and a description.
+"""Data sets read from their official files and dealt to clients, and the shards that devices train on.
 
-A shard folder holds ``x_train.npy``, ``y_train.npy``, ``x_test.npy``, ``y_test.npy`` and ``shard.json``.
-Images are uint8 and scaled to [0, 1] where they are used; features are float32; words are int32.
-The modules beside this one read one data set each, from its official files.
+One module reads one data set; each has ``read(folder) -> DataSet`` and ``ARCHIVE``, where its files can be had (None:
+they come with the install). The rest is common: `download`, `deal` and `partition`, `shard`. A device needs only the
+last, and imports no more.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import importlib
 from pathlib import Path
 
-import numpy as np
+from fedn_partial.datasets.shard import ARRAYS, Shard, check_fits, open_shard, write_shard
+from fedn_partial.errors import DataError
 
-from fedn_partial.datasets import digits
-from fedn_partial.errors import FednPartialError
+__all__ = ["ARRAYS", "READERS", "DataError", "Shard", "check_fits", "deal_case", "load", "open_shard", "write_shard"]
 
-# Each has ``load() -> (x, y)``, ``SOURCE`` and ``CLASSES``.
-READERS = {"digits": digits}
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+READERS = ("digits", "cifar10", "imdb", "casa")  # each a module here
 
 
-class DataError(FednPartialError):
-    """A shard that is missing, incomplete or inconsistent."""
+def load(name: str, source: Path | None = None):
+    """Read a whole data set, a ``fedn_partial.datasets.dataset.DataSet``.
 
-
-@dataclass(frozen=True)
-class Shard:
-    """One client's data; the arrays are memory-mapped.
-
-    Attributes
+    Parameters
     ----------
-    x_train, x_test : (examples, *shape) uint8, float32 or int32.
-    y_train, y_test : (examples,) int32 class numbers.
-    classes : names of the classes.
-    """
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    classes: tuple[str, ...]
-
-
-def write_shard(folder: str | Path, shard: Shard, source: str) -> None:
-    """Write a shard to `folder`, which is made; `source` says where the data come from."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ARRAYS:
-        np.save(folder / f"{name}.npy", getattr(shard, name))
-    description = {
-        "source": source,
-        "classes": list(shard.classes),
-        "train": len(shard.y_train),
-        "test": len(shard.y_test),
-    }
-    (folder / "shard.json").write_text(json.dumps(description, indent=1) + "\n")
-
-
-def open_shard(folder: str | Path) -> Shard:
-    """Open the shard in `folder`.
+    source : folder with its official files; None: the download cache, where they are downloaded to if need be.
 
     Raises
     ------
-    DataError : a file is missing or damaged, or the arrays do not belong together.
+    DataError : unknown data set, or one that cannot be had.
     """
-    folder = Path(folder)
-    try:
-        classes = json.loads((folder / "shard.json").read_text())["classes"]
-        if not isinstance(classes, list):
-            raise TypeError(f"shard.json: classes must be a list of names, found {classes!r}")
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
-    except FileNotFoundError as error:
-        raise DataError(
-            f"no data: {error.filename} does not exist; 'data:' in client.yaml names the shard's folder"
-        ) from None
-    except (OSError, EOFError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{folder}: damaged data: {error}") from None
-    shard = Shard(**arrays, classes=tuple(classes))
-    for part in ("train", "test"):
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if len(x) != len(y) or len(y) == 0:
-            raise DataError(f"{folder}: {len(x)} x_{part} and {len(y)} y_{part}; both must be equal, and at least 1")
-        if x.dtype not in (np.uint8, np.float32, np.int32) or y.dtype != np.int32:
-            raise DataError(
-                f"{folder}: x_{part} is {x.dtype} and y_{part} {y.dtype}; x must be uint8 (images, 0 to 255), float32 "
-                "(features) or int32 (words), y int32"
-            )
-        if x.dtype == np.float32 and not np.isfinite(x).all():
-            raise DataError(f"{folder}: x_{part} has values that are not finite")
-        wrong = [number for number in (y.min(), y.max()) if not 0 <= number < len(classes)]
-        if wrong:
-            raise DataError(f"{folder}: y_{part} has class {wrong[0]}, but shard.json names {len(classes)} classes")
-    return shard
+    if name not in READERS:
+        raise DataError(f"data: name {name!r} is unknown. Allowed are: {', '.join(READERS)}")
+    reader = importlib.import_module(f"{__name__}.{name}")
+    if source is None and reader.ARCHIVE is not None:
+        from fedn_partial.datasets import download
 
-
-def check_fits(shard: Shard, model) -> None:
-    """Raise DataError if a Keras model cannot take the data."""
-    wanted = tuple(model.input.shape[1:])
-    for part in (shard.x_train, shard.x_test):
-        if part.shape[1:] != wanted:
-            raise DataError(f"the data have shape {part.shape[1:]} an example, the model takes {wanted}")
-        if (part.dtype == np.int32) != (model.input.dtype == "int32"):
-            raise DataError(f"the data are {part.dtype}, the model takes {model.input.dtype}")
-    outputs = model.output.shape[-1]
-    if len(shard.classes) > max(2, outputs):
-        raise DataError(f"the data have {len(shard.classes)} classes, the model {outputs} outputs")
-
-
-def deal(x: np.ndarray, y: np.ndarray, clients: int, seed: int, classes, test_share: float = 0.2) -> list[Shard]:
-    """Deal examples to `clients` at random in equal parts (IID), each split into training and test examples.
-
-    Raises
-    ------
-    DataError : too few examples for so many clients.
-    """
-    order = np.random.default_rng(seed).permutation(len(y))
-    parts = np.array_split(order, clients)
-    tests = [round(test_share * len(part)) for part in parts]
-    if min(tests) < 1:
-        raise DataError(f"{len(y)} examples are too few for {clients} clients")
-    return [
-        Shard(x[part[n:]], y[part[n:]], x[part[:n]], y[part[:n]], tuple(classes))
-        for part, n in zip(parts, tests, strict=True)
-    ]
+        source = download.obtain(name, reader.ARCHIVE)
+    return reader.read(source)
 
 
 def deal_case(data, seed: int, source: Path | None = None) -> tuple[str, list[Shard]]:
     """Load the data set that a case's `data:` section names and deal it to its clients.
+
+    Parameters
+    ----------
+    data : ``fedn_partial.settings.Data``. source : as for `load`.
 
     Returns
     -------
@@ -135,15 +52,10 @@ def deal_case(data, seed: int, source: Path | None = None) -> tuple[str, list[Sh
 
     Raises
     ------
-    DataError : unknown data set, or one that cannot be had.
+    DataError : unknown data set, one that cannot be had, or not be dealt so.
     """
-    if data.name not in READERS:
-        raise DataError(f"data: name {data.name!r} cannot be dealt here. Allowed are: {', '.join(READERS)}")
-    reader = READERS[data.name]
-    try:
-        x, y = reader.load()
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"{data.name} needs {error.name}, which is missing: pip install 'fedn-partial[local]'"
-        ) from None
-    return reader.SOURCE, deal(x, y, data.clients, seed, reader.CLASSES)
+    from fedn_partial.datasets.deal import deal
+
+    data_set = load(data.name, source)
+    where = "" if source is None else f", from {source}"
+    return data_set.source + where, deal(data_set, data, seed)

@@ -1,0 +1,43 @@
+"""Shards on disk for a fleet: one folder a client, all or none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from fedn_partial import datasets
+from fedn_partial.errors import FednPartialError
+from fedn_partial.settings import Data
+
+
+def prepare(data: Data, seed: int, source: Path | None, out: Path) -> tuple[str, list[tuple[Path, int, int, list]]]:
+    """Deal a data set and write the shards to ``client-1``, ``client-2``, ... in the folder `out`.
+
+    Parameters
+    ----------
+    source : folder with the official files; None: the download cache.
+
+    Returns
+    -------
+    Where the data come from, and for each shard its folder, its examples to train and to test, and those to train
+    by class.
+
+    Raises
+    ------
+    FednPartialError : `out` is there already, or the data cannot be had or dealt so.
+    """
+    if out.exists():
+        raise FednPartialError(f"{out} is there already; name another folder with --out, or remove it")
+    origin, shards = datasets.deal_case(data, seed, source)
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    written = []
+    for number, shard in enumerate(shards, start=1):
+        name = f"client-{number}"
+        datasets.write_shard(unfinished / name, shard, origin)
+        by_class = np.bincount(shard.y_train, minlength=len(shard.classes)).tolist()
+        written.append((out / name, len(shard.y_train), len(shard.y_test), by_class))
+    unfinished.rename(out)
+    return origin, written

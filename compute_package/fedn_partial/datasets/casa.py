@@ -1,0 +1,179 @@
+"""CASA, smart homes with ambient sensors (Cook et al., UCI "Human Activity Recognition from Continuous Ambient Sensor
+Data"): ``csh101.ann.features.csv`` to ``csh130``, one file a home, a row a window of 30 sensor events.
+
+Features are scaled by the fixed ranges in `RANGES`: devices cannot share statistics over their data.
+
+Test examples. There is no official split, and neighbouring windows share events, so that a random one would put nearly
+the same window on both sides. Each home is cut in time into `PERIODS` equal periods, and the last fifth of each is held
+out. The `WINDOW` - 1 windows before and after, which can share events with a test window, are dropped.
+
+Classes. The paper has ten activities and does not list them; it names sleep, eating, reading and watching TV. The
+homes annotate 35, which are grouped here into these four, five more of daily life, and the rest. All windows count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from fedn_partial.datasets.dataset import DataSet, Examples
+from fedn_partial.datasets.download import Archive
+from fedn_partial.errors import DataError
+
+ARCHIVE = Archive(
+    "https://archive.ics.uci.edu/dataset/506/human+activity+recognition+from+continuous+ambient+sensor+data", None
+)
+SUFFIX = ".ann.features.csv"
+WINDOW = 30  # sensor events
+PERIODS = 5
+TEST_SHARE = 0.2
+
+ACTIVITIES = {
+    "Cook": ("Cook", "Cook_Breakfast", "Cook_Lunch", "Cook_Dinner"),
+    "Eat": ("Eat", "Eat_Breakfast", "Eat_Lunch", "Eat_Dinner", "Drink"),
+    "Hygiene": ("Bathe", "Bed_Toilet_Transition", "Dress", "Groom", "Personal_Hygiene", "Toilet"),
+    "Leave_Home": ("Enter_Home", "Leave_Home", "Step_Out"),
+    "Other": ("Other_Activity", "Evening_Meds", "Morning_Meds", "Work_At_Table"),  # and what is not named here
+    "Read": ("Read",),
+    "Relax": ("Entertain_Guests", "Listening_to_music", "Phone", "Relax"),
+    "Sleep": ("Go_To_Sleep", "Sleep", "Sleep_Out_Of_Bed", "Wake_Up"),
+    "Wash_Dishes": ("Wash_Breakfast_Dishes", "Wash_Dinner_Dishes", "Wash_Dishes", "Wash_Lunch_Dishes"),
+    "Watch_TV": ("Watch_TV",),
+}
+CLASSES = tuple(ACTIVITIES)
+_NUMBER = {name: number for number, names in enumerate(ACTIVITIES.values()) for name in names}
+_OTHER = CLASSES.index("Other")
+
+_PLACES = (
+    *("Bathroom", "Bedroom", "Chair", "DiningRoom", "Hall", "Ignore", "Kitchen", "LivingRoom", "Office"),
+    *("OutsideDoor", "WorkArea"),
+)
+DAY = 86400.0  # seconds; the files count the time since a sensor was on up to here
+# The value of each column that becomes 1; what is beyond is cut. Seconds that pass (not those of a clock) span from
+# moments to a day and are scaled by their logarithm, log(1 + seconds) / log(1 + DAY).
+RANGES = {
+    "lastSensorEventHours": 24.0,
+    "lastSensorEventSeconds": DAY,
+    "lastSensorDayOfWeek": 6.0,
+    "windowDuration": DAY,
+    "timeSinceLastSensorEvent": DAY,
+    "prevDominantSensor1": 100.0,  # numbers of sensors, each home's own
+    "prevDominantSensor2": 100.0,
+    "lastSensorID": 100.0,
+    "lastSensorLocation": 10.0,  # of the 11 places; -1 where there is none
+    "lastMotionLocation": 10.0,
+    "complexity": 5.0,  # entropy in bits of 30 events: at most log2(30) = 4.9
+    "activityChange": 1.0,
+    "areaTransitions": float(WINDOW),
+    "numDistinctSensors": float(WINDOW),
+    **{f"sensorCount-{place}": float(WINDOW) for place in _PLACES},
+    **{f"sensorElTime-{place}": DAY for place in _PLACES},
+}
+_LOGARITHMIC = [
+    number
+    for number, name in enumerate(RANGES)
+    if name in ("windowDuration", "timeSinceLastSensorEvent") or name.startswith("sensorElTime")
+]
+_ROWS = 100_000  # of a file that are read at once
+
+
+def read(folder: Path) -> DataSet:
+    """Return windows (n, 1, 36) float32 in [-1, 1] and activities (n,) int32; the homes own them.
+
+    Raises
+    ------
+    DataError : files are missing, truncated or not those of this data set.
+    """
+    homes = {}
+    for path in sorted([*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*/*{SUFFIX}")]):
+        name = path.name.removesuffix(SUFFIX)
+        if name in homes:
+            raise DataError(f"{folder}: home {name} is there twice, {homes[name]} and {path}; leave one")
+        homes[name] = path
+    if not homes:
+        raise DataError(f"{folder}: no homes here; expected files such as csh101{SUFFIX}, also in folders of their own")
+    train, test, checksums = [], [], {}
+    for owner, path in enumerate(homes.values()):
+        x, y, checksums[path.name] = _read_home(path)
+        kept, held_out = _split(len(y), path)
+        for part, rows in ((train, kept), (test, held_out)):
+            part.append((x[rows], y[rows], np.full(len(rows), owner, np.int32)))
+    return DataSet(
+        f"CASA, {len(homes)} homes; of each {TEST_SHARE:.0%} held out in {PERIODS} stretches of time",
+        CLASSES,
+        *(Examples(*map(np.concatenate, zip(*part, strict=True))) for part in (train, test)),
+        checksums,
+        tuple(homes),
+    )
+
+
+def scale(features: np.ndarray) -> np.ndarray:
+    """Return features (n, 36) as the files have them, scaled by `RANGES`, as (n, 1, 36) float32 in [-1, 1]."""
+    scaled = features / np.array(list(RANGES.values()))
+    scaled[:, _LOGARITHMIC] = np.log1p(np.maximum(features[:, _LOGARITHMIC], 0)) / np.log1p(DAY)
+    return np.clip(scaled, -1, 1).astype(np.float32)[:, np.newaxis, :]
+
+
+def _read_home(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return features, activities and the SHA-256 of a home's file."""
+    digest = hashlib.sha256()
+    expected = [*RANGES, "activity"]
+    features, activities = [], []
+    with path.open("rb") as file:
+        header = file.readline()
+        digest.update(header)
+        found = header.decode(errors="replace").strip().split(",")
+        if found != expected:
+            wrong = next(pair for pair in itertools.zip_longest(found, expected) if pair[0] != pair[1])
+            raise DataError(f"{path}: column {wrong[0]!r} where {wrong[1]!r} is expected; the header has 37 columns")
+        first = 2
+        while lines := list(itertools.islice(file, _ROWS)):
+            digest.update(b"".join(lines))
+            numbers, names = _parse(lines, path, first)
+            features.append(scale(numbers))
+            activities.append(names)
+            first += len(lines)
+    if not features:
+        raise DataError(f"{path} has no rows; expected a window each")
+    return np.concatenate(features), np.concatenate(activities), digest.hexdigest()
+
+
+def _parse(lines: list[bytes], path: Path, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (n, 36) float64 and activities (n,) of a file's lines from number `first` on."""
+    numbers, activities = [], []
+    for number, line in enumerate(lines, start=first):
+        values, _, activity = line.rstrip().rpartition(b",")
+        if values.count(b",") != len(RANGES) - 1 or not activity:
+            raise DataError(
+                f"{path}, line {number} is truncated or damaged; expected {len(RANGES)} numbers, an activity"
+            )
+        numbers.append(values)
+        # Where several people live, an activity can carry the resident's number: "R1.Sleep".
+        name = activity.decode(errors="replace")
+        name = name[3:] if name[:3].lower() in ("r1.", "r2.") else name
+        activities.append(_NUMBER.get(name, _OTHER))
+    try:
+        features = np.loadtxt(numbers, delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise DataError(f"{path}, lines {first} to {first + len(lines) - 1}: {error}") from None
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise DataError(f"{path}, line {first + bad[0]} has a value that is not finite")
+    return features, np.array(activities, np.int32)
+
+
+def _split(rows: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of a home to train on and those held out."""
+    gap = WINDOW - 1
+    if rows < 20 * WINDOW:
+        raise DataError(f"{path} has {rows} windows, too few to hold some out; expected at least {20 * WINDOW}")
+    train, test = [], []
+    borders = np.linspace(0, rows, PERIODS + 1).round().astype(int)
+    for start, end in itertools.pairwise(borders):
+        cut = end - round(TEST_SHARE * (end - start))
+        train.append(np.arange(start + (gap if start else 0), cut - gap))
+        test.append(np.arange(cut, end))
+    return np.concatenate(train), np.concatenate(test)
