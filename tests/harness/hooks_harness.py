@@ -85,8 +85,11 @@ class Combiner:
             "helper_type": "numpyhelper",
             "delete_models_storage": "True",
         }
+        provided = self.provided_functions()
         clients = [upload.client_id for upload in uploads]
-        new, _ = self.handler._training_round(config, clients, self.provided_functions())
+        if provided.get("client_selection") and clients:
+            clients = self.handler.hook_interface.client_selection(clients=clients)
+        new, _ = self.handler._training_round(config, clients, provided)
         return Round(config.get("client_settings", {}), new)
 
     def request_model_update(self, session_id, model_id, config, clients) -> None:

@@ -9,7 +9,22 @@ import pytest
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer
 from fedn_partial.schema import SettingsError
-from fedn_partial.selection import SELECTORS, Budget, Context, Fixed, Random, Uniform, choose, from_dict, to_dict
+from fedn_partial.selection import (
+    SELECTORS,
+    Budget,
+    Context,
+    Cyclic,
+    Dealt,
+    Fixed,
+    Random,
+    Scored,
+    Top,
+    Uniform,
+    choose,
+    from_dict,
+    probabilities,
+    to_dict,
+)
 
 NAMES = [*(f"conv{index}" for index in range(13)), "dense"]
 LAYERS = [Layer(name, (name,), (), 0, 1, 1, 0, False) for name in NAMES]
@@ -20,6 +35,10 @@ ROUNDS = 2000
 EXAMPLES = {
     "random": {"layers": 4, "always_train": ["dense"], "warmup_rounds": 2},
     "uniform": {"layers": 4},
+    "dealt": {"layers": 4, "always_train": ["dense"]},
+    "cyclic": {"layers": 3, "rounds_per_group": 2, "full_rounds": 1},
+    "top": {"layers": 5},
+    "scored": {"layers": 4, "always_train": ["dense"], "floor": 0.2},
     "all": {"warmup_rounds": 1},
     "fixed": {"names": ["dense", "conv0", "conv7"]},
     "budget": {"memory_mb": 400.0, "always_train": ["dense"]},
@@ -200,7 +219,7 @@ def test_what_does_not_fit_is_left_out_and_all_that_fits_gets_its_turn(selector)
         names = chosen(selector, round=round, fits=at_most_two_and_not_conv5)
         assert 1 <= len(names) <= 2 and "conv5" not in names
         counts.update(names)
-    wished = {"fixed": 3}.get(next(name for name, cls in SELECTORS.items() if type(selector) is cls), 13)
+    wished = {"fixed": 3, "top": 5}.get(next(name for name, cls in SELECTORS.items() if type(selector) is cls), 13)
     assert len(counts) == wished
 
 
@@ -239,3 +258,105 @@ def test_always_trained_layers_come_first_if_they_leave_room():
     for round in range(1, 50):
         names = chosen(Budget(always_train=("dense",)), round=round, fits=at_most_two_and_not_conv5)
         assert "dense" in names and len(names) == 2
+
+
+CLIENTS = tuple(f"client-{number}" for number in range(1, 11))
+
+
+def hands(selector, round, clients=CLIENTS):
+    """What each client of a round trains, by a selector that goes by participants."""
+    contexts = [dataclasses.replace(CONTEXT, round=round, client=name, participants=clients) for name in clients]
+    return [[layer.name for layer in choose(selector, LAYERS, context)] for context in contexts]
+
+
+@pytest.mark.parametrize("layers", [2, 4, 7, 10, 13])
+@pytest.mark.parametrize("clients", [1, 3, 10, 20])
+def test_dealt_layers_have_equally_many_clients(layers, clients):
+    for round in range(1, 30):
+        dealt = hands(Dealt(layers, always_train=("dense",)), round, CLIENTS[:clients] or CLIENTS)
+        assert all(len(hand) == len(set(hand)) == layers and "dense" in hand for hand in dealt)
+        counts = Counter(name for hand in dealt for name in hand if name != "dense")
+        counts = [counts[name] for name in NAMES if name != "dense"]
+        assert max(counts) - min(counts) <= 1
+        assert sum(counts) == len(dealt) * (layers - 1)
+
+
+def test_dealt_hands_differ_from_round_to_round_and_reach_every_client():
+    seen = Counter(name for round in range(1, ROUNDS + 1) for name in hands(Dealt(4), round)[0])
+    assert {name: round(count / ROUNDS, 1) for name, count in seen.items()} == dict.fromkeys(NAMES, 0.3)
+
+
+def test_dealt_hands_do_not_depend_on_the_order_in_which_clients_are_named():
+    forwards, backwards = hands(Dealt(4), 5), hands(Dealt(4), 5, CLIENTS[::-1])
+    assert forwards == backwards[::-1]
+
+
+def test_a_client_that_the_server_does_not_know_draws_by_itself():
+    context = dataclasses.replace(CONTEXT, client="new", participants=CLIENTS)
+    assert Dealt(4).select(LAYERS, context) == Random(4).select(LAYERS, context)
+
+
+def test_cyclic_is_fedparts_schedule():
+    """5 full rounds, then each of 14 groups for 2 rounds, from input to output, and again (Fling's pipeline)."""
+    schedule = Cyclic(1, rounds_per_group=2, full_rounds=5)
+    expected = [NAMES] * 5 + [[name] for name in NAMES for _ in range(2)]
+    assert [chosen(schedule, round=round) for round in range(1, 67)] == expected * 2
+
+
+def test_cyclic_trains_the_same_layers_everywhere_and_begins_after_the_warmup():
+    schedule = Cyclic(4, rounds_per_group=1, always_train=("dense",), warmup_rounds=3)
+    windows = [["conv0", "conv1", "conv2", "dense"], ["conv3", "conv4", "conv5", "dense"]]
+    for client in CLIENTS:
+        assert [chosen(schedule, round=round, client=client) for round in (4, 5)] == windows
+    assert chosen(schedule, round=8) == ["conv12", "dense"]  # what is left of 13
+    assert chosen(schedule, round=9) == windows[0]
+
+
+def test_top_are_the_last():
+    assert chosen(Top(3)) == ["conv11", "conv12", "dense"]
+    assert chosen(Top(99)) == NAMES
+
+
+def test_scored_draws_by_change_with_a_floor():
+    scores = dict.fromkeys(NAMES, 0.0) | {"conv3": 3.0, "conv7": 1.0}
+    context = dataclasses.replace(CONTEXT, scores=scores)
+    draws = Counter(
+        name
+        for round in range(1, ROUNDS + 1)
+        for name in Scored(1, floor=0.28).select(LAYERS, dataclasses.replace(context, round=round))
+    )
+    expected = dict.fromkeys(NAMES, 0.02) | {"conv3": 0.02 + 0.72 * 0.75, "conv7": 0.02 + 0.72 * 0.25}
+    for name, probability in expected.items():
+        assert draws[name] / ROUNDS == pytest.approx(probability, abs=0.03)
+        assert draws[name] > 0
+
+
+def test_a_layer_without_score_counts_as_the_mean_and_no_scores_as_equal():
+    scores = {name: 2.0 for name in NAMES if name != "conv5"} | {"conv6": 4.0}
+    with_mean = Scored(1, floor=0.01).select
+    mean = scores | {"conv5": sum(scores.values()) / len(scores)}
+    for round in range(1, 200):
+        context = dataclasses.replace(CONTEXT, round=round, scores=scores)
+        assert with_mean(LAYERS, context) == with_mean(LAYERS, dataclasses.replace(context, scores=mean))
+    draws = Counter(name for round in range(1, ROUNDS + 1) for name in chosen(Scored(7), round=round))
+    assert all(count / ROUNDS == pytest.approx(0.5, abs=0.04) for count in draws.values())
+
+
+def test_probabilities_are_those_of_the_draw(selector):
+    context = dataclasses.replace(CONTEXT, client="client-3", participants=CLIENTS)
+    probable = probabilities(selector, LAYERS, context)
+    assert set(probable) >= {layer.name for layer in choose(selector, LAYERS, context)}
+    assert all(0 < value <= 1 for value in probable.values())
+    if isinstance(selector, Random) and not isinstance(selector, Scored):
+        assert probable["dense"] == 1.0
+        assert all(probable[name] == pytest.approx(3 / 13, abs=0.08) for name in NAMES[:-1])
+    if isinstance(selector, (Cyclic, Fixed, Top)):
+        assert set(probable.values()) == {1.0}
+
+
+def test_probabilities_know_the_limits_of_the_device():
+    limited = probabilities(Random(4, always_train=("dense",)), LAYERS, dataclasses.replace(CONTEXT, max_layers=1))
+    assert sum(limited.values()) == pytest.approx(1.0)
+    assert limited["dense"] == pytest.approx(0.25, abs=0.08)
+    warmup = probabilities(Random(4), LAYERS, dataclasses.replace(CONTEXT, warmup=True))
+    assert warmup == dict.fromkeys(NAMES, 1.0)

@@ -29,7 +29,10 @@ from fedn_partial.residuals import residuals
 from fedn_partial.seed_model import server_functions
 
 RULES = ("all_clients", "contributors")
-PROVIDED = {"client_selection": False, "client_settings": True, "aggregate": False, "incremental_aggregate": True}
+PROVIDED = {"client_selection": True, "client_settings": True, "aggregate": False, "incremental_aggregate": True}
+
+
+PROBABLE = {"conv0": 0.25, "conv1": 0.5, "dense": 0.05}  # said by every client; only one merge rule asks
 
 
 # The models of the tests
@@ -110,12 +113,8 @@ def start(tmp_path, monkeypatch):
 
 
 def session_source(table, *, warmup_rounds=0, key="session", **changes) -> str:
-    case = settings.Case(
-        name="test",
-        model={"name": "vgg16"},
-        selection={"selector": "uniform", "layers": 2, "warmup_rounds": warmup_rounds},
-        **changes,
-    )
+    selection = {"selector": "uniform", "layers": 2, "warmup_rounds": warmup_rounds}
+    case = settings.Case(**{"name": "test", "model": {"name": "vgg16"}, "selection": selection, **changes})
     return server_functions.source(server_functions.session_settings(case, table, key))
 
 
@@ -139,13 +138,15 @@ def client(world: World, name: str, trained=None, examples=10, seed=None) -> Cli
 def send(tmp_path):
     """Write clients' updates as devices do: a function that returns their uploads."""
 
-    def send(world: World, *clients: Client, base=None, codec="float32") -> list[Upload]:
+    def send(world: World, *clients: Client, base=None, codec="float32", statistics="with_layer") -> list[Upload]:
         uploads = []
+        parts = update.parts(world.table, statistics)
         base = world.model if base is None else base
         for sender in clients:
             path = str(tmp_path / f"update-{sender.name}")
             selected = layers.pick(world.table, sender.layers)
-            tensors = layers.tensor_list(selected)
+            sent = update.sent(selected, parts)
+            tensors = [tensor for name in sent for tensor in sent[name]]
             checksum = update.encode(
                 path,
                 [sender.weights[tensor.index] for tensor in tensors],
@@ -161,9 +162,10 @@ def send(tmp_path):
                     "base": update.digest(base),
                     "round": 1,
                     "client": sender.name,
-                    "layers": sender.layers,
+                    "layers": list(sent),
                     "codec": codec,
                     "checksum": checksum,
+                    "probabilities": PROBABLE,
                     "resources": {"seconds": 1.5},
                 },
             )
@@ -325,6 +327,133 @@ def test_partial_updates_merge_by_the_formula(rule, selection, normalised, start
     clients = [client(normalised, *one) for one in SELECTIONS[selection]]
     result = start(normalised, merge=rule).round(normalised.model, send(normalised, *clients))
     assert_close(result.model, merged_by_hand(normalised, clients, rule))
+
+
+def moments(weights, tensor: str, world: World):
+    """The mean and E[x^2] of a BatchNormalization's statistics."""
+    mean = weights[world.tensor("conv0_bn/moving_mean")].astype(np.float64)
+    return mean, weights[world.tensor("conv0_bn/moving_variance")].astype(np.float64) + mean**2
+
+
+def stepped(world: World, clients: list[Client], steps: dict[str, float]) -> list[np.ndarray]:
+    """Return the model that goes `steps` of the way to the mean of those who sent each layer (statistics at most 1)."""
+    expected = [array.astype(np.float64) for array in world.model]
+    for layer in world.table:
+        senders = [one for one in clients if layer.name in one.layers]
+        if not senders:
+            continue
+        examples, step = [one.examples for one in senders], steps[layer.name]
+        for tensor in layer.tensors:
+            mean = np.average([one.weights[tensor.index].astype(np.float64) for one in senders], 0, examples)
+            share = min(step, 1.0) if tensor.statistic else step
+            expected[tensor.index] += share * (mean - expected[tensor.index])
+        if layer.normalised:
+            share = min(step, 1.0)
+            mine = np.average([moments(one.weights, layer.name, world)[1] for one in senders], 0, examples)
+            moment = (1 - share) * moments(world.model, layer.name, world)[1] + share * mine
+            mean = expected[world.tensor("conv0_bn/moving_mean")]
+            expected[world.tensor("conv0_bn/moving_variance")] = moment - mean**2
+    return expected
+
+
+MIXED = [("a", ["conv0", "dense"], 30), ("b", ["conv0", "conv1"], 5), ("c", ["conv0"], 120)]
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.5, 2.0])
+def test_shrunk_goes_further_the_more_clients_sent_a_layer(shrinkage, normalised, start, send):
+    clients = [client(normalised, *one) for one in MIXED]
+    result = start(normalised, merge="shrunk", shrinkage=shrinkage).round(normalised.model, send(normalised, *clients))
+    steps = {name: m / (m + shrinkage) for name, m in {"conv0": 3, "conv1": 1, "dense": 1}.items()}
+    assert_close(result.model, stepped(normalised, clients, steps))
+
+
+def test_shrunk_by_nothing_is_contributors(normalised, start, send):
+    clients = [client(normalised, *one) for one in MIXED]
+    models = [
+        start(normalised, key=rule, merge=rule, shrinkage=0.0).round(normalised.model, send(normalised, *clients)).model
+        for rule in ("shrunk", "contributors")
+    ]
+    assert_same_bits(*models)
+
+
+def test_inverse_probability_counts_rare_layers_more(normalised, start, send):
+    clients = [client(normalised, *one) for one in MIXED]
+    result = start(normalised, merge="inverse_probability").round(normalised.model, send(normalised, *clients))
+    # sum of n_k / p over the senders, over sum of n_k of all; dense says 0.05, which counts as 0.1
+    steps = {"conv0": 155 / 0.25 / 155, "conv1": 5 / 0.5 / 155, "dense": 30 / 0.1 / 155}
+    assert_close(result.model, stepped(normalised, clients, steps))
+
+
+def test_inverse_probability_is_unbiased_over_the_draws(plain, start, send):
+    """The mean over all 2 x 2 draws of two clients, each weighted with its probability, is FedAvg of full updates."""
+    whole = [client(plain, "a", examples=30), client(plain, "b", examples=10)]
+    expected = [
+        np.average([one.weights[index].astype(np.float64) for one in whole], 0, [30, 10])
+        for index in range(len(plain.model))
+    ]
+    chance = {("conv",): 0.25, ("dense",): 0.75}
+    total = [np.zeros(array.shape) for array in plain.model]
+    for number, (first, second) in enumerate((a, b) for a in chance for b in chance):
+        clients = [replace(one, layers=list(drawn)) for one, drawn in zip(whole, (first, second), strict=True)]
+        uploads = [
+            replace(upload, metadata={**upload.metadata, "probabilities": {"conv": 0.25, "dense": 0.75}})
+            for upload in send(plain, *clients)
+        ]
+        result = start(plain, key=f"draw{number}", merge="inverse_probability").round(plain.model, uploads)
+        for sums, array in zip(total, result.model, strict=True):
+            sums += chance[first] * chance[second] * array
+    for array, wanted in zip(total, expected, strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("given", [None, {}, {"conv0": 0, "dense": 1}, {"conv0": "1"}, {"conv0": True}, {"conv0": 1.5}])
+def test_inverse_probability_skips_who_does_not_say_it(given, normalised, start, send, caplog):
+    good, bad = client(normalised, "good", ["conv0"]), client(normalised, "bad", ["conv0"])
+    uploads = send(normalised, good, bad)
+    uploads[1] = replace(uploads[1], metadata={**uploads[1].metadata, "probabilities": given})
+    result = start(normalised, merge="inverse_probability").round(normalised.model, uploads)
+    assert_close(result.model, stepped(normalised, [good], {"conv0": 1 / 0.25}))
+    assert log_lines(caplog, "skipped the update of bad: has probability")
+
+
+def test_a_step_beyond_what_was_sent_stays_finite(normalised, start, send):
+    uploads = [client(normalised, "a", ["dense"], seed=1)]
+    uploads[0].weights[normalised.tensor("dense/kernel")][:] = 3e38
+    result = start(normalised, merge="inverse_probability").round(normalised.model, send(normalised, *uploads))
+    assert all(np.isfinite(array).all() for array in result.model)
+
+
+@pytest.mark.parametrize("rule", settings.MERGE_RULES)
+def test_statistics_that_are_always_sent_are_the_mean_of_all(rule, normalised, start, send):
+    clients = [client(normalised, "a", ["conv1"], 30), client(normalised, "b", ["dense"], 90)]
+    combiner = start(normalised, merge=rule, batchnorm_statistics="always")
+    result = combiner.round(normalised.model, send(normalised, *clients, statistics="always"))
+    pairs = [moments(one.weights, "conv0", normalised) for one in clients]
+    mean, moment = (np.average([pair[place] for pair in pairs], 0, [30, 90]) for place in (0, 1))
+    np.testing.assert_allclose(result.model[normalised.tensor("conv0_bn/moving_mean")], mean, rtol=1e-6)
+    variance = result.model[normalised.tensor("conv0_bn/moving_variance")]
+    np.testing.assert_allclose(variance, moment - mean**2, rtol=1e-6)
+    for name in ("conv0/kernel", "conv0_bn/gamma"):
+        assert_same_bits([result.model[normalised.tensor(name)]], [normalised.model[normalised.tensor(name)]])
+    told = combiner.round(result.model, []).settings["previous"]
+    assert told["staleness"] == {"conv0": 1}
+
+
+def test_local_statistics_are_not_sent_and_stay_as_they_are(normalised, start, send):
+    clients = [client(normalised, "a", ["conv0"], 30), client(normalised, "b", None, 90)]
+    uploads = send(normalised, *clients, statistics="local")
+    result = start(normalised, batchnorm_statistics="local").round(normalised.model, uploads)
+    for name in ("conv0_bn/moving_mean", "conv0_bn/moving_variance"):
+        assert_same_bits([result.model[normalised.tensor(name)]], [normalised.model[normalised.tensor(name)]])
+    kernel = normalised.tensor("conv0/kernel")
+    expected = np.average([one.weights[kernel].astype(np.float64) for one in clients], 0, [30, 90])
+    np.testing.assert_allclose(result.model[kernel], expected, rtol=1e-6)
+
+
+def test_an_update_with_statistics_that_this_session_keeps_local_is_skipped(normalised, start, send, caplog):
+    uploads = send(normalised, client(normalised, "a", ["conv0"]))
+    start(normalised, batchnorm_statistics="local").round(normalised.model, uploads)
+    assert log_lines(caplog, "skipped the update of a: has ")
 
 
 def test_silent_clients_pull_the_batchnormalization_to_the_global_model(normalised, start, send):
@@ -672,6 +801,46 @@ def test_an_aggregation_out_of_turn_gives_an_error_and_no_model(normalised, star
 
 
 # What the clients are told
+
+
+def test_participants_are_named_once_they_have_sent_an_update(normalised, start, send):
+    combiner = start(normalised, selection={"selector": "dealt", "layers": 2})
+    uploads = send(normalised, client(normalised, "a"), client(normalised, "b"))
+    first = combiner.round(normalised.model, uploads)
+    assert first.settings["participants"] == []
+    base = first.model
+    second = combiner.round(base, send(normalised, client(normalised, "a"), base=base)[:1])
+    assert second.settings["participants"] == ["a"]  # b is not connected any more
+
+
+def test_scores_are_the_relative_change_of_the_mean(normalised, start, send):
+    clients = [client(normalised, "a", ["conv1"], 30), client(normalised, "b", ["conv1", "dense"], 90)]
+    combiner = start(normalised, selection={"selector": "scored", "layers": 2})
+    result = combiner.round(normalised.model, send(normalised, *clients))
+    assert result.settings["scores"] == {}
+    told = combiner.round(result.model, []).settings["scores"]
+    expected = {}
+    for name, senders in {"conv1": clients, "dense": clients[1:]}.items():
+        indices = [tensor.index for tensor in normalised.layer(name).tensors]
+        old = np.concatenate([normalised.model[index].ravel() for index in indices])
+        new = [np.concatenate([one.weights[index].ravel() for index in indices]) for one in senders]
+        mean = np.average(new, 0, [one.examples for one in senders])
+        expected[name] = np.linalg.norm(mean - old) / np.linalg.norm(old)
+    assert told == pytest.approx(expected, rel=1e-5)
+
+
+def test_as_many_clients_as_the_session_says_are_drawn_each_round(normalised, start, send):
+    names = [f"id-{number}" for number in range(10)]
+    combiner = start(normalised, session=settings.Session(clients_per_round=4))
+    combiner.provided_functions()
+    functions, drawn = combiner.hooks.server_functions, []
+    for _ in range(50):
+        drawn.append(functions.client_selection(names[::-1]))
+        functions.client_settings(normalised.model)
+    assert all(len(set(asked)) == 4 and set(asked) <= set(names) for asked in drawn)
+    assert {name for asked in drawn for name in asked} == set(names)
+    assert len({tuple(asked) for asked in drawn}) > 20
+    assert functions.client_selection(names[:3]) == names[:3]
 
 
 def test_the_settings_are_what_a_client_reads(normalised, start, send):

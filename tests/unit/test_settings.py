@@ -90,14 +90,20 @@ def test_sections_left_out_of_a_case_have_their_defaults(tmp_path):
         ({"training": {"optimizer": "sgd", "momentum": 1}}, ["training: momentum must be below 1, found 1.0"]),
         ({"training": {"momentum": 0.9}}, ["training: momentum=0.9", "sgd", "adam"]),
         ({"training": [1]}, ["training: expected keys and values, found [1]"]),
-        ({"merge": "mean"}, ["merge must be one of all_clients, contributors, found 'mean'"]),
+        (
+            {"merge": "mean"},
+            ["merge must be one of all_clients, contributors, shrunk, inverse_probability, found 'mean'"],
+        ),
         ({"codec": "int4"}, ["codec must be one of float32, float16, int8, found 'int4'"]),
         ({"model_dtype": "int8"}, ["model_dtype must be one of float32, float16, found 'int8'"]),
         ({"session": {"rounds": 0}}, ["session: rounds must be at least 1, found 0"]),
         ({"data": {"clients": 0}}, ["data: clients must be at least 1, found 0"]),
         ({"model": "lstm_har"}, ["model must be of type dict, found 'lstm_har'"]),
         ({"model": {"name": "lstm_har", "classes": 1}}, ["model: classes must be at least 2, found 1"]),
-        ({"selection": {"selector": "some"}}, ["selection: selector 'some'", "random, uniform, all, fixed"]),
+        (
+            {"selection": {"selector": "some"}},
+            ["selection: selector 'some'", "random, uniform, dealt, cyclic, top, scored, all, fixed"],
+        ),
     ],
 )
 def test_case_is_refused_by_file_key_and_value(tmp_path, change, told):

@@ -86,7 +86,7 @@ def test_a_short_last_batch_causes_no_second_trace(examples):
     x, y = examples
     model = small_model()
     table = layer_table(model)
-    step, _ = training._training_step(model, table, table, x, Training())
+    step = training.trace(model, table, table, x, Training()).run
     for size in (8, 8, 6, 1):
         step(x[:size], y[:size])
     assert step.experimental_get_tracing_count() == 1
@@ -111,7 +111,7 @@ def executed(graph):
 def test_back_propagation_stops_at_the_lowest_selected_layer(names, kernel_gradients, input_gradients, examples):
     model = small_model()
     table = layer_table(model)
-    step, _ = training._training_step(model, table, pick(table, names), examples[0], Training())
+    step = training.trace(model, table, pick(table, names), examples[0], Training()).run
     operations = [operation.type for operation in executed(step.get_concrete_function().graph)]
     assert operations.count("Conv2DBackpropFilter") == kernel_gradients
     assert operations.count("Conv2DBackpropInput") == input_gradients
@@ -181,3 +181,41 @@ def test_evaluation_equals_numpy(outputs, examples):
     accuracy, loss = training.evaluate(model, x, y, batch_size=5)
     assert accuracy == pytest.approx(hits.mean())
     assert loss == pytest.approx(-np.log(of_truth).mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("settings", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_step_used_again_trains_as_a_new_one(settings, examples):
+    x, y = examples
+    model = small_model()
+    table, before = layer_table(model), model.get_weights()
+    selected = pick(table, ["conv1", "dense"])
+    step = training.trace(model, table, selected, x, settings)
+    results = []
+    for _ in range(2):
+        model.set_weights(before)
+        loss = training.train(model, table, selected, x, y, settings, None, step=step).loss
+        results.append([loss, *model.get_weights()])
+    model.set_weights(before)
+    fresh = training.train(model, table, selected, x, y, settings, None).loss
+    for first, again, new in zip(*results, [fresh, *model.get_weights()], strict=True):
+        assert np.array_equal(first, again)
+        assert np.array_equal(first, new)
+
+
+def test_frozen_batchnormalization_can_follow_the_batch(examples):
+    """The oracle: one step of a learning rate too small to move anything, and Keras' formula for moving statistics."""
+    x, y = examples
+    model = small_model()
+    table, before = layer_table(model), model.get_weights()
+    inputs = model.get_layer("conv0")(x).numpy()
+    settings = Training(epochs=1, batch_size=22, optimizer="sgd", learning_rate=1e-12)
+    training.train(model, table, pick(table, ["dense"]), x, y, settings, None, follow=True)
+    bn = model.get_layer("conv0_bn")
+    old = dict(zip([w.path for w in model.weights], before, strict=True))
+    mean, variance = inputs.mean((0, 1, 2)), inputs.var((0, 1, 2))
+    np.testing.assert_allclose(bn.moving_mean, 0.8 * old[bn.moving_mean.path] + 0.2 * mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        bn.moving_variance, 0.8 * old[bn.moving_variance.path] + 0.2 * variance, rtol=1e-4, atol=1e-6
+    )
+    for weight in (bn.gamma, bn.beta, *model.get_layer("conv1").weights):
+        assert np.array_equal(weight, old[weight.path])
