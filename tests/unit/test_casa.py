@@ -2,13 +2,15 @@
 
 import csv
 import hashlib
+import json
 import math
 
 import numpy as np
 import pytest
 
-from fedn_partial.datasets import DataError, casa, deal_case, load
-from fedn_partial.settings import Data
+from fedn_partial.client.fleet import Fleet
+from fedn_partial.datasets import DataError, casa, deal_case, load, open_shard
+from fedn_partial.settings import Case, Data
 
 PLACES = [
     *["Bathroom", "Bedroom", "Chair", "DiningRoom", "Hall", "Ignore", "Kitchen", "LivingRoom"],
@@ -104,6 +106,16 @@ def test_natural_partition_is_by_home(homes):
     assert [len(shard.y_test) for shard in shards] == [340, 400]
     with pytest.raises(DataError, match="4 clients, but the data have 3 owners"):
         deal_case(Data(name="casa", clients=4, partition="natural"), seed=1, source=homes)
+
+
+def test_a_local_fleet_gets_the_shards_of_a_case(homes, tmp_path):
+    case = Case(name="x", model={}, selection={}, data=Data(name="casa", clients=3, partition="natural"))
+    fleet = Fleet(tmp_path / "clients")
+    fleet.prepare(case, "http://localhost:1", homes)
+    for number, tests in enumerate((200, 400, 140), start=1):
+        assert len(open_shard(fleet.folder / f"client-{number}" / "data").y_test) == tests
+        description = json.loads((fleet.folder / f"client-{number}" / "data" / "shard.json").read_text())
+        assert description["source"].startswith("CASA, 3 homes;") and str(homes) in description["source"]
 
 
 def test_a_file_is_read_in_pieces(homes, monkeypatch):

@@ -166,5 +166,5 @@ def test_downloaded_archive_is_read_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10, "ARCHIVE", cifar10.Archive(path.as_uri(), checksum, cifar10.ARCHIVE.members))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source, shards = deal_case(Data(name="cifar10", clients=2), seed=1)
-    assert source == "CIFAR-10, python version"
+    assert source == f"CIFAR-10, python version, from {path.as_uri()}"
     assert [len(shard.y_train) for shard in shards] == [10, 10]
