@@ -34,7 +34,7 @@ def test_every_command_has_help_with_an_example_of_itself(words):
 
 @pytest.mark.parametrize(
     "words",
-    [w for w in COMMANDS if w[0] != "network" and w[-1] not in ("run", "build", "plan", "profile")],
+    [w for w in COMMANDS if w[0] not in ("data", "network") and w[-1] not in ("run", "build", "plan", "profile")],
     ids=" ".join,
 )
 def test_every_command_that_talks_to_fedn_can_be_told_where_it_is(words):

@@ -7,6 +7,7 @@ last, and imports no more.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -32,11 +33,15 @@ def load(name: str, source: Path | None = None):
     if name not in READERS:
         raise DataError(f"data: name {name!r} is unknown. Allowed are: {', '.join(READERS)}")
     reader = importlib.import_module(f"{__name__}.{name}")
-    if source is None and reader.ARCHIVE is not None:
+    if reader.ARCHIVE is None:
+        return reader.read(source)
+    folder, where = source, source
+    if source is None:
         from fedn_partial.datasets import download
 
-        source = download.obtain(name, reader.ARCHIVE)
-    return reader.read(source)
+        folder, where = download.obtain(name, reader.ARCHIVE), reader.ARCHIVE.url
+    data_set = reader.read(folder)
+    return dataclasses.replace(data_set, source=f"{data_set.source}, from {where}")
 
 
 def deal_case(data, seed: int, source: Path | None = None) -> tuple[str, list[Shard]]:
@@ -57,5 +62,4 @@ def deal_case(data, seed: int, source: Path | None = None) -> tuple[str, list[Sh
     from fedn_partial.datasets.deal import deal
 
     data_set = load(data.name, source)
-    where = "" if source is None else f", from {source}"
-    return data_set.source + where, deal(data_set, data, seed)
+    return data_set.source, deal(data_set, data, seed)

@@ -148,7 +148,7 @@ def _parse(lines: list[bytes], path: Path, first: int) -> tuple[np.ndarray, np.n
         values, _, activity = line.rstrip().rpartition(b",")
         if values.count(b",") != len(RANGES) - 1 or not activity:
             raise DataError(
-                f"{path}, line {number} is truncated or damaged; expected {len(RANGES)} numbers, an activity"
+                f"{path}, line {number} is truncated or damaged; expected {len(RANGES)} numbers and an activity"
             )
         numbers.append(values)
         # Where several people live, an activity can carry the resident's number: "R1.Sleep".

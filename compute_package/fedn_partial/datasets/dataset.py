@@ -29,7 +29,7 @@ class DataSet:
 
     Attributes
     ----------
-    source : what was read, in words.
+    source : what was read, in words; ``fedn_partial.datasets.load`` adds where from.
     files : SHA-256 of the official files as they were read, by name.
     test : None where neither the data set nor its reader sets test examples apart.
     owners : names of those whom the examples come from (homes, patients, writers).

@@ -1,0 +1,92 @@
+"""Who gets which examples: every example once, the skew that was asked for, and what is refused."""
+
+import numpy as np
+import pytest
+
+from fedn_partial.datasets import partition
+from fedn_partial.errors import DataError
+from fedn_partial.schema import SettingsError, parse
+from fedn_partial.settings import Data
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("iid", ("iid", None)),
+        ("natural", ("natural", None)),
+        ("dirichlet:0.3", ("dirichlet", 0.3)),
+        ("dirichlet:5", ("dirichlet", 5)),
+    ],
+)
+def test_partitions_that_there_are(text, parsed):
+    assert partition.parse(text) == parsed
+    assert parse(Data, {"partition": text}, "case.yaml: data").partition == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "IID", "iid:1", "natural:", "dirichlet", "dirichlet:", "dirichlet:0", "dirichlet:-1", "dirichlet:nan"]
+)
+def test_other_partitions_are_refused_with_what_is_allowed(text):
+    with pytest.raises(SettingsError, match=r"case.yaml: data: partition must be iid, natural, or dirichlet:ALPHA"):
+        parse(Data, {"partition": text}, "case.yaml: data")
+
+
+def counts(y, parts):
+    return np.array([np.bincount(y[part], minlength=y.max() + 1) for part in parts])
+
+
+def test_dirichlet_deals_every_example_once():
+    y = np.repeat(np.arange(10), 300)
+    parts = partition.dirichlet(y, 7, 0.3, np.random.default_rng(1))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(3000))
+    assert min(map(len, parts)) >= partition.MINIMUM
+
+
+def test_dirichlet_shares_have_the_variance_of_the_distribution():
+    """A share of a symmetric Dirichlet distribution over K clients has the variance (1/K)(1-1/K)/(K alpha + 1)."""
+    clients, alpha, per_class = 5, 0.5, 1000
+    y = np.repeat(np.arange(400), per_class)
+    shares = counts(y, partition.dirichlet(y, clients, alpha, np.random.default_rng(3))) / per_class
+    expected = (1 / clients) * (1 - 1 / clients) / (clients * alpha + 1)
+    np.testing.assert_allclose(shares.mean(axis=1), 1 / clients, rtol=0.15)
+    assert shares.var() == pytest.approx(expected, rel=0.1)
+
+
+def test_a_large_alpha_comes_near_to_equal_parts():
+    y = np.repeat(np.arange(3), 1000)
+    np.testing.assert_allclose(counts(y, partition.dirichlet(y, 4, 1e5, np.random.default_rng(1))), 250, atol=6)
+
+
+def test_a_small_alpha_leaves_most_classes_to_one_client():
+    y = np.repeat(np.arange(30), 100)
+    dealt = counts(y, partition.dirichlet(y, 3, 0.02, np.random.default_rng(1)))
+    assert (dealt.max(axis=0) > 95).sum() >= 25
+
+
+def test_dirichlet_clients_have_their_classes_mixed():
+    y = np.repeat([0, 1], 500)
+    for part in partition.dirichlet(y, 2, 10, np.random.default_rng(1)):
+        assert 0.2 < y[part[: len(part) // 2]].mean() < 0.8
+
+
+def test_dirichlet_gives_up_where_a_client_would_be_left_with_too_little():
+    with pytest.raises(DataError, match=r"dirichlet:0.3: in 1000 draws of 35 examples for 4 clients .* fewer than 10"):
+        partition.dirichlet(np.zeros(35, int), 4, 0.3, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "clients", "groups"),
+    [
+        ([5, 6, 7], 3, [[0], [1], [2]]),
+        ([10, 40, 20, 25], 2, [[0, 1], [2, 3]]),
+        ([1, 1, 1, 1, 1, 1], 3, [[0, 3], [1, 4], [2, 5]]),
+        ([9, 2, 3, 4], 2, [[0], [1, 2, 3]]),
+    ],
+)
+def test_owners_are_grouped_evenly(sizes, clients, groups):
+    assert partition.natural(sizes, clients) == groups
+
+
+def test_more_clients_than_owners_are_refused():
+    with pytest.raises(DataError, match="4 clients, but the data have 3 owners"):
+        partition.natural([5, 6, 7], 4)

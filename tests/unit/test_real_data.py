@@ -1,0 +1,73 @@
+"""The real data sets, where they lie beside the project; counts from their own descriptions."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedn_partial.datasets import deal_case, load, words
+from fedn_partial.settings import Data
+
+PACKS = Path(__file__).parents[2].parent / "shared" / "data"
+pytestmark = pytest.mark.skipif(not PACKS.is_dir(), reason=f"no data in {PACKS}")
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """Unpack a pack, and remove it again: together they are half a gigabyte."""
+    folders = []
+
+    def unpack(name):
+        folders.append(tmp_path_factory.mktemp(name))
+        with tarfile.open(PACKS / f"{name}.tar.xz") as pack:
+            pack.extractall(folders[-1], filter="data")
+        return folders[-1]
+
+    yield unpack
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+def test_cifar10(tmp_path):
+    pytest.importorskip("PIL")
+    subprocess.run([sys.executable, PACKS / "unpack_cifar10.py", tmp_path], check=True)
+    whole = load("cifar10", tmp_path)
+    assert np.bincount(whole.train.y).tolist() == [5000] * 10
+    assert np.bincount(whole.test.y).tolist() == [1000] * 10
+    means = np.mean([image.reshape(-1, 3).mean(axis=0) for image in whole.train.x], axis=0)
+    np.testing.assert_allclose(means, [125.1, 122.9, 113.9], atol=0.3)
+    source, shards = deal_case(Data(name="cifar10", clients=10, partition="dirichlet:0.3"), 1, tmp_path)
+    assert str(tmp_path) in source
+    assert sum(len(shard.y_train) for shard in shards) == 50_000
+    assert [len(shard.y_test) for shard in shards] == [1000] * 10
+
+
+def test_imdb(unpacked):
+    whole = load("imdb", unpacked("imdb"))
+    for examples in (whole.train, whole.test):
+        assert examples.x.shape == (25_000, 100)
+        assert np.bincount(examples.y).tolist() == [12_500, 12_500]
+        assert examples.x.min() >= 0 and examples.x.max() == words.SIZE - 1
+        assert (examples.x == words.UNKNOWN).mean() < 0.05
+    vocabulary = whole.texts[words.FILE].splitlines()
+    assert len(vocabulary) == words.SIZE and vocabulary[2] == "the"
+
+
+def test_casa(unpacked):
+    folder = unpacked("casas") / "casas" / "csh_format"
+    rows = {"houseA": 2369, "houseB": 38_063, "houseC": 45_371, "houseD": 5515, "houseE": 3895}
+    whole = load("casa", folder)
+    assert whole.owners == tuple(rows)
+    train, test = (np.bincount(examples.owners) for examples in (whole.train, whole.test))
+    # A fifth is held out; 9 borders with 29 windows that share events with it are in neither part.
+    np.testing.assert_allclose(test, [count / 5 for count in rows.values()], rtol=0.01)
+    np.testing.assert_array_equal(train + test, [count - 9 * 29 for count in rows.values()])
+    for examples in (whole.train, whole.test):
+        assert np.abs(examples.x).max() <= 1
+    assert np.isin(["Sleep", "Cook", "Hygiene", "Other"], [whole.classes[y] for y in np.unique(whole.test.y)]).all()
+    _, shards = deal_case(Data(name="casa", clients=5, partition="natural"), 1, folder)
+    assert [shard.origin["owners"] for shard in shards] == [[home] for home in rows]
