@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedn_partial import datasets
 from fedn_partial.client import progress
+from fedn_partial.client.prepare import prepare
 from fedn_partial.client.report.load import load_run
 from fedn_partial.client.runs import Row, RunFolder
 from fedn_partial.client.simulation import checkpoint, devices, workers
@@ -60,7 +60,7 @@ def simulate(
     known = _known(folder, case)
     if known.get("final", {}).get("rounds") == case.session.rounds:
         return known["final"]
-    shards = _shards(data or prepare(case, folder.parent / "data", source))
+    shards = _shards(data or _prepared(case, folder.parent / "data", source))
     if len(shards) < case.session.min_clients:
         raise FednPartialError(
             f"the data have {len(shards)} clients, session: min_clients is {case.session.min_clients}"
@@ -75,21 +75,14 @@ def simulate(
         ) from None
 
 
-def prepare(case: Case, parent: Path, source: Path | None) -> Path:
+def _prepared(case: Case, parent: Path, source: Path | None) -> Path:
     """Return the folder below `parent` with the shards of the case's clients, made if it is not there."""
     if case.data is None:
         raise FednPartialError("section 'data' is missing: which data set is dealt to the simulated clients")
     told = json.dumps([dataclasses.asdict(case.data), case.seed], sort_keys=True)
     folder = parent / f"{case.data.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
     if not folder.exists():
-        where, dealt = datasets.deal_case(case.data, case.seed, source)
-        new = folder.with_name(f"{folder.name}.{os.getpid()}")
-        for number, shard in enumerate(dealt, start=1):
-            datasets.write_shard(new / f"client-{number}", shard, where)
-        try:
-            new.rename(folder)
-        except OSError:  # another process was faster
-            shutil.rmtree(new)
+        prepare(case.data, case.seed, source, folder)
     return folder
 
 
