@@ -73,18 +73,18 @@ def _device(told: SimulatedDevice, case: Case) -> Device:
     if not cells:
         known = ", ".join(dict.fromkeys(cell.flavour for cell in profile.cells))
         raise FednPartialError(f"simulation: devices: {told.profile} has no flavour {told.flavour!r}; it has {known}")
-    measured = [cell for cell in cells if cell.seconds is not None and cell.run is not None]
-    if not measured:
+    measured = [cell for cell in cells if cell.seconds is not None]
+    examples = profile.content.get("examples")
+    if not measured or not isinstance(examples, int):
         raise FednPartialError(f"simulation: devices: {told.profile}: nothing was measured of {told.flavour}")
     epochs = profile.setting("training", "epochs") or 1
-    examples = [_mean([row.num_examples for row in cell.run.rows if row.num_examples]) * epochs for cell in measured]
     killed = [cell.layers for cell in cells if cell.killed]
     fits = [cell.layers for cell in measured if not killed or cell.layers < min(killed)]
     fixed = [cell.round_seconds - cell.seconds for cell in measured if cell.round_seconds is not None]
     return Device(
-        fixed_seconds=max(0.0, _mean(fixed)) if fixed else 0.0,
+        fixed_seconds=max(0.0, sum(fixed) / len(fixed)) if fixed else 0.0,
         layers=tuple(cell.layers for cell in measured),
-        example_seconds=tuple(cell.seconds / count for cell, count in zip(measured, examples, strict=True)),
+        example_seconds=tuple(cell.seconds / (examples * epochs) for cell in measured),
         max_layers=max(fits, default=1) if killed else None,
         upload_mbit=told.upload_mbit,
         download_mbit=told.download_mbit,
@@ -93,7 +93,3 @@ def _device(told: SimulatedDevice, case: Case) -> Device:
 
 def _transfer(count: int, mbit: float | None) -> float:
     return 0.0 if mbit is None else count * 8 / (mbit * 1e6)
-
-
-def _mean(values: list) -> float:
-    return sum(values) / len(values)

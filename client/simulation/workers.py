@@ -5,6 +5,7 @@ Each runs TensorFlow on one thread: what a client computes then does not depend 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import multiprocessing
@@ -18,13 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from fedn_partial import cgroup
 from fedn_partial.errors import FednPartialError
 from fedn_partial.forkserver import die_with_parent
 from fedn_partial.settings import Instructions
 
 TEST_BATCH = 250
-STEPS = 300  # traced training steps that a process keeps: 5 to 15 MB each with VGG16
+KEEP = 0.6  # of the memory that is free at the beginning, for what all processes keep between tasks
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Task:
 @contextmanager
 def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of `processes` that ``train`` and ``test`` run in; several simulations may use it in turn."""
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
+    room = KEEP * (cgroup.available_memory() or psutil.virtual_memory().available) / processes
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (room,))
     try:
         yield pool
     finally:
@@ -122,43 +126,49 @@ def test(task: Task) -> tuple[float, float, int]:
     _load(model, table, task)
     if told.batchnorm_statistics == "local" and task.state:
         local_statistics.put(model, table, Path(task.state) / "statistics", told.session)
-    key = (id(model), "test", shard.x_test.dtype.str)
-    step = _kept(_STEPS, key, STEPS, lambda: training.trace_evaluation(model, shard.x_test))
+    step = _kept(("test", shard.x_test.dtype.str), lambda: training.trace_evaluation(model, shard.x_test))
     accuracy, loss = training.evaluate(model, shard.x_test, shard.y_test, TEST_BATCH, step)
     return accuracy, loss, len(shard.y_test)
 
 
-# What a process keeps from one task to the next.
-_MODEL: OrderedDict[str, tuple] = OrderedDict()
+# What a process keeps from one task to the next: a model, and the steps that were traced of it, those that were not
+# used for longest first. Tracing takes as long as training on some hundred images, and 8 MB with VGG16.
+_MODEL: dict[str, tuple] = {}
 _STEPS: OrderedDict[tuple, object] = OrderedDict()
+_ROOM = 0.0  # bytes that this process may take
 
 
-def _begin() -> None:
+def _begin(room: float) -> None:
+    global _ROOM
+    _ROOM = room
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _kept(cache: OrderedDict, key, limit: int, make):
-    """Return what `cache` has under `key`, made if need be; what was not used for longest gives way."""
-    if key not in cache:
-        while len(cache) >= limit:
-            cache.popitem(last=False)
-        cache[key] = make()
-    cache.move_to_end(key)
-    return cache[key]
+def _kept(key: tuple, make):
+    """Return the step that is kept under `key`, made if need be; where memory is short, another gives way."""
+    if key not in _STEPS:
+        if _STEPS and psutil.Process().memory_info().rss > _ROOM:
+            _STEPS.popitem(last=False)
+            gc.collect()
+        _STEPS[key] = make()
+    _STEPS.move_to_end(key)
+    return _STEPS[key]
 
 
 def _model(told: Instructions):
     from fedn_partial import models
     from fedn_partial.layers import layer_table
 
-    def build():
-        _STEPS.clear()  # those of the model that gives way
+    key = json.dumps(told.model, sort_keys=True)
+    if key not in _MODEL:
+        _MODEL.clear()
+        _STEPS.clear()
+        gc.collect()
         model = models.build(told.model, empty=True)
-        return model, layer_table(model)
-
-    return _kept(_MODEL, json.dumps(told.model, sort_keys=True), 1, build)
+        _MODEL[key] = model, layer_table(model)
+    return _MODEL[key]
 
 
 def _load(model, table, task: Task) -> None:
@@ -176,7 +186,7 @@ def _step(model, table, selected, x, told: Instructions):
     follow = local_round.follows(told)
     names = tuple(layer.name for layer in selected)
     key = (names, x.dtype.str, follow, options.optimizer, options.learning_rate, options.momentum)
-    return _kept(_STEPS, key, STEPS, lambda: training.trace(model, table, selected, x, options, follow))
+    return _kept(key, lambda: training.trace(model, table, selected, x, options, follow))
 
 
 def _copy_state(task: Task) -> None:
