@@ -1,47 +1,33 @@
 """The real data sets, where they lie beside the project; counts from their own descriptions."""
 
 import shutil
-import subprocess
-import sys
-import tarfile
-from pathlib import Path
 
 import numpy as np
+import packs
 import pytest
 
 from fedn_partial.datasets import deal_case, load, words
 from fedn_partial.settings import Data
 
-PACKS = Path(__file__).parents[2].parent / "shared" / "data"
-pytestmark = pytest.mark.skipif(not PACKS.is_dir(), reason=f"no data in {PACKS}")
+pytestmark = packs.needed
 
 
-@pytest.fixture(scope="module")
-def unpacked(tmp_path_factory):
+@pytest.fixture
+def unpacked(tmp_path):
     """Unpack a pack, and remove it again: together they are half a gigabyte."""
-    folders = []
-
-    def unpack(name):
-        folders.append(tmp_path_factory.mktemp(name))
-        with tarfile.open(PACKS / f"{name}.tar.xz") as pack:
-            pack.extractall(folders[-1], filter="data")
-        return folders[-1]
-
-    yield unpack
-    for folder in folders:
-        shutil.rmtree(folder)
+    yield lambda name: packs.unpack(name, tmp_path)
+    shutil.rmtree(tmp_path)
 
 
-def test_cifar10(tmp_path):
-    pytest.importorskip("PIL")
-    subprocess.run([sys.executable, PACKS / "unpack_cifar10.py", tmp_path], check=True)
-    whole = load("cifar10", tmp_path)
+def test_cifar10(unpacked):
+    folder = unpacked("cifar10")
+    whole = load("cifar10", folder)
     assert np.bincount(whole.train.y).tolist() == [5000] * 10
     assert np.bincount(whole.test.y).tolist() == [1000] * 10
     means = np.mean([image.reshape(-1, 3).mean(axis=0) for image in whole.train.x], axis=0)
     np.testing.assert_allclose(means, [125.1, 122.9, 113.9], atol=0.3)
-    source, shards = deal_case(Data(name="cifar10", clients=10, partition="dirichlet:0.3"), 1, tmp_path)
-    assert str(tmp_path) in source
+    source, shards = deal_case(Data(name="cifar10", clients=10, partition="dirichlet:0.3"), 1, folder)
+    assert str(folder) in source
     assert sum(len(shard.y_train) for shard in shards) == 50_000
     assert [len(shard.y_test) for shard in shards] == [1000] * 10
 
@@ -58,7 +44,7 @@ def test_imdb(unpacked):
 
 
 def test_casa(unpacked):
-    folder = unpacked("casas") / "casas" / "csh_format"
+    folder = unpacked("casas")
     rows = {"houseA": 2369, "houseB": 38_063, "houseC": 45_371, "houseD": 5515, "houseE": 3895}
     whole = load("casa", folder)
     assert whole.owners == tuple(rows)
