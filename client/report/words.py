@@ -14,6 +14,13 @@ SPACE = "\u00a0"  # that no line breaks at
 MERGING = {
     "all_clients": "all_clients: who left a layer out counts as a vote for no change",
     "contributors": "contributors: the mean over those who trained a layer",
+    "shrunk": "shrunk: the mean over those who trained a layer, the further the more they were",
+    "inverse_probability": "inverse_probability: who trained a layer counts the more the less probable that was",
+}
+STATISTICS = {
+    "with_layer": "with their layer",
+    "always": "always, of all layers",
+    "local": "never, each client keeps its own",
 }
 
 
@@ -178,7 +185,8 @@ def subtitle(item: Run | Profile, one: Summary | None = None) -> str:
     model, data = item.setting("model", "name"), item.setting("data", "name")
     parts = [f"{model or NOT_KNOWN}{f' on {data}' if data else ''}"]
     if one:
-        parts.append(f"{plural(one.clients, 'client')}, {plural(one.rounds, 'round')}")
+        kind = "simulated client" if item.session.get("simulated") else "client"
+        parts.append(f"{plural(one.clients, kind)}, {plural(one.rounds, 'round')}")
     parts.append(machine(content.get("machine")))
     return f"{'; '.join(parts)}; {str(content.get('started', ''))[:10]}".rstrip("; ")
 
@@ -205,15 +213,19 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
         found += [("Rounds", f"{content.get('rounds', NOT_KNOWN)} in each combination")]
         found += [("Images", f"{content.get('examples', NOT_KNOWN)}, the same for all")]
     if data:
-        found.append(("Data", f"{data.get('name')}, dealt to {data.get('clients')} clients"))
+        found.append(
+            ("Data", f"{data.get('name')}, dealt to {data.get('clients')} clients ({data.get('partition', 'iid')})")
+        )
     elif one:
         found.append(("Data", "the devices' own"))
     found += [
         ("Local training", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in training.items() if value)),
         ("Merging", MERGING.get(str(item.setting("merge")), str(item.setting("merge") or NOT_KNOWN))),
+        ("BatchNorm statistics sent", STATISTICS.get(str(item.setting("batchnorm_statistics")), NOT_KNOWN)),
         ("Numbers in updates", str(item.setting("codec") or NOT_KNOWN)),
         ("Numbers in the model", str(item.setting("model_dtype") or NOT_KNOWN)),
         ("Machine" if data or one is None else "Operator's machine", machine(content.get("machine"))),
+        ("Clients are", "simulated, without FEDn" if content.get("simulated") else "real, over FEDn"),
         ("Software", ", ".join(f"{name} {version}" for name, version in (content.get("versions") or {}).items())),
         ("Started", str(content.get("started", NOT_KNOWN))),
         ("Seed", str(content.get("seed", NOT_KNOWN))),
@@ -235,6 +247,10 @@ def selection(item: Run | Profile, in_turn: str | None = None) -> str:
     words = {
         "random": f"{layers} a client and round, drawn at random",
         "uniform": f"{layers} a client and round, drawn at random",
+        "dealt": f"{layers} a client and round, dealt so that each layer has equally many clients",
+        "cyclic": f"{layers} neighbouring ones, the same for all clients, in turn",
+        "top": f"always the last {layers}",
+        "scored": f"{layers} a client and round, drawn by how much they last changed",
         "all": "all (full training)",
         "fixed": f"always the same: {_names(chosen.get('names'))}",
         "budget": "as many as fit each device, drawn at random",
