@@ -26,6 +26,7 @@ setup(
     packages=[
         "fedn_partial",
         "fedn_partial.client",
+        "fedn_partial.client.experiments",
         "fedn_partial.client.report",
         "fedn_partial.client.simulation",
         "fedn_partial.compute_package",
@@ -36,7 +37,7 @@ setup(
     ],
     package_data={
         "fedn_partial.client.report": ["page.html"],
-        "fedn_partial.configs": ["*.yaml"],
+        "fedn_partial.configs": ["*.yaml", "experiments/*.yaml"],
         "fedn_partial.compute_package": ["fedn.yaml", ".fednignore"],
     },
     install_requires=[

@@ -144,6 +144,41 @@ def simulate_command(config, source, data, processes, resume, runs, as_json):
         _conclude(final, load_run(folder).rows, folder, tell)
 
 
+@command(main, "experiment", "fedn-partial experiment fig1 fig2b --small --source data")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--small", is_flag=True, help="Fewer images, a narrower VGG16, fewer rounds: for two processors.")
+@click.option(
+    "--source", type=Path, help="Folder with the data sets' official files, or a folder of each.  [default: downloaded]"
+)
+@_runs
+def experiment_command(names, small, source, runs):
+    """Repeat figures and tables of the paper, or compare ways to choose and merge layers: NAMES, or all.
+
+    What is in them: configs/experiments/. A run that several need is run once; what is done is kept.
+    """
+    from fedn_partial.client.experiments import definitions, tables
+    from fedn_partial.client.experiments import run as runner
+    from fedn_partial.client.experiments.results import collect
+
+    names = definitions.names() if "all" in names else names
+    experiments = [definitions.load(name, small) for name in dict.fromkeys(names)]
+    folder = runs / "experiments"
+    planned = runner.plan(experiments)
+    done = sum(runner.is_done(folder, digest) for digest in planned)
+    click.echo(f"{len(planned)} runs, {done} of them done, in {folder}")
+    if done < len(planned):
+        from fedn_partial.client.simulation.workers import processors, workers
+
+        with workers(processors()) as pool:
+            try:
+                runner.run_all(experiments, folder, source, pool)
+            except KeyboardInterrupt:
+                raise click.ClickException("interrupted; the same command goes on from the last round") from None
+    results = collect(folder, [run for run, _ in planned.values()])
+    for experiment in experiments:
+        click.echo(f"\n{tables.text(experiment, results)}")
+
+
 @command(main, "profile", "fedn-partial profile configs/cifar10-vgg16.yaml --flavours ssc.xsmall --layers 4,14")
 @click.argument("config", type=Path)
 @click.option("--flavours", required=True, help="Machines of configs/flavours.yaml, with commas between them.")

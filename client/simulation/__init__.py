@@ -60,7 +60,7 @@ def simulate(
     known = _known(folder, case)
     if known.get("final", {}).get("rounds") == case.session.rounds:
         return known["final"]
-    shards = _shards(data or _prepared(case, folder.parent / "data", source))
+    shards = _shards(data or prepared(case, folder.parent / "data", source))
     if len(shards) < case.session.min_clients:
         raise FednPartialError(
             f"the data have {len(shards)} clients, session: min_clients is {case.session.min_clients}"
@@ -75,7 +75,7 @@ def simulate(
         ) from None
 
 
-def _prepared(case: Case, parent: Path, source: Path | None) -> Path:
+def prepared(case: Case, parent: Path, source: Path | None) -> Path:
     """Return the folder below `parent` with the shards of the case's clients, made if it is not there."""
     if case.data is None:
         raise FednPartialError("section 'data' is missing: which data set is dealt to the simulated clients")

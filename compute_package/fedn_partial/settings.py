@@ -174,9 +174,14 @@ def read_yaml(path: str | Path) -> dict:
 
 def load_case(path: str | Path) -> Case:
     """Read a case file and check all of it, model options and selector included (raises SettingsError)."""
-    case = parse(Case, read_yaml(path), str(path))
-    models.options(case.model, f"{path}: model")
-    selection.from_dict(case.selection, f"{path}: selection")
+    return parse_case(read_yaml(path), str(path))
+
+
+def parse_case(raw: dict, where: str) -> Case:
+    """Return the case whose keys were read from `where`, all of it checked as in ``load_case``."""
+    case = parse(Case, raw, where)
+    models.options(case.model, f"{where}: model")
+    selection.from_dict(case.selection, f"{where}: selection")
     return case
 
 

@@ -23,6 +23,7 @@ def leaf_commands(group, words=()):
 
 
 COMMANDS = list(leaf_commands(main))
+LOCAL = ("run", "simulate", "experiment", "results", "plan", "profile")
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -34,7 +35,7 @@ def test_every_command_has_help_with_an_example_of_itself(words):
 
 @pytest.mark.parametrize(
     "words",
-    [w for w in COMMANDS if w[0] not in ("data", "network") and w[-1] not in ("run", "build", "plan", "profile")],
+    [w for w in COMMANDS if w[0] not in ("data", "network") and w[-1] not in (*LOCAL, "build")],
     ids=" ".join,
 )
 def test_every_command_that_talks_to_fedn_can_be_told_where_it_is(words):

@@ -1,0 +1,195 @@
+"""Reads what is in an experiment: a file of configs/experiments/ makes cells, and each cell with each seed a run.
+
+fig1.yaml explains every key. A run is known by a digest of its settings as the files spell them, so that experiments
+share it, and so that it stays what it is when a default of the package changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedn_partial import configs
+from fedn_partial.client.report.paper import figures
+from fedn_partial.errors import FednPartialError
+from fedn_partial.schema import SettingsError, bounded, parse
+from fedn_partial.settings import Case, parse_case, read_yaml
+
+FOLDER = Path(configs.__file__).with_name("experiments")
+PICTURES = ("curves", "points", "counts", "bytes", "budgets")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One simulation: `settings` are a case's keys without its name, seed included."""
+
+    settings: dict
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+    def case(self, where: str | None = None) -> Case:
+        """Return its case, which is called by its digest; errors name `where` it came from (raises SettingsError)."""
+        return parse_case({"name": self.digest, **self.settings}, where or f"run {self.digest}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One line of an experiment's table: a run for each seed.
+
+    Attributes
+    ----------
+    row, column : labels, of a cell of a grid. paper : the paper's accuracy in percent, None if it prints none.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    paper: float | None = None
+    row: str | None = None
+    column: str | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure or table of the paper, or a comparison, at full size or `small`.
+
+    Attributes
+    ----------
+    title : of table and picture. picture : its kind, one of `PICTURES`.
+    ceiling : label of the cell in which every layer is trained, None if each cell is its own.
+    axis : what the rows of a grid are, for the picture.
+    """
+
+    name: str
+    small: bool
+    title: str
+    picture: str
+    cells: tuple[Cell, ...]
+    ceiling: str | None = None
+    axis: str | None = None
+
+    @property
+    def slug(self) -> str:
+        return f"{self.name}-small" if self.small else self.name
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs, each once: all cells with the first seed, then all with the second, so that every cell has
+        something early, and neighbours select the same layers."""
+        by_seed = zip(*(cell.runs for cell in self.cells), strict=True)
+        return list({run.digest: run for runs in by_seed for run in runs}.values())
+
+
+@dataclass(frozen=True)
+class _Base:
+    case: dict
+    small: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Part:
+    label: str
+    set: dict = field(default_factory=dict)
+    small: dict = field(default_factory=dict)
+    paper: str | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    title: str
+    base: str
+    picture: str = bounded(one_of=PICTURES)
+    seeds: list = bounded()
+    ceiling: str | None = None
+    axis: str | None = None
+    set: dict = field(default_factory=dict)
+    small: dict = field(default_factory=dict)
+    cells: tuple[_Part, ...] = ()
+    rows: tuple[_Part, ...] = ()
+    columns: tuple[_Part, ...] = ()
+
+
+def names() -> list[str]:
+    """Return the names of all experiments: the paper's first."""
+    found = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("base-"))
+    return sorted(found, key=lambda name: not name.startswith(("fig", "table")))
+
+
+def load(name: str, small: bool) -> Experiment:
+    """Read an experiment.
+
+    Raises
+    ------
+    FednPartialError : there is no such experiment. SettingsError : its file is wrong.
+    """
+    if name not in names():
+        raise FednPartialError(f"there is no experiment {name!r}; there are {', '.join(names())}, and all")
+    return read(FOLDER / f"{name}.yaml", small)
+
+
+def read(path: Path, small: bool) -> Experiment:
+    """Read an experiment's file; its base lies beside it (raises SettingsError)."""
+    file = parse(_File, read_yaml(path), str(path))
+    base_path = path.with_name(file.base)
+    base = parse(_Base, read_yaml(base_path), str(base_path))
+    if not file.seeds or not all(type(seed) is int for seed in file.seeds) or len(set(file.seeds)) < len(file.seeds):
+        raise SettingsError(f"{path}: seeds must be different whole numbers, found {file.seeds!r}")
+    if bool(file.rows) != bool(file.columns):
+        raise SettingsError(f"{path}: rows and columns go together")
+    common = [base.small if small else {}, file.set, file.small if small else {}]
+    cells = [_cell(path, (part,), base.case, common, small, file.seeds, part.label) for part in file.cells] + [
+        _cell(path, (row, column), base.case, common, small, file.seeds, f"{row.label}, {column.label}")
+        for row in file.rows
+        for column in file.columns
+    ]
+    labels = [cell.label for cell in cells]
+    if not cells or len(set(labels)) < len(labels):
+        raise SettingsError(f"{path}: cells must have labels that differ, found {labels}")
+    if file.ceiling is not None and file.ceiling not in labels:
+        raise SettingsError(f"{path}: ceiling {file.ceiling!r} is none of the cells: {', '.join(labels)}")
+    return Experiment(path.stem, small, file.title, file.picture, tuple(cells), file.ceiling, file.axis)
+
+
+def _cell(path: Path, parts: tuple[_Part, ...], case: dict, common: list[dict], small: bool, seeds, label) -> Cell:
+    settings = copy.deepcopy(case)
+    changes = [*common, *(part.set for part in parts), *(part.small for part in parts if small)]
+    for change in changes:
+        for key, value in change.items():
+            _put(settings, key.split("."), copy.deepcopy(value), f"{path}: {label}: {key}")
+    runs = tuple(Run({**settings, "seed": seed}) for seed in seeds)
+    runs[0].case(f"{path}: {label}")
+    row, column = (part.label for part in parts) if len(parts) == 2 else (None, None)
+    return Cell(label, runs, paper(parts[-1].paper, f"{path}: {label}"), row, column)
+
+
+def _put(settings: dict, keys: list[str], value, where: str) -> None:
+    for key in keys[:-1]:
+        settings = settings.setdefault(key, {})
+        if not isinstance(settings, dict):
+            raise SettingsError(f"{where}: {key!r} is a value, not a section")
+    settings[keys[-1]] = value
+
+
+def paper(place: str | None, where: str) -> float | None:
+    """Return the figure that configs/paper.yaml has under `accuracy` at a place such as ``fig1.7``, if one is named.
+
+    Raises
+    ------
+    SettingsError : no such place.
+    """
+    if place is None:
+        return None
+    figure, _, key = place.partition(".")
+    known = {str(name): value for name, value in figures()["accuracy"].get(figure, {}).items()}
+    if key not in known:
+        raise SettingsError(f"{where}: paper {place!r} is not in configs/paper.yaml under accuracy")
+    return known[key]

@@ -1,0 +1,88 @@
+"""Runs what experiments need, once each, and goes on after a kill."""
+
+from __future__ import annotations
+
+import sys
+import time
+from concurrent.futures import Executor
+from pathlib import Path
+
+from fedn_partial.client.experiments import results
+from fedn_partial.client.experiments.definitions import Cell, Experiment, Run
+from fedn_partial.client.progress import duration
+from fedn_partial.errors import FednPartialError
+
+
+def plan(experiments: list[Experiment]) -> dict[str, tuple[Run, str]]:
+    """Return {digest: (run, what it is called)} of all runs, each once, in the order in which they are run."""
+    found: dict[str, tuple[Run, str]] = {}
+    for experiment in experiments:
+        called = {run.digest: _label(experiment, cell, run) for cell in experiment.cells for run in cell.runs}
+        for run in experiment.runs:
+            found.setdefault(run.digest, (run, called[run.digest]))
+    return found
+
+
+def run_all(experiments: list[Experiment], folder: Path, source: Path | None, pool: Executor | None) -> None:
+    """Run what is not done yet, below `folder`, and write each run's result beside it.
+
+    Parameters
+    ----------
+    source : folder with the official files of the data sets, or with a folder of each one's name in it.
+    pool : of ``simulation.workers.workers``; None if nothing is left to be run.
+
+    Raises
+    ------
+    FednPartialError : a run that cannot be simulated, or whose session did not succeed.
+    """
+    left = {digest: found for digest, found in plan(experiments).items() if not is_done(folder, digest)}
+    began = time.monotonic()
+    for number, (run, label) in enumerate(left.values(), start=1):
+        start = time.monotonic()
+        result = _run(run, folder / run.digest, source, pool)
+        now = time.monotonic()
+        rest = (now - began) / number * (len(left) - number)
+        _clear()
+        print(
+            f"{number:3d} of {len(left)}  {label}: accuracy {result.accuracy:.3f}, {now - start:.0f} s"
+            + (f"; about {duration(rest)} left" if number < len(left) else ""),
+            flush=True,
+        )
+
+
+def is_done(folder: Path, digest: str) -> bool:
+    return (folder / digest / results.FILE).exists()
+
+
+def _run(run: Run, folder: Path, source: Path | None, pool: Executor) -> results.Result:
+    from fedn_partial.client import simulation
+
+    case = run.case()
+    shards = simulation.prepared(case, folder.parent / "data", _source(source, case.data.name))
+    final = simulation.simulate(case, folder, source, pool, shards, _show, say=lambda line: None)
+    if final["problem"]:
+        raise FednPartialError(f"{folder}: {final['problem']}; its rounds.jsonl says more")
+    result = results.summarise(run, folder, shards)
+    results.write(result, folder)
+    return result
+
+
+def _source(source: Path | None, data_set: str) -> Path | None:
+    """Return the folder of one data set's files."""
+    own = source / data_set if source else None
+    return own if own and own.is_dir() else source
+
+
+def _label(experiment: Experiment, cell: Cell, run: Run) -> str:
+    return f"{experiment.slug}, {cell.label}, seed {run.seed}"
+
+
+def _show(known: dict) -> None:
+    if sys.stdout.isatty():
+        _clear()
+        print(f"round {known['round']} of {known['rounds']}, accuracy {known['accuracy']:.3f}", end="", flush=True)
+
+
+def _clear() -> None:
+    if sys.stdout.isatty():
+        print("\r\033[K", end="")
