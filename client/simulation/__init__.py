@@ -82,7 +82,12 @@ def prepared(case: Case, parent: Path, source: Path | None) -> Path:
     told = json.dumps([dataclasses.asdict(case.data), case.seed], sort_keys=True)
     folder = parent / f"{case.data.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
     if not folder.exists():
-        prepare(case.data, case.seed, source, folder)
+        new = folder.with_name(f"{folder.name}.{os.getpid()}")
+        prepare(case.data, case.seed, source, new)
+        try:
+            new.rename(folder)
+        except OSError:  # another simulation was faster
+            shutil.rmtree(new)
     return folder
 
 
