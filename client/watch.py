@@ -15,8 +15,9 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 from fedn_partial.client.runs import Row
+from fedn_partial.parts import STATISTICS
 from fedn_partial.seed_model.api import Api
-from fedn_partial.update import STATISTICS, plain
+from fedn_partial.update import plain
 
 # Columns that are taken over by their name: from an update's metadata, and from its resources.
 FROM_METADATA = (
@@ -29,7 +30,7 @@ FROM_RESOURCES = (
 )
 
 
-LARGEST = 1e18  # of any number in a row: bytes, weights, seconds, operations
+LARGEST = 1e15  # of any number in a row: bytes, weights, seconds, operations
 
 
 @dataclass

@@ -18,6 +18,7 @@ from fedn.common.log_config import logger
 from fedn.network.combiner.hooks.serverfunctionsbase import ServerFunctionsBase
 
 from fedn_partial import layers, selection, update
+from fedn_partial.parts import parts_of, shapes
 from fedn_partial.settings import Case
 
 
@@ -315,7 +316,7 @@ def session_settings(case: Case, table, session: str) -> dict:
     session : a name of its own, of letters and digits; its state is kept under it.
     """
     selector = selection.from_dict(case.selection)
-    parts = update.parts(table, case.batchnorm_statistics)
+    parts = parts_of(table, case.batchnorm_statistics)
     place = {tensor.name: tensor.index for layer in table for tensor in layer.tensors}
     return {
         "client": {
@@ -334,7 +335,7 @@ def session_settings(case: Case, table, session: str) -> dict:
         "shrinkage": case.shrinkage,
         "fingerprint": layers.fingerprint(table),
         "parameters": {layer.name: layer.parameters for layer in table},
-        "layers": {name: [list(tensor.shape) for tensor in tensors] for name, tensors in parts.items()},
+        "layers": shapes(parts),
         "model_dtype": case.model_dtype,
         "indices": {name: [tensor.index for tensor in tensors] for name, tensors in parts.items()},
         "variances": {

@@ -6,8 +6,9 @@ import zlib
 
 import numpy as np
 
-from fedn_partial import costs, selection, update
+from fedn_partial import costs, selection
 from fedn_partial.layers import Layer, fingerprint
+from fedn_partial.parts import parts_of, sent_by
 from fedn_partial.settings import Instructions
 from fedn_partial.training import Trained
 
@@ -40,13 +41,13 @@ def set_seed(model, instructions: Instructions, client: str) -> None:
 
 
 def follows(instructions: Instructions) -> bool:
-    """Whether frozen BatchNormalization follows the batch, see ``fedn_partial.update.parts``."""
+    """Whether frozen BatchNormalization follows the batch, see ``fedn_partial.parts``."""
     return instructions.batchnorm_statistics == "always"
 
 
 def sent(table: list[Layer], selected: list[Layer], instructions: Instructions) -> dict[str, list]:
-    """Return the parts of the update of `selected`, ``{name: [Tensor, ...]}``, see ``fedn_partial.update.parts``."""
-    return update.sent(selected, update.parts(table, instructions.batchnorm_statistics))
+    """Return the parts of the update of `selected`, ``{name: [Tensor, ...]}``, see ``fedn_partial.parts``."""
+    return sent_by(selected, parts_of(table, instructions.batchnorm_statistics))
 
 
 def metadata(

@@ -14,8 +14,9 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedn_partial import costs, update
+from fedn_partial import costs
 from fedn_partial.layers import Layer
+from fedn_partial.parts import parts_of, sent_by
 from fedn_partial.schema import bounded
 from fedn_partial.settings import Training
 
@@ -78,7 +79,7 @@ class Planner:
     forked : whether the request runs in a child of the fork server.
     examples : training examples in a round, all epochs together.
     fixed_seconds, seconds_per_gmac : of an earlier round, or None.
-    batchnorm_statistics : of the session, see ``fedn_partial.update.parts``.
+    batchnorm_statistics : of the session, see ``fedn_partial.parts``.
     """
 
     table: list[Layer]
@@ -98,7 +99,7 @@ class Planner:
         follows = self.batchnorm_statistics == "always"
         activations = costs.framework_activation_bytes if follows else costs.activation_bytes
         memory += activations(self.table, selected, self.training.batch_size)
-        parts = update.sent(selected, update.parts(self.table, self.batchnorm_statistics))
+        parts = sent_by(selected, parts_of(self.table, self.batchnorm_statistics))
         overhead = RUNTIME_MB + (COPIED_MB if self.forked else 0)
         return Estimate(
             memory_mb=None if self.base_mb is None else self.base_mb + overhead + memory / MB,

@@ -1,7 +1,7 @@
 """The local update on the wire.
 
 A local update is an npz file that FEDn's numpyhelper can load, uncompressed, with one or two arrays: the values
-of every tensor of the trained layers, in the order of ``parts``, one after the other. The metadata
+of every tensor of the trained layers, in the order of ``fedn_partial.parts``, one after the other. The metadata
 beside it says which layers they belong to. (One array a tensor would cost 236 bytes each: with VGG16's 80
 tensors 19 kB, more than the trained layers themselves where the model is narrow.)
 
@@ -34,7 +34,6 @@ import numpy as np
 from fedn_partial.errors import FednPartialError
 
 FORMAT = 2
-STATISTICS = "batchnorm statistics"  # a part of the update that is no layer, see ``parts``
 
 
 class ModelError(FednPartialError):
@@ -68,7 +67,7 @@ def encode(path: str, values, codec: str = "float32", base=None, residuals=None)
 
     Parameters
     ----------
-    values : list, the tensors of the trained layers in the order of ``parts``: arrays, or variables that numpy makes
+    values : list, the tensors of the trained layers in the order of ``fedn_partial.parts``: arrays, or variables that numpy makes
         float32 arrays of.
     base : iterable of the same tensors in the global model, for codec int8.
     residuals : list of fedn_partial.residuals.Residual, one a tensor, for codec int8.
@@ -137,7 +136,7 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
     arrays : list of arrays as numpyhelper loaded them.
     metadata : as ``write_metadata`` wrote it.
     fingerprint, codec : of the session.
-    layers : ``{layer: [shape, ...]}``, the shapes of each layer's tensors, see ``parts``.
+    layers : ``{layer: [shape, ...]}``, the shapes of each layer's tensors, see ``fedn_partial.parts``.
     base : ``{layer: [array, ...]}``, the global model that the update started from.
 
     Raises
@@ -209,29 +208,6 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
                 value = part.reshape(shape)
             tensors[name].append(value)
     return tensors
-
-
-def parts(table, batchnorm_statistics: str) -> dict[str, list]:
-    """Return what updates are made of, ``{layer: [Tensor, ...]}``, in the order in which the tensors are sent.
-
-    Where BatchNormalization's moving statistics go depends on `batchnorm_statistics`:
-
-    with_layer : with their layer, when it is trained; else its BatchNormalization runs on the global model's.
-    always : all of them with every update, as one more part that is called ``STATISTICS``. In training, every
-        BatchNormalization normalises by the batch and follows it, also where its layer is frozen.
-    local : nowhere. Each client keeps its own and puts them into every global model (FedBN, Li et al. 2021).
-    """
-    if batchnorm_statistics == "with_layer":
-        return {layer.name: list(layer.tensors) for layer in table}
-    trained = {layer.name: [tensor for tensor in layer.tensors if not tensor.statistic] for layer in table}
-    statistics = [tensor for layer in table for tensor in layer.tensors if tensor.statistic]
-    return trained | ({STATISTICS: statistics} if statistics and batchnorm_statistics == "always" else {})
-
-
-def sent(selected, parts) -> dict[str, list]:
-    """Return those of ``parts`` that the update of a client that trained the layers `selected` has."""
-    names = {layer.name for layer in selected} | {STATISTICS}
-    return {name: tensors for name, tensors in parts.items() if name in names}
 
 
 def read_model(path: str, tensors=None, only=None):

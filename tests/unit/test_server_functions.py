@@ -25,6 +25,7 @@ from fedn.utils.helpers.plugins.numpyhelper import Helper
 from hooks_harness import Combiner, Upload, npz
 
 from fedn_partial import layers, refusal, settings, update
+from fedn_partial.parts import parts_of, sent_by
 from fedn_partial.residuals import residuals
 from fedn_partial.seed_model import server_functions
 
@@ -140,12 +141,12 @@ def send(tmp_path):
 
     def send(world: World, *clients: Client, base=None, codec="float32", statistics="with_layer") -> list[Upload]:
         uploads = []
-        parts = update.parts(world.table, statistics)
+        parts = parts_of(world.table, statistics)
         base = world.model if base is None else base
         for sender in clients:
             path = str(tmp_path / f"update-{sender.name}")
             selected = layers.pick(world.table, sender.layers)
-            sent = update.sent(selected, parts)
+            sent = sent_by(selected, parts)
             tensors = [tensor for name in sent for tensor in sent[name]]
             checksum = update.encode(
                 path,

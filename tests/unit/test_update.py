@@ -13,6 +13,7 @@ from fedn.utils.helpers.plugins.numpyhelper import Helper
 
 from fedn_partial import update
 from fedn_partial.layers import Tensor, layer_table, tensor_list
+from fedn_partial.parts import parts_of, shapes
 from fedn_partial.refusal import write_refusal
 from fedn_partial.residuals import Residual, residuals
 from fedn_partial.selection import Context, Random, choose
@@ -54,7 +55,7 @@ def test_tensors_come_back_bit_by_bit_through_fedn(tmp_path):
     arrays = Helper().load(str(tmp_path / "u"))
     shapes = {"a": [[2, 3], [3, 4]], "b": [[3, 4], []]}
     metadata = {"format": 2, "model": "f", "codec": "float32", "layers": ["a", "b"], "checksum": checksum}
-    parts = update.decode(arrays, metadata, "f", "float32", shapes, shapes)
+    parts = update.decode(arrays, metadata, "f", "float32", layer_shapes, layer_shapes)
     assert list(parts) == ["a", "b"]
     for part, tensor in zip([*parts["a"], *parts["b"]], tensors, strict=True):
         assert (part.shape, part.dtype) == (tensor.shape, np.float32)
@@ -82,8 +83,8 @@ def test_layers_of_a_real_model_come_back(build, tmp_path):
     checksum = update.encode(str(tmp_path / "u"), weights)
     layers = [layer.name for layer in table]
     metadata = {"format": 2, "model": "f", "codec": "float32", "layers": layers, "checksum": checksum}
-    shapes = {layer.name: [list(tensor.shape) for tensor in layer.tensors] for layer in table}
-    parts = update.decode(Helper().load(str(tmp_path / "u")), metadata, "f", "float32", shapes, shapes)
+    layer_shapes = shapes(parts_of(table, "with_layer"))
+    parts = update.decode(Helper().load(str(tmp_path / "u")), metadata, "f", "float32", layer_shapes, layer_shapes)
     for layer in table:
         for part, tensor in zip(parts[layer.name], layer.tensors, strict=True):
             np.testing.assert_array_equal(part, weights[tensor.index], strict=True)
