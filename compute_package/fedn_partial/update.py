@@ -67,8 +67,8 @@ def encode(path: str, values, codec: str = "float32", base=None, residuals=None)
 
     Parameters
     ----------
-    values : list, the tensors of the trained layers in the order of ``fedn_partial.parts``: arrays, or variables that numpy makes
-        float32 arrays of.
+    values : list, the tensors of the trained layers in the order of ``fedn_partial.parts``: arrays, or variables that
+        numpy makes float32 arrays of.
     base : iterable of the same tensors in the global model, for codec int8.
     residuals : list of fedn_partial.residuals.Residual, one a tensor, for codec int8.
     """

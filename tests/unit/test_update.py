@@ -53,7 +53,7 @@ def test_tensors_come_back_bit_by_bit_through_fedn(tmp_path):
     ]
     checksum = update.encode(str(tmp_path / "u"), tensors)
     arrays = Helper().load(str(tmp_path / "u"))
-    shapes = {"a": [[2, 3], [3, 4]], "b": [[3, 4], []]}
+    layer_shapes = {"a": [[2, 3], [3, 4]], "b": [[3, 4], []]}
     metadata = {"format": 2, "model": "f", "codec": "float32", "layers": ["a", "b"], "checksum": checksum}
     parts = update.decode(arrays, metadata, "f", "float32", layer_shapes, layer_shapes)
     assert list(parts) == ["a", "b"]
