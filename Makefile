@@ -17,6 +17,10 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/accuracy.py
 	$(BIN)/python tests/benchmarks/memory.py
 
+# docs/RESULTS.md and its pictures, from docs/results and from the experiments in runs/
+results: .venv/installed
+	$(BIN)/fedn-partial results
+
 # The README's pictures: make pictures QUICKSTART="runs/NAME runs/OTHER" PROFILE=runs/NAME (needs Chromium)
 pictures: .venv/installed
 	PYTHONPATH=tests/harness $(BIN)/python docs/pictures/make.py report-quickstart $(QUICKSTART)
@@ -27,4 +31,4 @@ pictures: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[local,dev]'
 	touch $@
 
-.PHONY: run test bench pictures
+.PHONY: run test bench results pictures

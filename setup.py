@@ -36,6 +36,7 @@ setup(
         "fedn_partial.seed_model",
     ],
     package_data={
+        "fedn_partial.client.experiments": ["results.md.jinja"],
         "fedn_partial.client.report": ["page.html"],
         "fedn_partial.configs": ["*.yaml", "experiments/*.yaml"],
         "fedn_partial.compute_package": ["fedn.yaml", ".fednignore"],

@@ -156,7 +156,10 @@ def experiment_command(names, small, source, runs):
 
     What is in them: configs/experiments/. A run that several need is run once; what is done is kept.
     """
-    from fedn_partial.client.experiments import definitions, tables
+    try:
+        from fedn_partial.client.experiments import definitions, document, tables
+    except ModuleNotFoundError as error:
+        raise FednPartialError(f"{error}; experiments need the operator's install: pip install '.[local]'") from None
     from fedn_partial.client.experiments import run as runner
     from fedn_partial.client.experiments.results import collect
 
@@ -176,7 +179,22 @@ def experiment_command(names, small, source, runs):
                 raise click.ClickException("interrupted; the same command goes on from the last round") from None
     results = collect(folder, [run for run, _ in planned.values()])
     for experiment in experiments:
-        click.echo(f"\n{tables.text(experiment, results)}")
+        click.echo(f"\n{tables.table(experiment, results).text()}")
+        written = document.write_one(experiment, results, folder)
+        click.echo(f"written: {', '.join(map(str, written))}")
+
+
+@command(main, "results", "fedn-partial results --docs docs")
+@click.option("--docs", type=Path, default=Path("docs"), show_default=True, help="Folder of RESULTS.md.")
+@_runs
+def results_command(docs, runs):
+    """Write RESULTS.md and its pictures, from the experiments that are done and from what is kept of earlier ones."""
+    from fedn_partial.client.experiments import document
+
+    if not docs.is_dir():
+        raise FednPartialError(f"--docs: there is no folder {docs}; start this in the project's folder")
+    missing = document.write(runs / "experiments", docs)
+    click.echo("\n".join([*missing, f"written: {docs / 'RESULTS.md'}"]))
 
 
 @command(main, "profile", "fedn-partial profile configs/cifar10-vgg16.yaml --flavours ssc.xsmall --layers 4,14")

@@ -20,7 +20,7 @@ from fedn_partial.schema import SettingsError, bounded, parse
 from fedn_partial.settings import Case, parse_case, read_yaml
 
 FOLDER = Path(configs.__file__).with_name("experiments")
-PICTURES = ("curves", "points", "counts", "bytes", "budgets")
+KINDS = ("curves", "points", "counts", "bytes", "budgets")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Experiment:
 
     Attributes
     ----------
-    title : of table and picture. picture : its kind, one of `PICTURES`.
+    title : of table and picture. kind : of its table and picture, one of `KINDS`.
     ceiling : label of the cell in which every layer is trained, None if each cell is its own.
     axis : what the rows of a grid are, for the picture.
     """
@@ -72,7 +72,7 @@ class Experiment:
     name: str
     small: bool
     title: str
-    picture: str
+    kind: str
     cells: tuple[Cell, ...]
     ceiling: str | None = None
     axis: str | None = None
@@ -80,6 +80,10 @@ class Experiment:
     @property
     def slug(self) -> str:
         return f"{self.name}-small" if self.small else self.name
+
+    @property
+    def ceiling_cell(self) -> Cell | None:
+        return next((cell for cell in self.cells if cell.label == self.ceiling), None)
 
     @property
     def runs(self) -> list[Run]:
@@ -107,7 +111,7 @@ class _Part:
 class _File:
     title: str
     base: str
-    picture: str = bounded(one_of=PICTURES)
+    kind: str = bounded(one_of=KINDS)
     seeds: list = bounded()
     ceiling: str | None = None
     axis: str | None = None
@@ -124,6 +128,7 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: not name.startswith(("fig", "table")))
 
 
+@functools.cache
 def load(name: str, small: bool) -> Experiment:
     """Read an experiment.
 
@@ -156,7 +161,7 @@ def read(path: Path, small: bool) -> Experiment:
         raise SettingsError(f"{path}: cells must have labels that differ, found {labels}")
     if file.ceiling is not None and file.ceiling not in labels:
         raise SettingsError(f"{path}: ceiling {file.ceiling!r} is none of the cells: {', '.join(labels)}")
-    return Experiment(path.stem, small, file.title, file.picture, tuple(cells), file.ceiling, file.axis)
+    return Experiment(path.stem, small, file.title, file.kind, tuple(cells), file.ceiling, file.axis)
 
 
 def _cell(path: Path, parts: tuple[_Part, ...], case: dict, common: list[dict], small: bool, seeds, label) -> Cell:

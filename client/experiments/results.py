@@ -57,8 +57,13 @@ class Result:
         ----------
         costs : of each round: `upload_bytes` or `training_macs`. budget : of all rounds together.
         """
-        rounds = sum(total <= budget for total in accumulate(costs))
+        rounds = rounds_within(costs, budget)
         return mean_of_last(self.accuracies[:rounds]) if rounds else None
+
+
+def rounds_within(costs: list[int], budget: float) -> int:
+    """Return how many rounds end within the budget."""
+    return sum(total <= budget for total in accumulate(costs))
 
 
 def mean_of_last(accuracies: list[float]) -> float:

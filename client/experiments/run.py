@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from fedn_partial.client.experiments import results
-from fedn_partial.client.experiments.definitions import Cell, Experiment, Run
+from fedn_partial.client.experiments.definitions import Experiment, Run
 from fedn_partial.client.progress import duration
 from fedn_partial.errors import FednPartialError
 
@@ -17,7 +17,10 @@ def plan(experiments: list[Experiment]) -> dict[str, tuple[Run, str]]:
     """Return {digest: (run, what it is called)} of all runs, each once, in the order in which they are run."""
     found: dict[str, tuple[Run, str]] = {}
     for experiment in experiments:
-        called = {run.digest: _label(experiment, cell, run) for cell in experiment.cells for run in cell.runs}
+        called: dict[str, str] = {}
+        for cell in experiment.cells:
+            for run in cell.runs:
+                called.setdefault(run.digest, f"{experiment.slug}, {cell.label}, seed {run.seed}")
         for run in experiment.runs:
             found.setdefault(run.digest, (run, called[run.digest]))
     return found
@@ -58,7 +61,7 @@ def _run(run: Run, folder: Path, source: Path | None, pool: Executor) -> results
     from fedn_partial.client import simulation
 
     case = run.case()
-    shards = simulation.prepared(case, folder.parent / "data", _source(source, case.data.name))
+    shards = simulation.prepared(case, folder.parent / "data", source_of(source, case.data.name))
     final = simulation.simulate(case, folder, source, pool, shards, _show, say=lambda line: None)
     if final["problem"]:
         raise FednPartialError(f"{folder}: {final['problem']}; its rounds.jsonl says more")
@@ -67,14 +70,10 @@ def _run(run: Run, folder: Path, source: Path | None, pool: Executor) -> results
     return result
 
 
-def _source(source: Path | None, data_set: str) -> Path | None:
+def source_of(source: Path | None, data_set: str) -> Path | None:
     """Return the folder of one data set's files."""
     own = source / data_set if source else None
     return own if own and own.is_dir() else source
-
-
-def _label(experiment: Experiment, cell: Cell, run: Run) -> str:
-    return f"{experiment.slug}, {cell.label}, seed {run.seed}"
 
 
 def _show(known: dict) -> None:

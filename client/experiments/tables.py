@@ -1,28 +1,45 @@
 """Counts an experiment's table: ours, the paper's, the difference. Accuracies are in percent, differences in points.
 
-Spread is the standard deviation over seeds (with n - 1). Distances to full training are taken seed by seed, as a seed
-also decides which images there are.
+Spread is the standard deviation over seeds (with n - 1). What is compared is compared seed by seed: a seed also decides
+which images there are.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
 from fedn_partial.client.experiments.definitions import Cell, Experiment
-from fedn_partial.client.experiments.results import LAST, Result
+from fedn_partial.client.experiments.results import LAST, Result, rounds_within
+from fedn_partial.client.flavours import MIB
 from fedn_partial.client.progress import aligned
+from fedn_partial.client.report.paper import figures
+
+UNKNOWN = "-"
+T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # two-sided, by runs
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation of some runs; the latter is None for a single one."""
+    """Mean and standard deviation of `count` runs; the latter is None for a single one."""
 
     mean: float
     deviation: float | None
+    count: int
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
+
+    @property
+    def sure(self) -> bool:
+        """Whether the mean is away from 0 by Student's t at 95 %."""
+        quantile = T95.get(self.count, 2.0)
+        return bool(self.deviation) and abs(self.mean) > quantile * self.deviation / math.sqrt(self.count)
+
+    @property
+    def signed(self) -> str:
+        return f"{self.mean:+.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,22 @@ class Line:
     floor: Spread | None
 
 
+@dataclass(frozen=True)
+class Table:
+    """Words by row, under `heads`; `caption` says what they are."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def text(self) -> str:
+        return f"{self.caption}\n\n{aligned([self.heads, *self.rows])}"
+
+    def markdown(self) -> str:
+        rule = ("---", *("---:" for _ in self.heads[1:]))
+        return "\n".join(f"| {' | '.join(row)} |" for row in (self.heads, rule, *self.rows)) + f"\n\n{self.caption}"
+
+
 def found(cell: Cell, results: dict[str, Result]) -> dict[int, Result]:
     """Return {seed: result} of a cell's runs that are done."""
     return {run.seed: results[run.digest] for run in cell.runs if run.digest in results}
@@ -55,20 +88,25 @@ def found(cell: Cell, results: dict[str, Result]) -> dict[int, Result]:
 def spread(values: list[float]) -> Spread | None:
     if not values:
         return None
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def apart(one: Cell, other: Cell, results: dict[str, Result]) -> Spread | None:
+    """Return by how many points `one` is above `other`, over the seeds of which both are done."""
+    mine, theirs = found(one, results), found(other, results)
+    return spread([100 * (mine[seed].accuracy - theirs[seed].accuracy) for seed in mine if seed in theirs])
 
 
 def lines(experiment: Experiment, results: dict[str, Result]) -> list[Line]:
     """Return a line for each cell."""
-    ceiling = next((cell for cell in experiment.cells if cell.label == experiment.ceiling), None)
+    ceiling = experiment.ceiling_cell
     return [_line(cell, ceiling, results) for cell in experiment.cells]
 
 
 def _line(cell: Cell, ceiling: Cell | None, results: dict[str, Result]) -> Line:
     mine = found(cell, results)
-    full = found(ceiling, results) if ceiling and ceiling is not cell else {}
     ours = spread([100 * result.accuracy for result in mine.values()])
-    distances = [100 * (mine[seed].accuracy - full[seed].accuracy) for seed in mine if seed in full]
+    below = apart(cell, ceiling, results) if ceiling and ceiling is not cell else None
     known = cell.paper is not None
     return Line(
         label=cell.label,
@@ -77,41 +115,193 @@ def _line(cell: Cell, ceiling: Cell | None, results: dict[str, Result]) -> Line:
         ours=ours,
         paper=cell.paper,
         difference=ours.mean - cell.paper if known and ours else None,
-        below=spread(distances),
-        paper_below=cell.paper - ceiling.paper if known and full and ceiling.paper is not None else None,
+        below=below,
+        paper_below=cell.paper - ceiling.paper if known and below and ceiling.paper is not None else None,
         floor=spread([100 * result.floor for result in mine.values()]),
     )
 
 
-HEADS = ("", "accuracy %", "paper", "difference", "to full training", "paper", "majority class")
+def table(experiment: Experiment, results: dict[str, Result]) -> Table:
+    """Return an experiment's table."""
+    make = {"counts": _counts, "bytes": _bytes, "budgets": _budgets}.get(experiment.kind, _accuracies)
+    return make(experiment, results)
 
 
-def cells_of(line: Line) -> tuple[str, ...]:
-    """Return a line as words, under `HEADS`."""
-    missing = "" if line.done == line.wanted else f" ({line.done} of {line.wanted} runs)"
-    return (
-        line.label,
-        "not run" if line.ours is None else f"{line.ours}{missing}",
-        "-" if line.paper is None else f"{line.paper:.2f}",
-        _signed(line.difference),
-        "-" if line.below is None else _signed(line.below.mean, line.below.deviation),
-        _signed(line.paper_below),
-        "-" if line.floor is None else f"{line.floor.mean:.2f}",
-    )
-
-
-def text(experiment: Experiment, results: dict[str, Result]) -> str:
-    """Return the table for a terminal."""
-    size = "small" if experiment.small else "full size"
+def _caption(experiment: Experiment, text: str) -> str:
+    size = "small version" if experiment.small else "full size"
     seeds = len(experiment.cells[0].runs)
-    head = (
-        f"{experiment.title} ({size}). Accuracy of the last {LAST} rounds, mean ± standard deviation over {seeds} "
-        "seeds; differences in points."
+    return f"{experiment.title}; {size}. {text}, mean ± standard deviation over {seeds} seeds."
+
+
+def _accuracies(experiment: Experiment, results: dict[str, Result]) -> Table:
+    found = lines(experiment, results)
+    columns = [
+        ("", lambda line: line.label),
+        ("accuracy %", lambda line: _ours(line.ours, line.done, line.wanted)),
+        ("paper", lambda line: _number(line.paper)),
+        ("difference", lambda line: _signed(line.difference)),
+        ("to full training", lambda line: UNKNOWN if line.below is None else line.below.signed),
+        ("paper's", lambda line: _signed(line.paper_below)),
+        ("majority class", lambda line: UNKNOWN if line.floor is None else _number(line.floor.mean)),
+    ]
+    if all(line.paper is None for line in found):
+        columns = [column for column in columns if column[0] not in ("paper", "difference", "paper's")]
+    if experiment.ceiling is None:
+        columns = [column for column in columns if column[0] not in ("to full training", "paper's")]
+    return Table(
+        _caption(experiment, f"Accuracy: mean of the last {LAST} rounds; differences in points"),
+        tuple(head for head, _ in columns),
+        tuple(tuple(cell(line) for _, cell in columns) for line in found),
     )
-    return f"{head}\n\n{aligned([HEADS, *map(cells_of, lines(experiment, results))])}"
 
 
-def _signed(value: float | None, deviation: float | None = None) -> str:
+def _counts(experiment: Experiment, results: dict[str, Result]) -> Table:
+    rows = []
+    for cell in experiment.cells:
+        mine = found(cell, results)
+        # The layers that are always trained say nothing of chance.
+        fixed = cell.runs[0].settings["selection"].get("always_train", [])
+        drawn = [
+            count
+            for result in mine.values()
+            for counts in result.trained.values()
+            for name, count in zip(result.layers, counts, strict=True)
+            if name not in fixed
+        ]
+        known = (
+            [str(min(drawn)), f"{statistics.fmean(drawn):.2f}", str(max(drawn)), str(drawn.count(0))] if drawn else []
+        )
+        rounds = cell.runs[0].case().session.rounds
+        rows.append((cell.label, _done(mine, cell, str(rounds)), *(known or [UNKNOWN] * 4)))
+    return Table(
+        _caption(
+            experiment, "In how many rounds a client trained a layer that is not always trained; all clients"
+        ).replace(", mean ± standard deviation over", " and"),
+        ("", "rounds", "fewest", "mean", "most", "never"),
+        tuple(rows),
+    )
+
+
+def sent(cell: Cell, results: dict[str, Result]) -> tuple[Spread | None, Spread | None]:
+    """Return what 10 clients send in a round in MiB, and its share of a full update in percent."""
+    mine = found(cell, results).values()
+    per_round = [sum(result.upload_bytes) / len(result.upload_bytes) for result in mine]
+    share = [100 * mean / result.full_bytes for mean, result in zip(per_round, mine, strict=True)]
+    ten = [10 / len(result.trained) * mean / MIB for mean, result in zip(per_round, mine, strict=True)]
+    return spread(ten), spread(share)
+
+
+def paper_sent(cell: Cell) -> tuple[float, float] | None:
+    """Return the paper's MiB and percent for a cell of Table 3, or None."""
+    printed = figures()["table3"]["layers"]
+    layers = int(cell.label.partition(" ")[0])
+    if layers not in printed:
+        return None
+    return printed[layers]["sent_mib"], 100 * printed[layers]["sent_mib"] / printed[14]["sent_mib"]
+
+
+def _bytes(experiment: Experiment, results: dict[str, Result]) -> Table:
+    rows = []
+    for cell in experiment.cells:
+        mib, share = sent(cell, results)
+        mine, paper = found(cell, results), paper_sent(cell)
+        rows.append(
+            (
+                cell.label,
+                _ours(mib, len(mine), len(cell.runs)),
+                UNKNOWN if paper is None else f"{paper[0]:.1f}",
+                UNKNOWN if share is None else str(share),
+                UNKNOWN if paper is None else f"{paper[1]:.2f}",
+                UNKNOWN if share is None or paper is None else _signed(share.mean - paper[1]),
+            )
+        )
+    return Table(
+        _caption(experiment, "What 10 clients send in a round, and its share of all weights as float32"),
+        ("", "MiB", "paper", "% of full", "paper's", "difference"),
+        tuple(rows),
+    )
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """What a cell came to at equal costs: accuracies, and how many rounds they took."""
+
+    cell: Cell
+    accuracy: Spread | None
+    at_bytes: Spread | None
+    bytes_rounds: Spread | None
+    at_macs: Spread | None
+    macs_rounds: Spread | None
+
+
+def budgets(experiment: Experiment, results: dict[str, Result], kind: str) -> dict[int, float]:
+    """Return {seed: what the cheapest cell used in all of its rounds} of `kind`, upload_bytes or training_macs.
+
+    A seed of which some run is missing has none.
+    """
+    cells = [found(cell, results) for cell in experiment.cells]
+    seeds = set.intersection(*(set(mine) for mine in cells))
+    return {seed: min(sum(getattr(mine[seed], kind)) for mine in cells) for seed in sorted(seeds)}
+
+
+def at_budgets(experiment: Experiment, results: dict[str, Result]) -> list[AtBudget]:
+    """Return each cell's accuracy after all of its rounds, at equal bytes, and at equal computing."""
+    limits = {kind: budgets(experiment, results, kind) for kind in ("upload_bytes", "training_macs")}
+    rows = []
+    for cell in experiment.cells:
+        mine = found(cell, results)
+        known = {}
+        for kind, budget in limits.items():
+            costs = {seed: getattr(mine[seed], kind) for seed in budget}
+            reached = [mine[seed].within(costs[seed], budget[seed]) for seed in budget]
+            known[kind] = (
+                spread([100 * accuracy for accuracy in reached if accuracy is not None]),
+                spread([float(rounds_within(costs[seed], budget[seed])) for seed in budget]),
+            )
+        whole = spread([100 * result.accuracy for result in mine.values()])
+        rows.append(AtBudget(cell, whole, *known["upload_bytes"], *known["training_macs"]))
+    return rows
+
+
+def _budgets(experiment: Experiment, results: dict[str, Result]) -> Table:
+    rows = []
+    for row in at_budgets(experiment, results):
+        mine = found(row.cell, results)
+        rows.append(
+            (
+                row.cell.label,
+                _ours(row.accuracy, len(mine), len(row.cell.runs)),
+                *_at(row.at_bytes, row.bytes_rounds),
+                *_at(row.at_macs, row.macs_rounds),
+            )
+        )
+    text = (
+        f"Accuracy: mean of {LAST} rounds, after all rounds, and where the bytes sent and the multiply-accumulates "
+        "trained reach what the cheapest used in all of its rounds, with the rounds that this took"
+    )
+    heads = ("", "accuracy %", "at equal bytes", "rounds", "at equal computing", "rounds")
+    return Table(_caption(experiment, text), heads, tuple(rows))
+
+
+def _at(accuracy: Spread | None, rounds: Spread | None) -> tuple[str, str]:
+    return (UNKNOWN if accuracy is None else str(accuracy), UNKNOWN if rounds is None else f"{rounds.mean:.1f}")
+
+
+def _ours(value: Spread | None, done: int, wanted: int) -> str:
     if value is None:
-        return "-"
-    return f"{value:+.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+        return "not run"
+    return str(value) if done == wanted else f"{value} ({done} of {wanted} runs)"
+
+
+def _done(mine: dict, cell: Cell, text: str) -> str:
+    if len(mine) == len(cell.runs):
+        return text
+    return f"{text} ({len(mine)} of {len(cell.runs)} runs)" if mine else "not run"
+
+
+def _number(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:+.2f}"

@@ -198,13 +198,13 @@ def _axes(axes, unit: str, x_label: str, ticks) -> None:
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.set_xticks(_round_numbers(*axes.get_xlim()))
+    axes.set_xticks(round_numbers(*axes.get_xlim()))
     if ticks:
         axes.set_xticks(ticks)
         axes.set_xlim(min(ticks) - 0.7, max(ticks) + 0.7)
 
 
-def _round_numbers(low: float, high: float) -> list[int]:
+def round_numbers(low: float, high: float) -> list[int]:
     """Return some whole numbers between two, the first round among them."""
     step = next((step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if (high - low) / step <= 11), int(high / 5))
     multiples = [number for number in range(step, int(high) + 1, step) if number >= low]
@@ -283,7 +283,7 @@ def heat(name: str, title: str, data: Heat) -> str | None:
                     axes.text(*place, f"{values[column]:.0f}", ha="center", va="center", color=shade, fontsize=7.5)
         for step, boxes in outlines.items():
             fill = {"facecolor": HEAT, "alpha": strength(step)} if step else {"facecolor": CELL}
-            axes.add_patch(PathPatch(_boxes(boxes), linewidth=0, zorder=0, **fill))
+            axes.add_patch(PathPatch(outline(boxes), linewidth=0, zorder=0, **fill))
         axes.set_xlim(0, len(columns))
         axes.set_ylim(len(data.rows), 0)
         axes.set_yticks([row + 0.5 for row in range(len(data.rows))], [_short(word, 14) for word in data.rows])
@@ -345,7 +345,8 @@ def _ticks(number: int) -> list[int]:
     return [0, *range(step - 1, number, step)]
 
 
-def _boxes(boxes) -> Outline:
+def outline(boxes: list[tuple[float, float, float, float]]) -> Outline:
+    """Return boxes (left, bottom, right, top) as one path."""
     vertices, codes = [], []
     for x0, y0, x1, y1 in boxes:
         vertices += [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]

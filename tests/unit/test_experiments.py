@@ -1,8 +1,12 @@
 """Experiments: what their files make, which runs they share, and the figures that are counted from run folders."""
 
 import json
+import os
+import re
 import statistics
 from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
@@ -10,6 +14,9 @@ import yaml
 from run_folders import write_run
 
 from fedn_partial.client.experiments import definitions, results, run, tables
+from fedn_partial.client.report.load import load_run
+from fedn_partial.client.runs import over_examples
+from fedn_partial.client.simulation.workers import workers
 from fedn_partial.errors import FednPartialError
 from fedn_partial.schema import SettingsError
 
@@ -24,7 +31,7 @@ BASE = {
 }
 FILE = {
     "title": "A comparison",
-    "picture": "curves",
+    "kind": "curves",
     "base": "base-test.yaml",
     "seeds": [1, 2, 3],
     "ceiling": "all",
@@ -107,7 +114,7 @@ def test_the_figures_of_the_paper_that_repeat_figure_1_share_its_runs():
     [
         ({"sede": [1]}, "unknown key 'sede'"),
         ({"seeds": [1, 1]}, "seeds must be different whole numbers, found \\[1, 1\\]"),
-        ({"picture": "pie"}, "picture must be one of curves"),
+        ({"kind": "pie"}, "kind must be one of curves"),
         ({"ceiling": "none"}, "ceiling 'none' is none of the cells: all, two"),
         ({"rows": [{"label": "5"}]}, "rows and columns go together"),
         ({"cells": [{"label": "all"}, {"label": "all"}]}, "cells must have labels that differ"),
@@ -231,7 +238,7 @@ def test_a_table_has_ours_the_papers_and_the_distance_to_full_training_seed_by_s
     assert line.paper_below == pytest.approx(79.01 - 80.20)
     assert line.floor.mean == 50
     assert top.below is None and top.paper_below is None
-    shown = tables.text(experiment, found)
+    shown = tables.table(experiment, found).text()
     assert "52.00 ± 6.56" in shown and "-10.00 ± 5.57" in shown and "over 3 seeds" in shown
 
 
@@ -241,5 +248,53 @@ def test_runs_that_are_missing_are_named_and_nothing_is_made_up(tmp_path, experi
     top, line = tables.lines(experiment, found)
     assert top.ours.mean == pytest.approx(50) and top.ours.deviation is None
     assert (line.ours, line.difference, line.below, line.floor) == (None, None, None, None)
-    shown = tables.text(experiment, found)
+    shown = tables.table(experiment, found).text()
     assert "50.00 (1 of 3 runs)" in shown and "not run" in shown
+
+
+# Running them
+
+
+def test_each_run_is_run_once_and_what_is_done_is_not_run_again(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    (tmp_path / "base-test.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "case": {
+                    "model": {"name": "vgg16", "width": 0.015625, "batchnorm_momentum": 0.5},
+                    "selection": {"selector": "random", "layers": 2, "always_train": ["dense"]},
+                    "session": {"rounds": 2},
+                    "data": {"name": "digits", "clients": 2, "examples": 100},
+                }
+            }
+        )
+    )
+    path = tmp_path / "tiny.yaml"
+    cells = [{"label": "two"}, {"label": "all", "set": {"selection": {"selector": "all"}}}, {"label": "again"}]
+    path.write_text(yaml.safe_dump({**FILE, "seeds": [1], "set": {}, "cells": cells}))
+    experiment = definitions.read(path, small=True)
+    runs = tmp_path / "runs"
+    with workers(1) as pool:
+        run.run_all([experiment], runs, None, pool)
+    told = capsys.readouterr().out
+    assert re.search(r"1 of 2  tiny-small, two, seed 1: accuracy 0\.\d+, \d+ s; about", told)
+    found = results.collect(runs, experiment.runs)
+    two, full = (found[cell.runs[0].digest] for cell in experiment.cells[:2])
+    assert full.trained == {"client-1": [2] * 14, "client-2": [2] * 14}
+    assert [counts[-1] for counts in two.trained.values()] == [2, 2]
+    assert sum(map(sum, two.trained.values())) == 2 * 2 * 2
+    rows = load_run(runs / two.digest).rows
+    assert two.accuracies[1] == pytest.approx(
+        over_examples([row for row in rows if row.round == 2], "accuracy"), abs=1e-4
+    )
+    assert full.full_bytes <= full.upload_bytes[0] <= 1.01 * full.full_bytes + 2 * 8192
+    assert 0 < two.floor < 0.35
+    run.run_all([experiment], runs, None, pool=None)  # nothing is left that would need a pool
+    assert capsys.readouterr().out == ""
+
+
+def test_data_sets_have_folders_of_their_own_in_the_source_or_share_it(tmp_path):
+    (tmp_path / "casa").mkdir()
+    assert run.source_of(tmp_path, "casa") == tmp_path / "casa"
+    assert run.source_of(tmp_path, "imdb") == tmp_path
+    assert run.source_of(None, "imdb") is None
