@@ -136,6 +136,7 @@ def test(task: Task) -> tuple[float, float, int]:
 _MODEL: dict[str, tuple] = {}
 _STEPS: OrderedDict[tuple, object] = OrderedDict()
 _ROOM = 0.0  # bytes that this process may take
+_MOST = float("inf")  # steps that fit in there
 
 
 def _begin(room: float) -> None:
@@ -147,12 +148,18 @@ def _begin(room: float) -> None:
 
 
 def _kept(key: tuple, make):
-    """Return the step that is kept under `key`, made if need be; where memory is short, another gives way."""
+    """Return the step that is kept under `key`, made if need be; where memory is short, half of the others give way."""
+    global _MOST
     if key not in _STEPS:
-        if _STEPS and psutil.Process().memory_info().rss > _ROOM:
-            _STEPS.popitem(last=False)
+        if psutil.Process().memory_info().rss > _ROOM:  # it never shrinks again, so this number holds from then on
+            _MOST = min(_MOST, max(2, len(_STEPS)))
+        if len(_STEPS) >= _MOST:
+            for _ in range(len(_STEPS) // 2):
+                _STEPS.popitem(last=False)
+            gc.unfreeze()
             gc.collect()
         _STEPS[key] = make()
+        gc.freeze()  # graphs are millions of objects, which every collection would look through
     _STEPS.move_to_end(key)
     return _STEPS[key]
 
@@ -165,6 +172,7 @@ def _model(told: Instructions):
     if key not in _MODEL:
         _MODEL.clear()
         _STEPS.clear()
+        gc.unfreeze()
         gc.collect()
         model = models.build(told.model, empty=True)
         _MODEL[key] = model, layer_table(model)
