@@ -94,11 +94,11 @@ class Book:
     def missing(self, name: str) -> str | None:
         """Return what of the small version is not done, or None."""
         experiment = definitions.load(name, small=True)
-        lacking = {
-            cell.label: [str(run.seed) for run in cell.runs if run.digest not in self.results]
-            for cell in experiment.cells
-        }
-        told = [f"{label} (seed {', '.join(seeds)})" for label, seeds in lacking.items() if seeds]
+        told = []
+        for cell in experiment.cells:
+            seeds = [str(run.seed) for run in cell.runs if run.digest not in self.results]
+            if seeds:
+                told.append(cell.label if len(seeds) == len(cell.runs) else f"{cell.label} (seed {', '.join(seeds)})")
         if not told:
             return None
         return f"{experiment.slug}: not run: {'; '.join(told)}"
