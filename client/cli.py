@@ -138,9 +138,14 @@ def simulate_command(config, source, data, processes, resume, runs, as_json):
         try:
             final = simulate(case, folder, source, pool, data, tell)
         except KeyboardInterrupt:
+            given = "".join(f" --{name} {path}" for name, path in (("source", source), ("data", data)) if path)
             raise click.ClickException(
-                f"interrupted; 'fedn-partial simulate {config} --resume {folder}' goes on from the last round"
+                f"interrupted; 'fedn-partial simulate {config}{given} --resume {folder}' goes on from the last round"
             ) from None
+        except FednPartialError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # nothing has begun
+            raise
         _conclude(final, load_run(folder).rows, folder, tell)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +31,14 @@ def prepare(data: Data, seed: int, source: Path | None, out: Path) -> tuple[str,
     if out.exists():
         raise FednPartialError(f"{out} is there already; name another folder with --out, or remove it")
     origin, shards = datasets.deal_case(data, seed, source)
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
     written = []
     for number, shard in enumerate(shards, start=1):
         name = f"client-{number}"
         datasets.write_shard(unfinished / name, shard, origin)
         by_class = np.bincount(shard.y_train, minlength=len(shard.classes)).tolist()
         written.append((out / name, len(shard.y_train), len(shard.y_test), by_class))
+    unfinished.chmod(0o755)
     unfinished.rename(out)
     return origin, written

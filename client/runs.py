@@ -135,7 +135,9 @@ class RunFolder:
 
     def finish(self, final: dict) -> None:
         """Write session.json, with the final metrics if there are any yet."""
-        (self.path / "session.json").write_text(json.dumps({**self._session, "final": final}, indent=1) + "\n")
+        new = self.path / "session.new"
+        new.write_text(json.dumps({**self._session, "final": final}, indent=1) + "\n")
+        new.replace(self.path / "session.json")  # in one step: a kill leaves the old one or the new one
 
 
 def new_folder(parent: Path, name: str) -> Path:

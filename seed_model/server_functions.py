@@ -32,7 +32,8 @@ class ServerFunctions(ServerFunctionsBase):
     contributors : W_l += M_l
     shrunk : W_l += M_l times m_l / (m_l + shrinkage)
     inverse_probability : W_l += sum over S_l of n_k D_k / p_kl / sum of n_k over ALL clients, with p_kl the
-        probability that client k trained l, at least 0.1 (Horvitz & Thompson 1952)
+        probability that client k trained l, by its own account, at least 0.1 (Horvitz & Thompson 1952). Where more
+        clients than expected trained a layer, it goes further than any of them did.
 
     A layer that nobody sent keeps its value, bit for bit. BatchNormalization's moving statistics are averages, not
     steps: they are never moved further than to the mean of those sent. Moving variances are pooled: the merged variance
@@ -65,6 +66,7 @@ class ServerFunctions(ServerFunctionsBase):
         self.all_examples = 0
         self.senders = set()  # ids of the clients that were merged
         self.coverage = {}  # layer -> how many clients sent it
+        self.moved = {}  # layer -> sum of w_k |D_k|^2, if scores are wanted
         self.merged = []  # FEDn's ids of the clients that were merged
         self.skipped = {}  # FEDn's id of a client -> why it was not
 
@@ -89,7 +91,7 @@ class ServerFunctions(ServerFunctionsBase):
         wanted = {}
         if self.settings["wants"] == "participants":
             names = self.state["names"]
-            wanted = {"participants": sorted({names[client] for client in self.asked if client in names})}
+            wanted = {"participants": sorted({names.get(client, client) for client in self.asked})}
         if self.settings["wants"] == "scores":
             wanted = {"scores": self.state["scores"]}
         return {
@@ -98,6 +100,7 @@ class ServerFunctions(ServerFunctionsBase):
             "round": self.state["round"],
             "warmup": self.state["merged_rounds"] < self.settings["warmup_rounds"],
             "probabilities": self.settings["merge"] == "inverse_probability",
+            "merged_rounds": self.state["merged_rounds"],
             "fingerprint": self.settings["fingerprint"],
             "base": self.base,
             "previous": self.state["previous"],
@@ -124,6 +127,8 @@ class ServerFunctions(ServerFunctionsBase):
             self.add(name, arrays, weights[name])
             self.weights[name] = self.weights.get(name, 0) + weights[name]
             self.coverage[name] = self.coverage.get(name, 0) + 1
+            if self.settings["wants"] == "scores":
+                self.moved[name] = self.moved.get(name, 0.0) + weights[name] * self.distance(name, arrays)
         if self.settings["wants"] == "participants":
             self.state["names"][client_id] = client
         self.all_examples += examples
@@ -199,6 +204,16 @@ class ServerFunctions(ServerFunctionsBase):
                 np.multiply(new[piece], weight, out=term, dtype=np.float64)
                 sums[piece] += term
 
+    def distance(self, name, arrays=None):
+        """Return |W_k - W|^2 of one layer, or |W|^2 without `arrays`; BatchNormalization's statistics are left out."""
+        statistics = {*self.settings["variances"], *self.settings["variances"].values()}
+        total = 0.0
+        for place, index in enumerate(self.settings["indices"][name]):
+            if index not in statistics:
+                change = self.model[index] if arrays is None else arrays[place] - self.model[index]
+                total += float(np.sum(np.square(change, dtype=np.float64)))
+        return total
+
     def get_incremental_aggregate_model(self):
         """End a round: return the new global model."""
         if self.model is None:
@@ -214,10 +229,8 @@ class ServerFunctions(ServerFunctionsBase):
     def merge(self, name, model):
         """Put the merged tensors of one layer into `model`, a list of which only these entries change."""
         weight, step = self.weights[name], self.step(name)
-        scored = self.settings["wants"] == "scores"
         variances = self.settings["variances"]
         done = {}
-        moved = size = 0.0  # squared lengths of the mean change, and of the old weights
         for index in self.settings["indices"][name]:
             old = self.model[index].astype(np.float64)
             statistic = index in variances or index in variances.values()
@@ -229,16 +242,15 @@ class ServerFunctions(ServerFunctionsBase):
                 merged = np.maximum(moment - done[variances[index]] ** 2, 0.0)
             else:
                 merged = mean if share == 1 else (1 - share) * old + share * mean
-            if scored and not statistic:
-                moved += float(np.sum(np.square(mean - old)))
-                size += float(np.sum(np.square(old)))
             done[index] = merged
             dtype = self.settings["model_dtype"] if merged.ndim > 1 else "float32"
             if share > 1:  # beyond what any client sent
                 merged = np.clip(merged, -np.finfo(dtype).max, np.finfo(dtype).max)
             model[index] = merged.astype(dtype)
-        if scored and name in self.settings["parameters"]:
-            self.state["scores"][name] = (moved / size) ** 0.5 if 0 < size < float("inf") > moved else 0.0
+        if name in self.moved:
+            size = self.distance(name)
+            mean_moved = self.moved[name] / weight
+            self.state["scores"][name] = (mean_moved / size) ** 0.5 if 0 < size < np.inf > mean_moved else 0.0
 
     def step(self, name):
         """Return how far one layer goes from the global model towards (or beyond) the mean of those who sent it."""

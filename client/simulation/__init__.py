@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
-from fedn_partial.client import progress
+from fedn_partial import datasets
 from fedn_partial.client.prepare import prepare
-from fedn_partial.client.report.load import load_run
-from fedn_partial.client.runs import Row, RunFolder
-from fedn_partial.client.simulation import checkpoint, devices, workers
-from fedn_partial.client.watch import Round
+from fedn_partial.client.simulation import devices
+from fedn_partial.client.simulation.session import Session
 from fedn_partial.errors import FednPartialError
-from fedn_partial.layers import layer_table
-from fedn_partial.schema import parse
-from fedn_partial.settings import Case, Instructions
-
-SESSION = "simulation"
+from fedn_partial.settings import Case
 
 
 def simulate(
@@ -55,31 +47,36 @@ def simulate(
 
     Raises
     ------
-    FednPartialError : the folder is another case's, or the case cannot be simulated.
+    FednPartialError : the folder is another run's, or the case cannot be simulated.
     """
-    known = _known(folder, case)
+    shards = _shards(data or prepared(case, folder.parent / "data", source))
+    known = _known(folder, case, _digest(shards))
     if known.get("final", {}).get("rounds") == case.session.rounds:
         return known["final"]
-    shards = _shards(data or prepared(case, folder.parent / "data", source))
     if len(shards) < case.session.min_clients:
         raise FednPartialError(
             f"the data have {len(shards)} clients, session: min_clients is {case.session.min_clients}"
         )
-    run = RunFolder(folder, case, simulated=True, **({"started": known["started"]} if known else {}))
-    try:
-        return _Session(case, run, shards, pool).play(tell, say)
-    except BrokenProcessPool:
-        raise FednPartialError(
-            "a worker process was killed, for memory perhaps: start the same again with fewer --processes; it goes on "
-            "from the last round"
-        ) from None
+    if data is not None:
+        for shard in shards.values():
+            datasets.verify(shard)
+    machines = devices.devices(case)
+    kept = {"simulated": True, "data_digest": _digest(shards)} | {key: known[key] for key in ("started",) if known}
+    with _alone(folder):
+        try:
+            return Session(case, folder, kept, shards, machines, pool).play(tell, say)
+        except BrokenProcessPool:
+            raise FednPartialError(
+                "a worker process was killed, for memory perhaps: start the same again with fewer --processes; it goes "
+                "on from the last round"
+            ) from None
 
 
 def prepared(case: Case, parent: Path, source: Path | None) -> Path:
     """Return the folder below `parent` with the shards of the case's clients, made if it is not there."""
     if case.data is None:
         raise FednPartialError("section 'data' is missing: which data set is dealt to the simulated clients")
-    told = json.dumps([dataclasses.asdict(case.data), case.seed], sort_keys=True)
+    told = json.dumps([dataclasses.asdict(case.data), case.seed, source and str(source.resolve())], sort_keys=True)
     folder = parent / f"{case.data.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
     if not folder.exists():
         new = folder.with_name(f"{folder.name}.{os.getpid()}")
@@ -91,226 +88,24 @@ def prepared(case: Case, parent: Path, source: Path | None) -> Path:
     return folder
 
 
-class _Session:
-    """A session that is under way.
+def _known(folder: Path, case: Case, data: str) -> dict:
+    """Return session.json of a run that `folder` already holds, or nothing.
 
-    Attributes
-    ----------
-    shards : {client: folder of its data}. rounds : those that are over.
+    Raises
+    ------
+    FednPartialError : it is not a simulation, or one of another case or with other data.
     """
-
-    def __init__(self, case: Case, run: RunFolder, shards: dict[str, Path], pool: Executor):
-        self.case, self.run, self.shards, self.pool = case, run, shards, pool
-        self.folder = run.path
-        self.devices = devices.devices(case)
-        self.checkpoint = checkpoint.read(self.folder)
-        self.table = self._begin_models()
-        self.run.know_layers(self.table)
-        self.rounds = self._rounds_before()
-        self.server = _server(case, self.table, self.folder / "server.json", self.checkpoint.server)
-
-    def play(self, tell, say) -> dict:
-        """Play the rounds that are left and return the final metrics."""
-        began, first = time.monotonic(), self.checkpoint.round
-        for number in range(first + 1, self.case.session.rounds + 1):
-            self.rounds.append(self._round(number))
-            known = progress.figures(self.rounds[-1], self.case, len(self.table))
-            left = (time.monotonic() - began) / (number - first) * (self.case.session.rounds - number)
-            say("\n  ".join([f"{progress.line(known)}  {progress.duration(left)} left", *known["problems"]]))
-            tell(known)
-        final = progress.summary(self.rounds, self.case)
-        final["simulated_seconds"] = _total([round_.seconds for round_ in self.rounds])
-        self.run.finish(final)
-        for name in ("states", "updates"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        return final
-
-    def _round(self, number: int) -> Round:
-        before = self._model_path(number - 1)
-        weights = _read_arrays(before)
-        asked = self.server.client_selection(list(self.shards))
-        told = self.server.client_settings(weights)
-        instructions = parse(Instructions, json.loads(json.dumps(told)), "settings from the server functions")
-        answering = [name for name in asked if self._chance(number, name, "dropout") >= self.case.simulation.dropout]
-        tasks = {name: self._task(name, instructions, before) for name in answering}
-        rows = {}
-        for name, refusal in zip(tasks, self.pool.map(workers.train, tasks.values()), strict=True):
-            row = rows[name] = self._receive(tasks[name], refusal, weights)
-            row.download_bytes = os.path.getsize(before)
-        status = "Failed"
-        if any(not row.outcome.startswith("skipped: late,") for row in rows.values()):
-            status = "Finished"
-            weights = self.server.get_incremental_aggregate_model()
-        _write_arrays(self._model_path(number), weights)
-        outcomes = self.server.state["previous"]
-        for name, row in rows.items():
-            if name in outcomes["skipped"] and row.outcome == "sent":
-                row.outcome = f"skipped: {outcomes['skipped'][name]}"
-            elif name in outcomes["merged"]:
-                row.outcome = "merged"
-        states = self.checkpoint.states | {name: number for name, task in tasks.items() if task.new_state}
-        self._test(rows, instructions, number, states)
-        round_ = Round(
-            id=str(number),
-            status=status,
-            number=number,
-            warmup=instructions.warmup,
-            expected=len(asked),
-            rows=rows,
-            seconds=self._seconds(rows, asked),
-        )
-        self._keep(round_, states)
-        return round_
-
-    def _task(self, name: str, instructions: Instructions, model: Path) -> workers.Task:
-        device = self._device(name)
-        keeps = instructions.codec == "int8" or instructions.batchnorm_statistics == "local"
-        return workers.Task(
-            client=name,
-            instructions=instructions,
-            model=str(model),
-            shard=str(self.shards[name]),
-            max_layers=device and device.max_layers,
-            state=self._state(name, self.checkpoint.states),
-            new_state=str(self._state_path(name, instructions.round)) if keeps else None,
-            update=str(self.folder / "updates" / f"{name}.npz"),
-        )
-
-    def _receive(self, task: workers.Task, refusal: str | None, weights: list) -> Row:
-        """Hand a client's update to the server functions, and return the client's row."""
-        row = Row(
-            round=task.instructions.round,
-            fedn_round=str(task.instructions.round),
-            client=task.client,
-            warmup=task.instructions.warmup,
-        )
-        if refusal is not None:
-            row.outcome = f"refused: {refusal}"
-            self.server.incremental_aggregate(task.client, [], {"client": task.client, "refused": refusal}, weights)
-            return row
-        with open(task.update + "-metadata") as file:
-            text = file.read()
-        metadata = json.loads(text)
-        row.layers = [name for name in metadata["layers"] if name in self.server.settings["parameters"]]
-        row.num_examples = int(metadata["num_examples"])
-        for key in ("trained_params", "total_params", "training_macs", "train_loss", "limited"):
-            setattr(row, key, metadata[key])
-        row.upload_bytes = os.path.getsize(task.update) + len(text)
-        if device := self._device(task.client):
-            examples = row.num_examples * self.case.training.epochs
-            times = device.seconds(len(row.layers), examples, row.upload_bytes, os.path.getsize(task.model))
-            slow = self._chance(row.round, task.client, "straggler") < self.case.simulation.straggler
-            row.round_seconds, row.train_seconds = (
-                round(seconds * (self.case.simulation.slowdown if slow else 1), 3) for seconds in times
-            )
-        if row.round_seconds is not None and row.round_seconds > self.case.session.round_timeout:
-            row.outcome = (
-                f"skipped: late: {row.round_seconds:.0f} s, round_timeout is {self.case.session.round_timeout}"
-            )
-            return row
-        self.server.incremental_aggregate(task.client, _read_arrays(Path(task.update)), metadata, weights)
-        return row
-
-    def _test(self, rows: dict[str, Row], instructions: Instructions, number: int, states: dict[str, int]) -> None:
-        """Let every client that answered test the new model."""
-        tasks = [
-            workers.Task(
-                client=name,
-                instructions=instructions,
-                model=str(self._model_path(number)),
-                shard=str(self.shards[name]),
-                state=self._state(name, states),
-            )
-            for name, row in rows.items()
-            if not row.outcome.startswith("refused")
-        ]
-        size = os.path.getsize(self._model_path(number))
-        for task, (accuracy, loss, examples) in zip(tasks, self.pool.map(workers.test, tasks), strict=True):
-            row = rows[task.client]
-            row.accuracy, row.loss, row.test_examples = accuracy, loss, examples
-            row.download_bytes += size
-
-    def _seconds(self, rows: dict[str, Row], asked: list[str]) -> float | None:
-        """Return the simulated seconds of a round: its slowest client's, or the timeout if somebody never answers."""
-        if not self.devices:
-            return None
-        slowest = max((row.round_seconds or 0.0 for row in rows.values()), default=0.0)
-        if len(rows) < len(asked):
-            slowest = float(self.case.session.round_timeout)
-        return min(slowest, float(self.case.session.round_timeout)) + self.case.simulation.global_seconds
-
-    def _keep(self, round_: Round, states: dict[str, int]) -> None:
-        """Write rows and checkpoint, then remove what no longer counts."""
-        self.run.write_rows(list(round_.rows.values()))
-        old, self.checkpoint = (
-            self.checkpoint,
-            checkpoint.Checkpoint(
-                round=round_.number,
-                rows_bytes=os.path.getsize(self.folder / "rounds.jsonl"),
-                failed=self.checkpoint.failed + [round_.number] * round_.failed,
-                seconds=[*self.checkpoint.seconds, round_.seconds],
-                server=self.server.state,
-                states=states,
-            ),
-        )
-        checkpoint.write(self.folder, self.checkpoint)
-        self._model_path(round_.number - 1).unlink(missing_ok=True)
-        for name, number in old.states.items():
-            if states[name] != number:
-                shutil.rmtree(self._state_path(name, number), ignore_errors=True)
-
-    def _begin_models(self) -> list:
-        from fedn_partial import models
-        from fedn_partial.seed_model.seed import build_seed
-
-        (self.folder / "updates").mkdir(exist_ok=True)
-        if self.checkpoint.round == 0:
-            return build_seed(self.case, self._model_path(0))
-        if not self._model_path(self.checkpoint.round).exists():
-            raise FednPartialError(f"{self._model_path(self.checkpoint.round)} is missing; remove {self.folder}")
-        return layer_table(models.build(self.case.model, empty=True))
-
-    def _rounds_before(self) -> list[Round]:
-        """Return the rounds that were played before this process began."""
-        rows = load_run(self.folder).rows if self.checkpoint.round else ()
-        self.run.rows = list(rows)
-        found = {
-            number: Round(str(number), number=number, status="Finished")
-            for number in range(1, self.checkpoint.round + 1)
-        }
-        for row in rows:
-            found[row.round].rows[row.client] = row
-        for number, round_ in found.items():
-            round_.seconds = self.checkpoint.seconds[number - 1]
-            round_.status = "Failed" if number in self.checkpoint.failed else "Finished"
-        return list(found.values())
-
-    def _device(self, name: str) -> devices.Device | None:
-        return self.devices[list(self.shards).index(name) % len(self.devices)] if self.devices else None
-
-    def _chance(self, number: int, name: str, purpose: str) -> float:
-        return devices.chance(self.case, number, name, purpose)
-
-    def _model_path(self, number: int) -> Path:
-        return self.folder / f"model-{number}.npz"
-
-    def _state_path(self, name: str, number: int) -> Path:
-        return self.folder / "states" / name / str(number)
-
-    def _state(self, name: str, states: dict[str, int]) -> str | None:
-        return str(self._state_path(name, states[name])) if name in states else None
-
-
-def _known(folder: Path, case: Case) -> dict:
-    """Return session.json of a run that `folder` already holds, or nothing (raises if it is another case's)."""
     try:
         known = json.loads((folder / "session.json").read_text())
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise FednPartialError(f"{folder}/session.json is damaged ({error}); remove {folder} to begin anew") from None
+    if known.get("simulated") is not True or not isinstance(known.get("settings"), dict):
+        raise FednPartialError(f"{folder} holds something else than a simulated run; name another folder")
     told = json.loads(json.dumps(dataclasses.asdict(case)))
     differing = [key for key, value in told.items() if known["settings"].get(key) != value]
+    differing += ["data"] if known.get("data_digest") != data else []
     if differing:
         raise FednPartialError(
             f"{folder} holds a run with other settings ({', '.join(differing)}); name another folder"
@@ -326,33 +121,21 @@ def _shards(folder: Path) -> dict[str, Path]:
     return {name: found[name] for name in sorted(found, key=lambda name: (len(name), name))}
 
 
-def _server(case: Case, table: list, path: Path, state: dict | None):
-    """Return the session's server functions, which keep their state in the file `path`, beginning with `state`."""
-    from fedn_partial.seed_model import server_functions
-
-    logging.getLogger("fedn").setLevel(logging.WARNING)
-    path.unlink(missing_ok=True)
-    if state is not None:
-        path.write_text(json.dumps(state))
-
-    class Server(server_functions.ServerFunctions):
-        settings = server_functions.session_settings(case, table, SESSION)
-
-        def state_path(self):
-            return str(path)
-
-    return Server()
+def _digest(shards: dict[str, Path]) -> str:
+    """Return a hash of what the clients' data are: their descriptions, with checksums."""
+    told = hashlib.sha256()
+    for name, folder in shards.items():
+        told.update(f"{name} ".encode() + (folder / "shard.json").read_bytes())
+    return told.hexdigest()[:16]
 
 
-def _read_arrays(path: Path) -> list[np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        return [archive[str(index)] for index in range(len(archive.files))]
-
-
-def _write_arrays(path: Path, arrays: list[np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **{str(index): array for index, array in enumerate(arrays)})
-
-
-def _total(seconds: list[float | None]) -> float | None:
-    return None if None in seconds else round(sum(seconds), 3)
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run's folder, which is made, for this process alone (raises FednPartialError)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FednPartialError(f"{folder}: another process is running this simulation") from None
+        yield

@@ -6,7 +6,6 @@ newer than it says were left by a round that was killed; they are cut off, or wr
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -48,8 +47,15 @@ def read(folder: Path) -> Checkpoint:
         checkpoint = Checkpoint()
     except (ValueError, TypeError) as error:
         raise FednPartialError(f"{path}: is damaged ({error}); remove {folder} to begin anew") from None
-    with contextlib.suppress(FileNotFoundError):
-        os.truncate(folder / "rounds.jsonl", checkpoint.rows_bytes)
+    rows = folder / "rounds.jsonl"
+    length = rows.stat().st_size if rows.exists() else 0
+    if length < checkpoint.rows_bytes:
+        raise FednPartialError(
+            f"{rows} has {length} bytes, {checkpoint.rows_bytes} at least belong to the {checkpoint.round} rounds that "
+            f"are over; remove {folder} to begin anew"
+        )
+    if length:
+        os.truncate(rows, checkpoint.rows_bytes)
     return checkpoint
 
 

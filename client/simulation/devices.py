@@ -1,4 +1,7 @@
-"""How long a simulated round takes: T = download + local training + upload of each client, and the slowest counts."""
+"""How long a simulated round takes: T = download + local training + upload of each client, and the slowest counts.
+
+FEDn has the clients test the new model while the next round begins, so that is not in it.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ class Device:
     Attributes
     ----------
     fixed_seconds : of a training request, beside the training loop.
-    layers, example_seconds : numbers of layers that were measured, and the seconds that one example then takes in one
-        epoch. Between them is interpolated.
+    layers, example_seconds, ram : numbers of layers that were measured, the seconds that one example then takes in one
+        epoch, and the memory in use in 10**6 bytes. Between and beyond them lie straight lines.
     max_layers : more than these do not fit its memory, or None.
     upload_mbit, download_mbit : 10**6 bits a second, or None if bytes take no time.
     """
@@ -29,6 +32,7 @@ class Device:
     fixed_seconds: float
     layers: tuple[int, ...]
     example_seconds: tuple[float, ...]
+    ram: tuple[float | None, ...]
     max_layers: int | None
     upload_mbit: float | None
     download_mbit: float | None
@@ -40,9 +44,13 @@ class Device:
         ----------
         layers : trained. examples : of all epochs together.
         """
-        training = examples * float(np.interp(layers, self.layers, self.example_seconds))
+        training = examples * _line(layers, self.layers, self.example_seconds)
         transfer = _transfer(download_bytes, self.download_mbit) + _transfer(upload_bytes, self.upload_mbit)
         return self.fixed_seconds + training + transfer, training
+
+    def ram_mb(self, layers: int) -> float | None:
+        """Return the memory in use when so many layers are trained, or None if it was not measured."""
+        return None if None in self.ram else round(_line(layers, self.layers, self.ram), 1)
 
 
 def devices(case: Case) -> list[Device]:
@@ -73,10 +81,20 @@ def _device(told: SimulatedDevice, case: Case) -> Device:
     if not cells:
         known = ", ".join(dict.fromkeys(cell.flavour for cell in profile.cells))
         raise FednPartialError(f"simulation: devices: {told.profile} has no flavour {told.flavour!r}; it has {known}")
-    measured = [cell for cell in cells if cell.seconds is not None]
+    differing = [
+        f"{key} {profile.setting('training', key)}, not {value}"
+        for key, value in (("batch_size", case.training.batch_size), ("optimizer", case.training.optimizer))
+        if profile.setting("training", key) not in (None, value)
+    ]
+    if differing:
+        raise FednPartialError(f"simulation: devices: {told.profile} was measured with {', '.join(differing)}")
+    measured = [cell for cell in cells if cell.seconds is not None and not cell.limited]
     examples = profile.content.get("examples")
-    if not measured or not isinstance(examples, int):
-        raise FednPartialError(f"simulation: devices: {told.profile}: nothing was measured of {told.flavour}")
+    if len(measured) < 2 or not isinstance(examples, int):
+        raise FednPartialError(
+            f"simulation: devices: {told.profile} has figures of {told.flavour} for {len(measured)} numbers of layers; "
+            "it takes two at least, to know what the others cost"
+        )
     epochs = profile.setting("training", "epochs") or 1
     killed = [cell.layers for cell in cells if cell.killed]
     fits = [cell.layers for cell in measured if not killed or cell.layers < min(killed)]
@@ -85,6 +103,7 @@ def _device(told: SimulatedDevice, case: Case) -> Device:
         fixed_seconds=max(0.0, sum(fixed) / len(fixed)) if fixed else 0.0,
         layers=tuple(cell.layers for cell in measured),
         example_seconds=tuple(cell.seconds / (examples * epochs) for cell in measured),
+        ram=tuple(cell.ram_mb for cell in measured),
         max_layers=max(fits, default=1) if killed else None,
         upload_mbit=told.upload_mbit,
         download_mbit=told.download_mbit,
@@ -93,3 +112,10 @@ def _device(told: SimulatedDevice, case: Case) -> Device:
 
 def _transfer(count: int, mbit: float | None) -> float:
     return 0.0 if mbit is None else count * 8 / (mbit * 1e6)
+
+
+def _line(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
+    """Return y at `x` on the straight lines through the points, the outer ones made longer."""
+    place = min(max(int(np.searchsorted(xs, x)), 1), len(xs) - 1)
+    slope = (ys[place] - ys[place - 1]) / (xs[place] - xs[place - 1])
+    return float(ys[place - 1] + slope * (x - xs[place - 1]))

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import traceback
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -95,7 +96,7 @@ def train(task: Task) -> str | None:
             shard.x_train,
             shard.y_train,
             told.training,
-            order=local_round.order(told, client),
+            local_round.order(told, client),
             step=_step(model, table, selected, shard.x_train, told),
         )
         if told.batchnorm_statistics == "local":
@@ -110,14 +111,28 @@ def train(task: Task) -> str | None:
         )
     except FednPartialError as error:
         return str(error)
+    except Exception as error:
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
     limited = f"{len(selected)} of the {len(asked)} layers asked for" if len(selected) < len(asked) else None
     metadata = local_round.metadata(told, client, table, selected, trained, checksum, context)
     update.write_metadata(task.update, {**metadata, "limited": limited, "download_bytes": os.path.getsize(task.model)})
     return None
 
 
-def test(task: Task) -> tuple[float, float, int]:
-    """Return accuracy and mean loss of the model on this client's test examples, and how many these are."""
+def test(task: Task) -> tuple[float | None, float | None, int | None]:
+    """Return accuracy and mean loss of the model on this client's test examples, and how many these are.
+
+    All None if it cannot be tested; why is printed.
+    """
+    try:
+        return _test(task)
+    except Exception:
+        traceback.print_exc()
+        return None, None, None
+
+
+def _test(task: Task) -> tuple[float, float, int]:
     from fedn_partial import datasets, local_statistics, training
 
     told = task.instructions
@@ -144,6 +159,7 @@ def _begin(room: float) -> None:
     _ROOM = room
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the processes would take a card's memory from each other
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 

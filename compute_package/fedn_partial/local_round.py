@@ -21,6 +21,7 @@ def context(instructions: Instructions, client: str, max_layers: int | None = No
         client=client,
         warmup=instructions.warmup,
         max_layers=max_layers,
+        merged_rounds=instructions.merged_rounds,
         participants=instructions.participants,
         scores=instructions.scores,
     )
@@ -42,7 +43,7 @@ def set_seed(model, instructions: Instructions, client: str) -> None:
 
 def follows(instructions: Instructions) -> bool:
     """Whether frozen BatchNormalization follows the batch, see ``fedn_partial.parts``."""
-    return instructions.batchnorm_statistics == "always"
+    return instructions.batchnorm_statistics != "with_layer"
 
 
 def sent(table: list[Layer], selected: list[Layer], instructions: Instructions) -> dict[str, list]:

@@ -1,4 +1,4 @@
-"""BatchNormalization's moving statistics of this device's own data, where they stay on it (FedBN, Li et al. 2021)."""
+"""BatchNormalization's moving statistics, where each device keeps its own (SiloBN, Andreux et al. 2020)."""
 
 from __future__ import annotations
 

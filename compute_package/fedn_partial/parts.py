@@ -11,9 +11,12 @@ def parts_of(table, batchnorm_statistics: str) -> dict[str, list]:
     Where BatchNormalization's moving statistics go depends on `batchnorm_statistics`:
 
     with_layer : with their layer, when it is trained; else its BatchNormalization runs on the global model's.
-    always : all of them with every update, as one more part that is called ``STATISTICS``. In training, every
-        BatchNormalization normalises by the batch and follows it, also where its layer is frozen.
-    local : nowhere. Each client keeps its own and puts them into every global model (FedBN, Li et al. 2021).
+    always : all of them with every update, as one more part that is called ``STATISTICS``.
+    local : nowhere. Each client keeps its own and puts them into every global model, to train it and to test it
+        (SiloBN, Andreux et al. 2020). The global model itself keeps those it began with.
+
+    With the last two, every BatchNormalization normalises by the batch in training and follows it, also where its layer
+    is frozen.
     """
     if batchnorm_statistics == "with_layer":
         return {layer.name: list(layer.tensors) for layer in table}

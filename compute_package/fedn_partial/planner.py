@@ -96,7 +96,7 @@ class Planner:
         """Return what training `selected` for one round costs."""
         memory = costs.state_bytes(self.table, selected, self.training)
         # Frozen BatchNormalization that follows the batch keeps what goes into it, as if it were trained.
-        follows = self.batchnorm_statistics == "always"
+        follows = self.batchnorm_statistics != "with_layer"
         activations = costs.framework_activation_bytes if follows else costs.activation_bytes
         memory += activations(self.table, selected, self.training.batch_size)
         parts = sent_by(selected, parts_of(self.table, self.batchnorm_statistics))

@@ -79,7 +79,10 @@ def _value(hint, raw, bounds, where: str):
         return parse(hint, raw, where)
     if typing.get_origin(hint) is tuple:  # "tuple[str, ...]", or of a dataclass
         item_hint = typing.get_args(hint)[0]
-        if dataclasses.is_dataclass(item_hint) and isinstance(raw, (list, tuple)):
+        if dataclasses.is_dataclass(item_hint):
+            if not isinstance(raw, (list, tuple)):
+                keys = ", ".join(spec.name for spec in dataclasses.fields(item_hint))
+                raise SettingsError(f"{where} must be a list, each of its items with the keys {keys}; found {raw!r}")
             return tuple(parse(item_hint, item, f"{where}: number {n}") for n, item in enumerate(raw, start=1))
         if not isinstance(raw, (list, tuple)) or not all(isinstance(item, str) for item in raw):
             raise SettingsError(f"{where} must be a list of names, found {raw!r}")

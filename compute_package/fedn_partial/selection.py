@@ -35,7 +35,9 @@ class Context:
     warmup : whether this is a full round.
     max_layers : the device's own limit, or None.
     fits : function that tells whether this device can train these layers together, or None if it can train any.
-    participants : names of the clients that were asked to train in this round, as far as the server knows them.
+    merged_rounds : how many rounds before this one made a model.
+    participants : the clients that were asked to train in this round: names, or FEDn's ids of those whose name the
+        server does not know yet.
     scores : {layer: relative change of its weights when it was last trained}, of the layers that were.
     """
 
@@ -45,6 +47,7 @@ class Context:
     warmup: bool = False
     max_layers: int | None = None
     fits: Callable[[list[Layer]], bool] | None = None
+    merged_rounds: int = 0
     participants: tuple[str, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -106,8 +109,8 @@ class Dealt(Random):
 
     The layers that are not always trained are shuffled, and dealt like cards, again and again, to the clients in a
     random order: no layer has two clients more than another, and with clients * cards >= layers none is left out
-    (METHODS: stratified selection). The server names a round's clients once each has sent an update; a client that
-    it does not know yet draws as in ``random``.
+    (stratified selection). The server learns a client's name with its first update; until then the client draws as in
+    ``random``, and the hand that is dealt to it goes untrained. With few clients drawn from many, that takes a while.
     """
 
     wants = "participants"
@@ -131,8 +134,8 @@ class Cyclic(Selector):
     """Every client the same `layers` neighbouring layers, from input to output and again (FedPart, NeurIPS 2024).
 
     The model is cut into groups of so many layers. A cycle begins with `full_rounds` rounds of all layers, then each
-    group has `rounds_per_group` rounds. FedPart: ``layers: 1, full_rounds: 5, rounds_per_group: 2``. Those in
-    `always_train` are no group's, but trained in every round.
+    group has `rounds_per_group` rounds; a round that made no model does not count. FedPart has ``layers: 1,
+    full_rounds: 5, rounds_per_group: 2``. Those in `always_train` are no group's, but trained in every round.
     """
 
     layers: int = bounded(at_least=1)
@@ -149,9 +152,8 @@ class Cyclic(Selector):
         others = [layer.name for layer in layers if layer.name not in fixed]
         size = self.layers - len(fixed)
         groups = [others[start : start + size] for start in range(0, len(others), size)]
-        place = max(0, context.round - 1 - self.warmup_rounds) % (
-            self.full_rounds + self.rounds_per_group * len(groups)
-        )
+        length = self.full_rounds + self.rounds_per_group * len(groups)
+        place = max(0, context.merged_rounds - self.warmup_rounds) % length
         if place < self.full_rounds:
             return [layer.name for layer in layers]
         return fixed + groups[(place - self.full_rounds) // self.rounds_per_group]
@@ -171,8 +173,8 @@ class Top(Selector):
 class Scored(Random):
     """As ``random``, but a layer is the likelier drawn the more its weights changed when it was last trained.
 
-    A layer that was never trained counts as the mean of those that were. `floor` is the share of all draws that is
-    given to the layers evenly, whatever their change, so that none is left for good.
+    A layer that was never trained counts as the mean of those that were. Layers are drawn one after the other; `floor`
+    is the share of the first draw that is given to all evenly, whatever their change, so that none is left for good.
     """
 
     floor: float = bounded(0.5, above=0, at_most=1)

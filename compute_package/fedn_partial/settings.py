@@ -41,7 +41,8 @@ class Session:
     rounds: int = bounded(10, at_least=1)
     round_timeout: int = bounded(180, at_least=1)  # seconds that a round waits for its slowest client
     min_clients: int = bounded(1, at_least=1)  # fewer connected clients than this: no round
-    clients_per_round: int | None = bounded(None, at_least=1)  # as many are drawn for each round; None: all
+    # As many are drawn for each round, and the accuracy of a round is then that on their test examples. None: all.
+    clients_per_round: int | None = bounded(None, at_least=1)
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,10 @@ class Case:
     name: str = bounded(matches="[A-Za-z0-9._-]+")  # of the session, and the beginning of the run's folder
     model: dict  # name and options of a model, see fedn_partial.models
     selection: dict  # which layers a client trains, see fedn_partial.selection
-    seed: int = bounded(1, at_least=0)
+    seed: int = bounded(1, at_least=0, at_most=2**32 - 1)
     training: Training = Training()
     merge: str = bounded("all_clients", one_of=MERGE_RULES)  # see fedn_partial.seed_model.server_functions
-    shrinkage: float = bounded(1.0, at_least=0)  # of merge rule `shrunk`: m senders move a layer by m / (m + shrinkage)
+    shrinkage: float = bounded(1.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)  # see fedn_partial.parts
     codec: str = bounded("float32", one_of=CODECS)  # of the updates, see fedn_partial.update
     model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it
@@ -117,7 +118,7 @@ class Instructions:
     session : name of the session; what a device keeps from round to round is kept under it.
     probabilities : whether the server wants to know how probable the client's layers were (merge rule
         `inverse_probability`).
-    participants, scores : what some selectors go by, see ``fedn_partial.selection.Context``.
+    merged_rounds, participants, scores : what selectors go by, see ``fedn_partial.selection.Context``.
     previous : what became of the round before (who was merged, who was skipped and why); clients do not read it.
     """
 
@@ -132,6 +133,7 @@ class Instructions:
     session: str = bounded(matches="[A-Za-z0-9]+")
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     probabilities: bool = False
+    merged_rounds: int = bounded(0, at_least=0)
     participants: tuple[str, ...] = ()
     scores: dict = field(default_factory=dict)
     training: Training = Training()

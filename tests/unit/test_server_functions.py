@@ -808,25 +808,26 @@ def test_participants_are_named_once_they_have_sent_an_update(normalised, start,
     combiner = start(normalised, selection={"selector": "dealt", "layers": 2})
     uploads = send(normalised, client(normalised, "a"), client(normalised, "b"))
     first = combiner.round(normalised.model, uploads)
-    assert first.settings["participants"] == []
+    assert first.settings["participants"] == ["id-a", "id-b"]
     base = first.model
-    second = combiner.round(base, send(normalised, client(normalised, "a"), base=base)[:1])
-    assert second.settings["participants"] == ["a"]  # b is not connected any more
+    newcomers = send(normalised, client(normalised, "a"), client(normalised, "c"), base=base)
+    second = combiner.round(base, newcomers)
+    assert second.settings["participants"] == ["a", "id-c"]  # b is not connected any more
 
 
-def test_scores_are_the_relative_change_of_the_mean(normalised, start, send):
-    clients = [client(normalised, "a", ["conv1"], 30), client(normalised, "b", ["conv1", "dense"], 90)]
+def test_scores_are_the_relative_change_that_clients_made(normalised, start, send):
+    clients = [client(normalised, "a", ["conv1"], 30), client(normalised, "b", ["conv0", "conv1", "dense"], 90)]
     combiner = start(normalised, selection={"selector": "scored", "layers": 2})
     result = combiner.round(normalised.model, send(normalised, *clients))
     assert result.settings["scores"] == {}
     told = combiner.round(result.model, []).settings["scores"]
     expected = {}
-    for name, senders in {"conv1": clients, "dense": clients[1:]}.items():
-        indices = [tensor.index for tensor in normalised.layer(name).tensors]
+    for name, senders in {"conv0": clients[1:], "conv1": clients, "dense": clients[1:]}.items():
+        indices = [tensor.index for tensor in normalised.layer(name).tensors if not tensor.statistic]
         old = np.concatenate([normalised.model[index].ravel() for index in indices])
-        new = [np.concatenate([one.weights[index].ravel() for index in indices]) for one in senders]
-        mean = np.average(new, 0, [one.examples for one in senders])
-        expected[name] = np.linalg.norm(mean - old) / np.linalg.norm(old)
+        changes = [np.concatenate([one.weights[index].ravel() for index in indices]) - old for one in senders]
+        squares = [np.sum(change.astype(np.float64) ** 2) for change in changes]
+        expected[name] = np.sqrt(np.average(squares, weights=[one.examples for one in senders])) / np.linalg.norm(old)
     assert told == pytest.approx(expected, rel=1e-5)
 
 

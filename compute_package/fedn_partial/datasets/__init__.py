@@ -11,10 +11,21 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from fedn_partial.datasets.shard import ARRAYS, Shard, check_fits, open_shard, write_shard
+from fedn_partial.datasets.shard import ARRAYS, Shard, check_fits, open_shard, verify, write_shard
 from fedn_partial.errors import DataError
 
-__all__ = ["ARRAYS", "READERS", "DataError", "Shard", "check_fits", "deal_case", "load", "open_shard", "write_shard"]
+__all__ = [
+    "ARRAYS",
+    "READERS",
+    "DataError",
+    "Shard",
+    "check_fits",
+    "deal_case",
+    "load",
+    "open_shard",
+    "verify",
+    "write_shard",
+]
 
 READERS = ("digits", "cifar10", "imdb", "casa")  # each a module here
 

@@ -106,6 +106,14 @@ def _by_class(y: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:
     return dict(zip(classes, counts, strict=False))
 
 
+def verify(folder: Path) -> None:
+    """Raise DataError if a shard's files are not those whose checksums its shard.json has; it need not have any."""
+    told = json.loads((folder / "shard.json").read_text()).get("sha256", {})
+    for name, expected in told.items():
+        if not (folder / name).exists() or sha256(folder / name) != expected:
+            raise DataError(f"{folder / name} is missing, or is not what its shard.json says; prepare the data again")
+
+
 def check_fits(shard: Shard, model) -> None:
     """Raise DataError if a Keras model cannot take the data."""
     wanted = tuple(model.input.shape[1:])
@@ -114,6 +122,9 @@ def check_fits(shard: Shard, model) -> None:
             raise DataError(f"the data have shape {part.shape[1:]} an example, the model takes {wanted}")
         if (part.dtype == np.int32) != (model.input.dtype == "int32"):
             raise DataError(f"the data are {part.dtype}, the model takes {model.input.dtype}")
+        words = min((layer.input_dim for layer in model.layers if hasattr(layer, "input_dim")), default=None)
+        if words is not None and not 0 <= part.min() <= part.max() < words:
+            raise DataError(f"the data have words {part.min()} to {part.max()}, the model knows 0 to {words - 1}")
     outputs = model.output.shape[-1]
     if len(shard.classes) > max(2, outputs):
         raise DataError(f"the data have {len(shard.classes)} classes, the model {outputs} outputs")
