@@ -1,8 +1,10 @@
 """Sessions without FEDn: the same whatever the number of processes, also after a kill; who answers, and how long."""
 
 import dataclasses
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from run_folders import write_profile
 
 from fedn_partial import datasets, settings
 from fedn_partial.client.report.load import load_run
-from fedn_partial.client.runs import over_examples
+from fedn_partial.client.runs import RunFolder, over_examples
 from fedn_partial.client.simulation import simulate
+from fedn_partial.client.simulation.devices import Device
 from fedn_partial.client.simulation.workers import workers
 from fedn_partial.errors import FednPartialError
 
@@ -284,3 +287,100 @@ def test_no_data_is_said(pool, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FednPartialError, match="holds no clients' data"):
         played(case_of(), tmp_path / "run", pool, tmp_path / "empty")
+
+
+# What must not be mixed up
+
+
+def test_a_round_in_which_everybody_is_late_makes_no_model(profile, pool, data, tmp_path):
+    simulation = with_devices(profile, straggler=1.0, slowdown=1000.0)
+    case = case_of(simulation=simulation, session={"rounds": 2, "round_timeout": 60}, codec="float32")
+    final, rows = played(case, tmp_path / "run", pool, data)
+    assert final["failed_rounds"] == 2 and final["problem"] == "its last round failed"
+    assert all(row.outcome.startswith("skipped: late,") for row in rows) and len(rows) == 8
+
+
+def test_a_fleets_run_is_not_written_over(pool, data, tmp_path):
+    case = case_of()
+    folder = RunFolder(tmp_path / "run", case)
+    (folder.path / "rounds.jsonl").write_text('{"fedn_round": "1", "client": "a"}\n')
+    with pytest.raises(FednPartialError, match="something else than a simulated run"):
+        played(case, folder.path, pool, data)
+    assert (folder.path / "rounds.jsonl").read_text()
+
+
+def copy_of_run(whole, tmp_path):
+    """A run whose 4 rounds are over, but that was stopped before it wrote its final metrics."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    session = json.loads((folder / "session.json").read_text())
+    (folder / "session.json").write_text(json.dumps({**session, "final": {}}))
+    return folder
+
+
+def test_a_run_does_not_go_on_with_other_data(whole, pool, data, tmp_path):
+    folder = copy_of_run(whole, tmp_path)
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    datasets.write_shard(other / "client-2", datasets.open_shard(data / "client-1"), "made up")
+    with pytest.raises(FednPartialError, match=r"other settings \(data\)"):
+        played(case_of(simulation={"dropout": 0.3}), folder, pool, other)
+
+
+def test_data_that_are_not_what_their_description_says_are_refused(pool, data, tmp_path):
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    labels = np.load(other / "client-3" / "y_train.npy")
+    np.save(other / "client-3" / "y_train.npy", labels[::-1])
+    with pytest.raises(FednPartialError, match=r"client-3/y_train\.npy is missing, or is not what its shard.json says"):
+        played(case_of(), tmp_path / "run", pool, other)
+
+
+def test_rows_that_are_gone_are_not_passed_over(whole, pool, data, tmp_path):
+    folder = copy_of_run(whole, tmp_path)
+    (folder / "rounds.jsonl").unlink()
+    with pytest.raises(FednPartialError, match="has 0 bytes"):
+        played(case_of(simulation={"dropout": 0.3}), folder, pool, data)
+
+
+def test_a_damaged_model_is_named(whole, pool, data, tmp_path):
+    folder = copy_of_run(whole, tmp_path)
+    (folder / "model-4.npz").write_bytes((folder / "model-4.npz").read_bytes()[:1000])
+    with pytest.raises(FednPartialError, match=r"model-4\.npz is missing or damaged"):
+        played(case_of(simulation={"dropout": 0.3}), folder, pool, data)
+
+
+def test_two_processes_do_not_share_a_folder(pool, data, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(FednPartialError, match="another process is running this simulation"):
+            played(case_of(), folder, pool, data)
+
+
+def test_where_no_client_can_train_it_ends_and_says_why(pool, data, tmp_path):
+    case = case_of(model={"name": "lstm_har", "classes": 5}, session={"rounds": 3})
+    with pytest.raises(FednPartialError, match="no client can train; the first refused: the data have 10 classes"):
+        played(case, tmp_path / "run", pool, data)
+
+
+def test_a_layer_that_the_model_does_not_have_is_named_before_the_first_round(pool, data, tmp_path):
+    selection = {"selector": "random", "layers": 2, "always_train": ["dens"]}
+    with pytest.raises(FednPartialError, match="no layer called 'dens'"):
+        played(case_of(selection=selection), tmp_path / "run", pool, data)
+
+
+def test_a_profile_with_another_batch_size_is_refused(profile, pool, data, tmp_path):
+    content = json.loads((profile / "profile.json").read_text())
+    content["settings"]["training"] = {"batch_size": 4, "optimizer": "adam"}
+    (profile / "profile.json").write_text(json.dumps(content))
+    with pytest.raises(FednPartialError, match="was measured with batch_size 4, not 32"):
+        played(case_of(simulation=with_devices(profile)), tmp_path / "run", pool, data)
+
+
+def test_more_layers_than_were_measured_cost_more():
+    device = Device(1.0, (1, 2), (0.1, 0.2), (None, None), None, None, None)
+    assert device.seconds(6, 100, 0, 0) == pytest.approx((61.0, 60.0))
+    assert device.ram_mb(3) is None
+    assert Device(1.0, (1, 3), (0.1, 0.2), (100.0, 120.0), None, None, None).ram_mb(2) == 110.0
