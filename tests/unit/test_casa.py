@@ -131,11 +131,21 @@ def test_truncated_line_is_named(homes):
         load("casa", homes)
 
 
-@pytest.mark.parametrize(("value", "told"), [("much", "lines 2 to .*'much'"), ("nan", "line 2 has a value that")])
+@pytest.mark.parametrize(
+    ("value", "told"), [("much", "line 2: complexity is 'much', expected a number"), ("nan", "line 2 has a value that")]
+)
 def test_value_that_is_no_number_is_named(tmp_path, value, told):
     write_home(tmp_path / "csh101.ann.features.csv", 700, complexity=value)
     with pytest.raises(DataError, match=f"csh101.ann.features.csv, {told}"):
         load("casa", tmp_path)
+
+
+def test_activities_that_are_not_known_count_as_other_and_are_named(tmp_path):
+    path = write_home(tmp_path / "csh101.ann.features.csv", 700)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"Watch_TV", b"Slep"))  # with a byte order mark
+    whole = load("casa", tmp_path)
+    assert "; counted as Other: Slep (117)" in whole.source
+    assert np.isin(whole.train.y, [whole.classes.index(name) for name in CLASSES if name != "Watch_TV"]).all()
 
 
 def test_other_columns_are_named(tmp_path):

@@ -97,6 +97,17 @@ def test_missing_review_is_named(tmp_path):
         load("imdb", tmp_path)
 
 
+def test_review_that_is_there_twice_or_empty_is_named(tmp_path):
+    folder = write_folders(tmp_path)
+    (folder / "train/neg/1_9.txt").write_text("again")
+    with pytest.raises(DataError, match=r"train/neg: review 1 is there twice: 1_._?"):
+        load("imdb", tmp_path)
+    (folder / "train/neg/1_9.txt").unlink()
+    (folder / "train/neg/1_7.txt").write_text(" ")
+    with pytest.raises(DataError, match=r"train/neg/1_7\.txt is empty"):
+        load("imdb", tmp_path)
+
+
 def test_half_a_class_is_noticed(tmp_path):
     (write_folders(tmp_path) / "train/neg/1_7.txt").unlink()
     with pytest.raises(DataError, match=r"train: 1 reviews in neg and 2 in pos, expected equal numbers"):

@@ -70,8 +70,14 @@ def test_dirichlet_clients_have_their_classes_mixed():
 
 
 def test_dirichlet_gives_up_where_a_client_would_be_left_with_too_little():
-    with pytest.raises(DataError, match=r"dirichlet:0.3: in 1000 draws of 35 examples for 4 clients .* fewer than 10"):
-        partition.dirichlet(np.zeros(35, int), 4, 0.3, np.random.default_rng(1))
+    with pytest.raises(DataError, match=r"dirichlet:0.001: in 1000 draws of 400 examples .* fewer than 10"):
+        partition.dirichlet(np.zeros(400, int), 4, 0.001, np.random.default_rng(1))
+
+
+def test_a_thousand_clients_get_a_tenth_of_an_even_share_at_least():
+    y = np.repeat(np.arange(10), 5000)
+    parts = partition.dirichlet(y, 1000, 0.3, np.random.default_rng(1))
+    assert sum(map(len, parts)) == 50_000 and min(map(len, parts)) >= 5
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -95,14 +96,15 @@ def read(folder: Path) -> DataSet:
         homes[name] = path
     if not homes:
         raise DataError(f"{folder}: no homes here; expected files such as csh101{SUFFIX}, also in folders of their own")
-    train, test, checksums = [], [], {}
+    train, test, checksums, unknown = [], [], {}, Counter()
     for owner, path in enumerate(homes.values()):
-        x, y, checksums[path.name] = _read_home(path)
+        x, y, checksums[path.name] = _read_home(path, unknown)
         kept, held_out = _split(len(y), path)
         for part, rows in ((train, kept), (test, held_out)):
             part.append((x[rows], y[rows], np.full(len(rows), owner, np.int32)))
     return DataSet(
-        f"CASA, {len(homes)} homes; of each {TEST_SHARE:.0%} held out in {PERIODS} stretches of time",
+        f"CASA, {len(homes)} homes; of each {TEST_SHARE:.0%} held out in {PERIODS} stretches of time"
+        + (f"; counted as Other: {', '.join(f'{name} ({n})' for name, n in unknown.most_common())}" if unknown else ""),
         CLASSES,
         *(Examples(*map(np.concatenate, zip(*part, strict=True))) for part in (train, test)),
         checksums,
@@ -117,22 +119,22 @@ def scale(features: np.ndarray) -> np.ndarray:
     return np.clip(scaled, -1, 1).astype(np.float32)[:, np.newaxis, :]
 
 
-def _read_home(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return features, activities and the SHA-256 of a home's file."""
+def _read_home(path: Path, unknown: Counter) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return features, activities and the SHA-256 of a home's file; `unknown` as in ``_parse``."""
     digest = hashlib.sha256()
     expected = [*RANGES, "activity"]
     features, activities = [], []
     with path.open("rb") as file:
         header = file.readline()
         digest.update(header)
-        found = header.decode(errors="replace").strip().split(",")
+        found = header.decode("utf-8-sig", errors="replace").strip().split(",")
         if found != expected:
             wrong = next(pair for pair in itertools.zip_longest(found, expected) if pair[0] != pair[1])
             raise DataError(f"{path}: column {wrong[0]!r} where {wrong[1]!r} is expected; the header has 37 columns")
         first = 2
         while lines := list(itertools.islice(file, _ROWS)):
             digest.update(b"".join(lines))
-            numbers, names = _parse(lines, path, first)
+            numbers, names = _parse(lines, path, first, unknown)
             features.append(scale(numbers))
             activities.append(names)
             first += len(lines)
@@ -141,8 +143,11 @@ def _read_home(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
     return np.concatenate(features), np.concatenate(activities), digest.hexdigest()
 
 
-def _parse(lines: list[bytes], path: Path, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (n, 36) float64 and activities (n,) of a file's lines from number `first` on."""
+def _parse(lines: list[bytes], path: Path, first: int, unknown: Counter) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (n, 36) float64 and activities (n,) of a file's lines from number `first` on.
+
+    `unknown` counts the names of activities that count as Other because they are none of those known here.
+    """
     numbers, activities = [], []
     for number, line in enumerate(lines, start=first):
         values, _, activity = line.rstrip().rpartition(b",")
@@ -154,15 +159,28 @@ def _parse(lines: list[bytes], path: Path, first: int) -> tuple[np.ndarray, np.n
         # Where several people live, an activity can carry the resident's number: "R1.Sleep".
         name = activity.decode(errors="replace")
         name = name[3:] if name[:3].lower() in ("r1.", "r2.") else name
+        if name not in _NUMBER:
+            unknown[name] += 1
         activities.append(_NUMBER.get(name, _OTHER))
     try:
         features = np.loadtxt(numbers, delimiter=",", ndmin=2)
-    except ValueError as error:
-        raise DataError(f"{path}, lines {first} to {first + len(lines) - 1}: {error}") from None
+    except ValueError:
+        raise DataError(_bad_number(numbers, path, first)) from None
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise DataError(f"{path}, line {first + bad[0]} has a value that is not finite")
     return features, np.array(activities, np.int32)
+
+
+def _bad_number(rows: list[bytes], path: Path, first: int) -> str:
+    """Return what is wrong with the first of `rows`, from line `first` on, that are not all numbers."""
+    for line, row in enumerate(rows, start=first):
+        for column, value in zip(RANGES, row.decode(errors="replace").split(","), strict=True):
+            try:
+                float(value)
+            except ValueError:
+                return f"{path}, line {line}: {column} is {value!r}, expected a number"
+    return f"{path}, lines {first} to {first + len(rows) - 1}: not all values are numbers"
 
 
 def _split(rows: int, path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -74,6 +74,8 @@ def _read_reviews(folder: Path) -> tuple[list[str], str]:
     for path in folder.glob("*_*.txt"):
         number = path.name.partition("_")[0]
         if number.isdecimal():
+            if int(number) in paths:
+                raise DataError(f"{folder}: review {number} is there twice: {paths[int(number)].name} and {path.name}")
             paths[int(number)] = path
     if not paths:
         raise DataError(f"{folder}: no reviews here; expected files ID_RATING.txt")
@@ -83,6 +85,8 @@ def _read_reviews(folder: Path) -> tuple[list[str], str]:
             raise DataError(f"{folder}: review {number}_*.txt is missing; expected all numbers to {max(paths)}")
         content = paths[number].read_bytes()
         digest.update(content)
+        if not content.strip():
+            raise DataError(f"{paths[number]} is empty; expected a review")
         try:
             texts.append(content.decode())
         except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from fedn_partial.errors import DataError
 from fedn_partial.schema import SettingsError
 
 ALLOWED = "iid, natural, or dirichlet:ALPHA with ALPHA above 0, such as dirichlet:0.3"
-MINIMUM = 10  # examples that Dirichlet's distribution leaves a client at least
+MINIMUM = 10  # examples that Dirichlet's distribution leaves a client at least, or a tenth of an even share if fewer
 DRAWS = 1000
 
 
@@ -44,7 +44,8 @@ def dirichlet(y: np.ndarray, clients: int, alpha: float, random: np.random.Gener
 
     The smaller `alpha`, the fewer classes a client has. Drawn by class (Yurochkin et al. 2019; NIID-Bench, Li et
     al. 2022), so clients differ in size too; Hsu et al. 2019, who brought Dirichlet's distribution into use here, draw
-    by client and keep sizes equal. Everything is drawn again until each client has `MINIMUM` examples.
+    by client and keep sizes equal. Everything is drawn again until each client has `MINIMUM` examples, or a tenth of an
+    even share if that is fewer.
 
     Raises
     ------
@@ -52,15 +53,16 @@ def dirichlet(y: np.ndarray, clients: int, alpha: float, random: np.random.Gener
     """
     members = [np.flatnonzero(y == number) for number in np.unique(y)]
     sizes = np.array([len(member) for member in members])
+    minimum = max(1, min(MINIMUM, len(y) // (10 * clients)))
     for _ in range(DRAWS):
         shares = random.dirichlet(np.full(clients, alpha), len(members))
         ends = np.rint(np.cumsum(shares, axis=1) * sizes[:, np.newaxis]).astype(int)
-        if np.diff(ends, axis=1, prepend=0).sum(axis=0).min() >= MINIMUM:
+        if np.diff(ends, axis=1, prepend=0).sum(axis=0).min() >= minimum:
             break
     else:
         raise DataError(
             f"partition dirichlet:{alpha:g}: in {DRAWS} draws of {len(y)} examples for {clients} clients some client "
-            f"was always left with fewer than {MINIMUM}; take a larger alpha, fewer clients or more examples"
+            f"was always left with fewer than {minimum}; take a larger alpha, fewer clients or more examples"
         )
     parts = [np.split(random.permutation(member), end[:-1]) for member, end in zip(members, ends, strict=True)]
     return [random.permutation(np.concatenate(part)) for part in zip(*parts, strict=True)]
