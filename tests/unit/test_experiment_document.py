@@ -4,6 +4,7 @@ import dataclasses
 import re
 import statistics
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from made_up_results import FULL, made_up_all
@@ -224,3 +225,15 @@ def test_the_best_way_is_looked_for_among_cells_that_differ_from_full_training_i
         known[run.digest] = with_accuracies(known[run.digest], [0.4])
     where, gap = document.Book(known, None)._best(4)
     assert where == "warmup, 3 rounds" and gap.mean == pytest.approx(10)
+
+
+def test_the_readmes_accuracies_are_those_of_the_results():
+    root = Path(__file__).parents[2]
+    kept = results.read_all(root / "docs" / "results" / "runs.jsonl")
+    lines = {line.label: line for line in tables.lines(definitions.load("fig1", small=True), kept)}
+    shown = [lines[f"{layers} layers"] for layers in (10, 7, 4)]
+    ours = " | ".join(f"{-line.below.mean:.2f} ± {line.below.deviation:.2f}" for line in shown)
+    papers = " | ".join(f"{-line.paper_below:.2f}" for line in shown)
+    text = (root / "README.md").read_text()
+    assert f"3 seeds | {ours} |" in text
+    assert f"full size | {papers} |" in text
