@@ -118,6 +118,9 @@ def _shards(folder: Path) -> dict[str, Path]:
     found = {path.parent.name: path.parent for path in folder.glob("*/shard.json")}
     if not found:
         raise FednPartialError(f"{folder} holds no clients' data; 'fedn-partial data prepare' writes them")
+    dealt_to = json.loads(next(iter(found.values())).joinpath("shard.json").read_text()).get("clients", len(found))
+    if len(found) != dealt_to:
+        raise FednPartialError(f"{folder} has the data of {len(found)} clients, but they were dealt to {dealt_to}")
     return {name: found[name] for name in sorted(found, key=lambda name: (len(name), name))}
 
 

@@ -148,7 +148,7 @@ def test_archive_is_unpacked_into_the_cache_once(server, archive, tmp_path, monk
     folder = download.obtain("set", archive)
     assert folder == tmp_path / "fedn-partial" / "set"
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert found == ["fedn-partial/set/set/test/2.txt", "fedn-partial/set/set/train/1.txt"]
+    assert found == ["fedn-partial/set.lock", "fedn-partial/set/set/test/2.txt", "fedn-partial/set/set/train/1.txt"]
     assert (folder / "set/train/1.txt").read_text() == "set/train/1.txt"
     assert download.obtain("set", archive) == folder
     assert len(server.asked) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import http.client
 import os
 import shutil
@@ -58,9 +59,12 @@ def obtain(name: str, archive: Archive) -> Path:
             "and name its folder with --source"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    path = fetch(archive.url, archive.sha256, folder.parent / PurePosixPath(archive.url).name)
-    unpack(path, folder, archive.members)
-    path.unlink()
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process that wants it waits here
+        if not folder.is_dir():
+            path = fetch(archive.url, archive.sha256, folder.parent / PurePosixPath(archive.url).name)
+            unpack(path, folder, archive.members)
+            path.unlink()
     return folder
 
 
