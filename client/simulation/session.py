@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fedn_partial import selection
+from fedn_partial import local_round, selection
 from fedn_partial.client import progress
 from fedn_partial.client.report.load import load_run
 from fedn_partial.client.runs import Row, RunFolder
@@ -93,7 +93,7 @@ class Session:
         for name, refusal in zip(tasks, self.pool.map(workers.train, tasks.values()), strict=True):
             row = rows[name] = self._receive(tasks[name], refusal, weights)
             row.download_bytes = os.path.getsize(before)
-            if tasks[name].new_state and refusal is None:
+            if refusal is None and local_round.keeps(instructions):
                 states[name] = number
         refused = [row.outcome for row in rows.values() if row.outcome.startswith("refused")]
         if refused and len(refused) == len(rows):
@@ -123,7 +123,6 @@ class Session:
 
     def _task(self, name: str, instructions: Instructions, model: Path) -> workers.Task:
         device = self._device(name)
-        keeps = instructions.codec == "int8" or instructions.batchnorm_statistics == "local"
         return workers.Task(
             client=name,
             instructions=instructions,
@@ -131,7 +130,7 @@ class Session:
             shard=str(self.shards[name]),
             max_layers=device and device.max_layers,
             state=self._state(name, self.checkpoint.states),
-            new_state=str(self._state_path(name, instructions.round)) if keeps else None,
+            new_state=str(self._state_path(name, instructions.round)),
             update=str(self.folder / "updates" / f"{name}.npz"),
         )
 

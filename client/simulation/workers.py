@@ -6,7 +6,6 @@ Each runs TensorFlow on one thread: what a client computes then does not depend 
 from __future__ import annotations
 
 import gc
-import itertools
 import json
 import multiprocessing
 import os
@@ -39,8 +38,9 @@ class Task:
     ----------
     model : file with the global model. shard : folder of the client's data.
     max_layers : the client's own limit, or None.
-    state : folder of what the client kept from earlier rounds, or None; new_state : what it keeps after this one.
-    update : file that a training writes, with its metadata beside it.
+    state : folder of what the client kept from earlier rounds, or None if it kept nothing.
+    new_state, update : of a training: folder of what it keeps after this round, and the file that it writes, with its
+        metadata beside it.
     """
 
     client: str
@@ -71,9 +71,7 @@ def processors() -> int:
 
 def train(task: Task) -> str | None:
     """Train the layers that `task` selects and write the update; return why it cannot, or None."""
-    from fedn_partial import datasets, local_round, local_statistics, selection, training, update
-    from fedn_partial.layers import tensor_list
-    from fedn_partial.residuals import residuals
+    from fedn_partial import datasets, local_round, selection, training, update
 
     told, client = task.instructions, task.client
     try:
@@ -81,10 +79,10 @@ def train(task: Task) -> str | None:
         shard = datasets.open_shard(task.shard)
         datasets.check_fits(shard, model)
         _load(model, table, task)
-        if task.new_state:
+        kept = Path(task.new_state)
+        if local_round.keeps(told):
             _copy_state(task)
-            if told.batchnorm_statistics == "local":
-                local_statistics.put(model, table, Path(task.new_state) / "statistics", told.session)
+        local_round.put_own_statistics(model, table, told, kept)
         local_round.set_seed(model, told, client)
         context = local_round.context(told, client, task.max_layers)
         asked = selection.ask(selection.from_dict(told.selection), table, context)
@@ -99,16 +97,7 @@ def train(task: Task) -> str | None:
             local_round.order(told, client),
             step=_step(model, table, selected, shard.x_train, told),
         )
-        if told.batchnorm_statistics == "local":
-            local_statistics.keep(model, table, Path(task.new_state) / "statistics", told.session)
-        tensors = [*itertools.chain(*local_round.sent(table, selected, told).values())]
-        checksum = update.encode(
-            task.update,
-            [model.weights[tensor.index] for tensor in tensors],
-            codec=told.codec,
-            base=update.read_model(task.model, tensor_list(table), only=tensors),
-            residuals=residuals(Path(task.new_state) / "residuals", told.session, tensors) if task.new_state else None,
-        )
+        checksum = local_round.write_update(task.update, model, table, selected, told, task.model, kept)
     except FednPartialError as error:
         return str(error)
     except Exception as error:
@@ -133,14 +122,14 @@ def test(task: Task) -> tuple[float | None, float | None, int | None]:
 
 
 def _test(task: Task) -> tuple[float, float, int]:
-    from fedn_partial import datasets, local_statistics, training
+    from fedn_partial import datasets, local_round, training
 
     told = task.instructions
     model, table = _model(told)
     shard = datasets.open_shard(task.shard)
     _load(model, table, task)
-    if told.batchnorm_statistics == "local" and task.state:
-        local_statistics.put(model, table, Path(task.state) / "statistics", told.session)
+    if task.state:
+        local_round.put_own_statistics(model, table, told, Path(task.state))
     step = _kept(("test", shard.x_test.dtype.str), lambda: training.trace_evaluation(model, shard.x_test))
     accuracy, loss = training.evaluate(model, shard.x_test, shard.y_test, TEST_BATCH, step)
     return accuracy, loss, len(shard.y_test)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
+from pathlib import Path
 
 import numpy as np
 
-from fedn_partial import costs, selection
-from fedn_partial.layers import Layer, fingerprint
+from fedn_partial import costs, local_statistics, selection, update
+from fedn_partial.layers import Layer, fingerprint, tensor_list
 from fedn_partial.parts import parts_of, sent_by
+from fedn_partial.residuals import residuals
 from fedn_partial.settings import Instructions
 from fedn_partial.training import Trained
 
@@ -44,6 +47,41 @@ def set_seed(model, instructions: Instructions, client: str) -> None:
 def follows(instructions: Instructions) -> bool:
     """Whether frozen BatchNormalization follows the batch, see ``fedn_partial.parts``."""
     return instructions.batchnorm_statistics != "with_layer"
+
+
+def keeps(instructions: Instructions) -> bool:
+    """Whether a client keeps something from round to round."""
+    return instructions.codec == "int8" or instructions.batchnorm_statistics == "local"
+
+
+def put_own_statistics(model, table: list[Layer], instructions: Instructions, kept: Path) -> None:
+    """Put the BatchNormalization statistics of this client into `model`, if the session leaves them to the clients.
+
+    `kept` is the folder of what the client keeps from round to round.
+    """
+    if instructions.batchnorm_statistics == "local":
+        local_statistics.put(model, table, kept / "statistics", instructions.session)
+
+
+def write_update(
+    path: str, model, table: list[Layer], selected: list[Layer], instructions: Instructions, base: str, kept: Path
+) -> int:
+    """Write the update of a client that trained `selected` to `path` and return its checksum.
+
+    Parameters
+    ----------
+    base : file of the global model that it started from. kept : folder of what the client keeps from round to round.
+    """
+    if instructions.batchnorm_statistics == "local":
+        local_statistics.keep(model, table, kept / "statistics", instructions.session)
+    tensors = [*itertools.chain(*sent(table, selected, instructions).values())]
+    return update.encode(
+        path,
+        [model.weights[tensor.index] for tensor in tensors],
+        codec=instructions.codec,
+        base=update.read_model(base, tensor_list(table), only=tensors),
+        residuals=residuals(kept / "residuals", instructions.session, tensors),
+    )
 
 
 def sent(table: list[Layer], selected: list[Layer], instructions: Instructions) -> dict[str, list]:

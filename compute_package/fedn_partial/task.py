@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import traceback
@@ -62,10 +61,9 @@ def run(request: Request) -> None:
 
 
 def _train(request: Request) -> None:
-    from fedn_partial import cgroup, datasets, device_limits, local_statistics, settings, update
-    from fedn_partial.layers import fingerprint, layer_table, tensor_list
+    from fedn_partial import cgroup, datasets, device_limits, settings, update
+    from fedn_partial.layers import fingerprint, layer_table
     from fedn_partial.planner import Planner
-    from fedn_partial.residuals import residuals
 
     device, client = _device(request)
     raw = _read_json(request.input + "-metadata")
@@ -94,8 +92,7 @@ def _train(request: Request) -> None:
             datasets.check_fits(shard, model)
             if update.digest(_loaded(model, request.input, table)) != instructions.base:
                 raise update.ModelError("the global model that arrived is not the one that the server functions saw")
-            if instructions.batchnorm_statistics == "local":
-                local_statistics.put(model, table, Path(device.workdir) / "statistics", instructions.session)
+            local_round.put_own_statistics(model, table, instructions, Path(device.workdir))
         planner = Planner(
             table=table,
             training=instructions.training,
@@ -125,15 +122,8 @@ def _train(request: Request) -> None:
             follow=local_round.follows(instructions),
         )
         with monitor.phase("encode"):
-            if instructions.batchnorm_statistics == "local":
-                local_statistics.keep(model, table, Path(device.workdir) / "statistics", instructions.session)
-            tensors = [*itertools.chain(*local_round.sent(table, selected, instructions).values())]
-            checksum = update.encode(
-                request.output,
-                [model.weights[tensor.index] for tensor in tensors],
-                codec=instructions.codec,
-                base=update.read_model(request.input, tensor_list(table), only=tensors),
-                residuals=residuals(Path(device.workdir) / "residuals", instructions.session, tensors),
+            checksum = local_round.write_update(
+                request.output, model, table, selected, instructions, request.input, Path(device.workdir)
             )
     resources, update_bytes = monitor.summary(), os.path.getsize(request.output)
     choice.learn(resources["seconds"], monitor.phases["train"])
@@ -152,7 +142,7 @@ def _train(request: Request) -> None:
 
 
 def _validate(request: Request) -> None:
-    from fedn_partial import datasets, local_statistics, settings
+    from fedn_partial import datasets, local_round, settings
     from fedn_partial.layers import layer_table
 
     device, client = _device(request)
@@ -172,8 +162,7 @@ def _validate(request: Request) -> None:
         table = layer_table(model)
         for _ in _loaded(model, request.input, table):
             pass
-        if instructions.batchnorm_statistics == "local":
-            local_statistics.put(model, table, Path(device.workdir) / "statistics", instructions.session)
+        local_round.put_own_statistics(model, table, instructions, Path(device.workdir))
         accuracy, loss = training.evaluate(model, shard.x_test, shard.y_test)
     metrics = {
         "accuracy": accuracy,

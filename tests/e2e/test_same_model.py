@@ -14,6 +14,11 @@ from fedn_partial.client.simulation.workers import workers
 
 CASES = {
     "plain": {"selection": {"selector": "random", "layers": 4, "always_train": ["dense"], "warmup_rounds": 1}},
+    "own statistics": {
+        "selection": {"selector": "scored", "layers": 5, "warmup_rounds": 1},
+        "merge": "shrunk",
+        "batchnorm_statistics": "local",
+    },
     # Everything that a client keeps, that the server tells, and that the server is told.
     "all at once": {
         "selection": {"selector": "dealt", "layers": 4, "always_train": ["dense"], "warmup_rounds": 1},
