@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -62,7 +63,7 @@ def simulate(
             datasets.verify(shard)
     machines = devices.devices(case)
     kept = {"simulated": True, "data_digest": _digest(shards)} | {key: known[key] for key in ("started",) if known}
-    with _alone(folder):
+    with _alone(folder), _quiet(logging.getLogger("fedn")):
         try:
             return Session(case, folder, kept, shards, machines, pool).play(tell, say)
         except BrokenProcessPool:
@@ -142,3 +143,14 @@ def _alone(folder: Path) -> Iterator[None]:
         except OSError:
             raise FednPartialError(f"{folder}: another process is running this simulation") from None
         yield
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Let the server functions, which log a line a client, speak of problems only."""
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

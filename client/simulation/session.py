@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import time
@@ -260,7 +259,6 @@ def _server(case: Case, table: list, path: Path, state: dict | None):
     """Return the session's server functions, which keep their state in the file `path`, beginning with `state`."""
     from fedn_partial.seed_model import server_functions
 
-    logging.getLogger("fedn").setLevel(logging.WARNING)
     path.unlink(missing_ok=True)
     if state is not None:
         path.write_text(json.dumps(state))

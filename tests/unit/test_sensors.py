@@ -138,11 +138,12 @@ def started(tmp_path):
 
 def test_tegrastats_tells_what_the_files_do_not(tmp_path, program):
     files = {"sys/devices/gpu.0/load": 500}
+    before = psutil.Process().children()
     board = sensors.find(make_tree(tmp_path, files), program(f"echo '{JETPACK_4.strip()}'; exec sleep 60"))
     assert board.read() == {**NOTHING, "gpu_percent": 50.0} and not started(tmp_path), "there was no time for it"
     assert board.read(patient=True) == {"gpu_percent": 50.0, "temperature_c": 33.5, "power_mw": 1234.0}
     (pid,) = started(tmp_path)
-    assert not psutil.pid_exists(pid) and not psutil.Process().children()
+    assert not psutil.pid_exists(pid) and psutil.Process().children() == before
     assert board.read(patient=True)["power_mw"] is None, "one line in ten seconds is enough"
     board._ask_at = time.monotonic()
     assert board.read(patient=True)["power_mw"] == 1234.0 and len(started(tmp_path)) == 2
