@@ -51,7 +51,8 @@ def simulate(
     FednPartialError : the folder is another run's, or the case cannot be simulated.
     """
     shards = _shards(data or prepared(case, folder.parent / "data", source))
-    known = _known(folder, case, _digest(shards))
+    digest = _digest(shards)
+    known = _known(folder, case, digest)
     if known.get("final", {}).get("rounds") == case.session.rounds:
         return known["final"]
     if len(shards) < case.session.min_clients:
@@ -62,7 +63,7 @@ def simulate(
         for shard in shards.values():
             datasets.verify(shard)
     machines = devices.devices(case)
-    kept = {"simulated": True, "data_digest": _digest(shards)} | {key: known[key] for key in ("started",) if known}
+    kept = {"simulated": True, "data_digest": digest} | {key: known[key] for key in ("started",) if known}
     with _alone(folder), _quiet(logging.getLogger("fedn")):
         try:
             return Session(case, folder, kept, shards, machines, pool).play(tell, say)

@@ -8,7 +8,6 @@ import shutil
 import time
 from concurrent.futures import Executor
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import layer_table
 from fedn_partial.schema import parse
 from fedn_partial.settings import Case, Instructions
+from fedn_partial.update import ModelError, read_model
 
 SESSION = "simulation"
 LATE = "skipped: late,"
@@ -279,9 +279,8 @@ def _fedn_id(name: str) -> str:
 
 def _read_arrays(path: Path) -> list[np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [archive[str(index)] for index in range(len(archive.files))]
-    except (OSError, ValueError, LookupError, EOFError, BadZipFile) as error:
+        return list(read_model(str(path)))
+    except ModelError as error:
         raise FednPartialError(f"{path} is missing or damaged ({error}); remove {path.parent} to begin anew") from None
 
 

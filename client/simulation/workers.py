@@ -71,32 +71,26 @@ def processors() -> int:
 
 def train(task: Task) -> str | None:
     """Train the layers that `task` selects and write the update; return why it cannot, or None."""
-    from fedn_partial import datasets, local_round, selection, training, update
+    from fedn_partial import datasets, local_round, selection, update
 
     told, client = task.instructions, task.client
     try:
         model, table = _model(told)
         shard = datasets.open_shard(task.shard)
         datasets.check_fits(shard, model)
-        _load(model, table, task)
+        for _ in local_round.load(model, table, task.model):
+            pass
         kept = Path(task.new_state)
         if local_round.keeps(told):
             _copy_state(task)
         local_round.put_own_statistics(model, table, told, kept)
         local_round.set_seed(model, told, client)
         context = local_round.context(told, client, task.max_layers)
-        asked = selection.ask(selection.from_dict(told.selection), table, context)
-        selected = selection.choose(selection.from_dict(told.selection), table, context)
-        trained = training.train(
-            model,
-            table,
-            selected,
-            shard.x_train,
-            shard.y_train,
-            told.training,
-            local_round.order(told, client),
-            step=_step(model, table, selected, shard.x_train, told),
-        )
+        selector = selection.from_dict(told.selection)
+        asked = selection.ask(selector, table, context)
+        selected = selection.choose(selector, table, context)
+        step = _step(model, table, selected, shard.x_train, told)
+        trained = local_round.train(model, table, selected, shard, told, client, step=step)
         checksum = local_round.write_update(task.update, model, table, selected, told, task.model, kept)
     except FednPartialError as error:
         return str(error)
@@ -127,7 +121,8 @@ def _test(task: Task) -> tuple[float, float, int]:
     told = task.instructions
     model, table = _model(told)
     shard = datasets.open_shard(task.shard)
-    _load(model, table, task)
+    for _ in local_round.load(model, table, task.model):
+        pass
     if task.state:
         local_round.put_own_statistics(model, table, told, Path(task.state))
     step = _kept(("test", shard.x_test.dtype.str), lambda: training.trace_evaluation(model, shard.x_test))
@@ -182,14 +177,6 @@ def _model(told: Instructions):
         model = models.build(told.model, empty=True)
         _MODEL[key] = model, layer_table(model)
     return _MODEL[key]
-
-
-def _load(model, table, task: Task) -> None:
-    from fedn_partial import update
-    from fedn_partial.layers import tensor_list
-
-    for variable, array in zip(model.weights, update.read_model(task.model, tensor_list(table)), strict=True):
-        variable.assign(array)
 
 
 def _step(model, table, selected, x, told: Instructions):

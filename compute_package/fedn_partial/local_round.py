@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from fedn_partial import costs, local_statistics, selection, update
+from fedn_partial import costs, local_statistics, selection, training, update
 from fedn_partial.layers import Layer, fingerprint, tensor_list
 from fedn_partial.parts import parts_of, sent_by
 from fedn_partial.residuals import residuals
@@ -42,6 +43,30 @@ def set_seed(model, instructions: Instructions, client: str) -> None:
         if generator is not None:
             name = f"{instructions.seed}/{instructions.round}/{client}/{layer.name}"
             generator.state.assign([zlib.crc32(name.encode()), 0])
+
+
+def load(model, table: list[Layer], path: str) -> Iterator[np.ndarray]:
+    """Yield the arrays of the global model at `path`, each put into `model` and checked (raises ModelError)."""
+    for variable, array in zip(model.weights, update.read_model(path, tensor_list(table)), strict=True):
+        variable.assign(array)
+        yield array
+
+
+def train(
+    model, table: list[Layer], selected: list[Layer], shard, instructions: Instructions, client: str, **options
+) -> Trained:
+    """Train `selected` on the client's `shard`; `options` are `phase` and `step` of ``fedn_partial.training.train``."""
+    return training.train(
+        model,
+        table,
+        selected,
+        shard.x_train,
+        shard.y_train,
+        instructions.training,
+        order=order(instructions, client),
+        follow=follows(instructions),
+        **options,
+    )
 
 
 def follows(instructions: Instructions) -> bool:

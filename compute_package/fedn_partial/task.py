@@ -77,7 +77,7 @@ def _train(request: Request) -> None:
         with monitor.phase("import"):
             import tensorflow  # noqa: F401
 
-            from fedn_partial import local_round, models, training
+            from fedn_partial import local_round, models
         free_bytes = cgroup.available_memory()
         with monitor.phase("trace"):
             model = models.build(instructions.model, empty=True)
@@ -90,7 +90,7 @@ def _train(request: Request) -> None:
                 )
         with monitor.phase("load"):
             datasets.check_fits(shard, model)
-            if update.digest(_loaded(model, request.input, table)) != instructions.base:
+            if update.digest(local_round.load(model, table, request.input)) != instructions.base:
                 raise update.ModelError("the global model that arrived is not the one that the server functions saw")
             local_round.put_own_statistics(model, table, instructions, Path(device.workdir))
         planner = Planner(
@@ -110,17 +110,7 @@ def _train(request: Request) -> None:
         names = " ".join(layer.name for layer in selected)
         log(f"round {instructions.round}: training {len(selected)} of {len(table)} layers: {names}")
         choice.begin()
-        trained = training.train(
-            model,
-            table,
-            selected,
-            shard.x_train,
-            shard.y_train,
-            instructions.training,
-            order=local_round.order(instructions, client),
-            phase=monitor.phase,
-            follow=local_round.follows(instructions),
-        )
+        trained = local_round.train(model, table, selected, shard, instructions, client, phase=monitor.phase)
         with monitor.phase("encode"):
             checksum = local_round.write_update(
                 request.output, model, table, selected, instructions, request.input, Path(device.workdir)
@@ -160,7 +150,7 @@ def _validate(request: Request) -> None:
         model = models.build(instructions.model, empty=True)
         datasets.check_fits(shard, model)
         table = layer_table(model)
-        for _ in _loaded(model, request.input, table):
+        for _ in local_round.load(model, table, request.input):
             pass
         local_round.put_own_statistics(model, table, instructions, Path(device.workdir))
         accuracy, loss = training.evaluate(model, shard.x_test, shard.y_test)
@@ -203,16 +193,6 @@ def _monitor(request: Request, device, client: str, instructions):
         samples=Path(device.workdir) / "samples.jsonl",
         labels={"client": client, "round": instructions.round, "task": request.kind},
     )
-
-
-def _loaded(model, path: str, table):
-    """Yield the arrays of the global model at `path`, each put into `model` and checked (raises ModelError)."""
-    from fedn_partial import update
-    from fedn_partial.layers import tensor_list
-
-    for variable, array in zip(model.weights, update.read_model(path, tensor_list(table)), strict=True):
-        variable.assign(array)
-        yield array
 
 
 def _read_json(path: str | Path) -> dict:
