@@ -24,7 +24,7 @@ from fedn_partial.client.fleet import wait_until_online
 from fedn_partial.client.local_run import local_network, uninterrupted
 from fedn_partial.client.report import paper
 from fedn_partial.client.report.load import Cell, load
-from fedn_partial.client.runs import Row, RunFolder, describe, new_folder
+from fedn_partial.client.runs import Row, RunFolder, describe, new_folder, replace_text
 from fedn_partial.client.watch import Watcher
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import layer_table
@@ -94,8 +94,7 @@ def run_profile(
 
 
 def _write(path: Path, profile: dict) -> None:
-    (path / "profile.new").write_text(json.dumps(profile, indent=1) + "\n")
-    (path / "profile.new").replace(path / "profile.json")
+    replace_text(path / "profile.json", json.dumps(profile, indent=1) + "\n")
 
 
 def check_layers(case: Case, layers: list[int]) -> None:

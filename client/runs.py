@@ -135,9 +135,17 @@ class RunFolder:
 
     def finish(self, final: dict) -> None:
         """Write session.json, with the final metrics if there are any yet."""
-        new = self.path / "session.new"
-        new.write_text(json.dumps({**self._session, "final": final}, indent=1) + "\n")
-        new.replace(self.path / "session.json")  # in one step: a kill leaves the old one or the new one
+        replace_text(self.path / "session.json", json.dumps({**self._session, "final": final}, indent=1) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file in one step: a kill, or a power cut, leaves the old one or the new one."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
 
 
 def new_folder(parent: Path, name: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,7 +13,7 @@ import numpy as np
 
 from fedn_partial.client.experiments.definitions import Run
 from fedn_partial.client.report.load import load_run
-from fedn_partial.client.runs import over_examples
+from fedn_partial.client.runs import over_examples, replace_text
 from fedn_partial.errors import FednPartialError
 
 FILE = "result.json"  # in a run's folder, when it is done
@@ -117,7 +116,7 @@ def _floor(shards: Path) -> float:
 
 def write(result: Result, folder: Path) -> None:
     """Write a run's result into its folder."""
-    _replace(folder / FILE, _line(result))
+    replace_text(folder / FILE, _line(result))
 
 
 def collect(folder: Path, runs: list[Run]) -> dict[str, Result]:
@@ -142,7 +141,7 @@ def read_all(path: Path) -> dict[str, Result]:
 def write_all(path: Path, results: dict[str, Result]) -> None:
     """Write the file of all results, in the order of their digests."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, "".join(_line(results[digest]) for digest in sorted(results)))
+    replace_text(path, "".join(_line(results[digest]) for digest in sorted(results)))
 
 
 def _line(result: Result) -> str:
@@ -157,10 +156,3 @@ def _parse(text: str, where: str) -> Result:
     if Run(result.settings).digest != result.digest:
         raise FednPartialError(f"{where}: its settings are not those of {result.digest}; remove it")
     return result
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file in one step, so that a kill leaves the old one or the new one."""
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(text)
-    os.replace(new, path)

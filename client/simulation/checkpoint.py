@@ -11,6 +11,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fedn_partial.client.runs import replace_text
 from fedn_partial.errors import FednPartialError
 
 
@@ -61,9 +62,4 @@ def read(folder: Path) -> Checkpoint:
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Put `checkpoint` in the place of the last one."""
-    new = folder / "checkpoint.new"
-    with new.open("w") as file:
-        json.dump(asdict(checkpoint), file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(folder / "checkpoint.json")
+    replace_text(folder / "checkpoint.json", json.dumps(asdict(checkpoint)))
