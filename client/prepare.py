@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def prepare(data: Data, seed: int, source: Path | None, out: Path) -> tuple[str,
 
     Raises
     ------
-    FednPartialError : `out` is there already, or the data cannot be had or dealt so.
+    FednPartialError : `out` is there already, the data cannot be had or dealt so, or there is no room for them;
+        nothing is left behind.
     """
     if out.exists():
         raise FednPartialError(f"{out} is there already; name another folder with --out, or remove it")
@@ -34,11 +36,16 @@ def prepare(data: Data, seed: int, source: Path | None, out: Path) -> tuple[str,
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
     written = []
-    for number, shard in enumerate(shards, start=1):
-        name = f"client-{number}"
-        datasets.write_shard(unfinished / name, shard, origin)
-        by_class = np.bincount(shard.y_train, minlength=len(shard.classes)).tolist()
-        written.append((out / name, len(shard.y_train), len(shard.y_test), by_class))
-    unfinished.chmod(0o755)
-    unfinished.rename(out)
+    try:
+        for number, shard in enumerate(shards, start=1):
+            name = f"client-{number}"
+            datasets.write_shard(unfinished / name, shard, origin)
+            by_class = np.bincount(shard.y_train, minlength=len(shard.classes)).tolist()
+            written.append((out / name, len(shard.y_train), len(shard.y_test), by_class))
+        unfinished.chmod(0o755)
+        unfinished.rename(out)
+    except OSError as error:
+        raise FednPartialError(f"{out} cannot be written: {error}") from None
+    finally:  # of a full disk, or Ctrl-C: once it is renamed there is nothing
+        shutil.rmtree(unfinished, ignore_errors=True)
     return origin, written

@@ -7,8 +7,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
@@ -81,12 +79,11 @@ def prepared(case: Case, parent: Path, source: Path | None) -> Path:
     told = json.dumps([dataclasses.asdict(case.data), case.seed, source and str(source.resolve())], sort_keys=True)
     folder = parent / f"{case.data.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
     if not folder.exists():
-        new = folder.with_name(f"{folder.name}.{os.getpid()}")
-        prepare(case.data, case.seed, source, new)
         try:
-            new.rename(folder)
-        except OSError:  # another simulation was faster
-            shutil.rmtree(new)
+            prepare(case.data, case.seed, source, folder)
+        except FednPartialError:
+            if not folder.exists():  # if it does, another simulation was faster
+                raise
     return folder
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from fedn_partial import datasets
 from fedn_partial.client.cli import main
 from fedn_partial.datasets import open_shard
 
@@ -50,10 +51,22 @@ def test_shards_that_are_there_stay(digits, tmp_path):
     assert f"{tmp_path / 'shards'} is there already" in result.output
 
 
-def test_what_an_interrupted_command_left_is_written_anew(digits, tmp_path):
-    (tmp_path / "shards.unfinished" / "client-9").mkdir(parents=True)
-    assert prepare(*digits).exit_code == 0
-    assert not (tmp_path / "shards" / "client-9").exists()
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError("No space left"), "No space left"), (KeyboardInterrupt(), "Aborted")]
+)
+def test_a_command_that_fails_or_is_stopped_in_the_middle_leaves_nothing(error, told, digits, tmp_path, monkeypatch):
+    write, written = datasets.write_shard, []
+
+    def write_one_and_fail(folder, *arguments):
+        if written:
+            raise error
+        write(folder, *arguments)
+        written.append(folder)
+
+    monkeypatch.setattr(datasets, "write_shard", write_one_and_fail)
+    result = prepare(*digits)
+    assert result.exit_code != 0 and told in result.output
+    assert written and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
