@@ -96,7 +96,7 @@ class Case:
     seed: int = bounded(1, at_least=0, at_most=2**32 - 1)
     training: Training = Training()
     merge: str = bounded("all_clients", one_of=MERGE_RULES)  # see fedn_partial.seed_model.server_functions
-    shrinkage: float = bounded(1.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
+    shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)  # see fedn_partial.parts
     codec: str = bounded("float32", one_of=CODECS)  # of the updates, see fedn_partial.update
     model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it

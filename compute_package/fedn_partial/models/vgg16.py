@@ -18,13 +18,13 @@ PLAN = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512,
 class Options:
     """`width` is a factor on every convolution's channels.
 
-    `batchnorm_momentum` is the share of the old moving statistics that is kept at each step: Keras' 0.99 needs
-    some hundred steps to follow, so small shards want less.
+    `batchnorm_momentum` is the share of the old moving statistics that is kept at each step. Keras' 0.99 needs some
+    hundred steps to follow, and a round on a small shard has few.
     """
 
     width: float = bounded(1.0, at_least=1 / 64, at_most=4)
     classes: int = bounded(10, at_least=2)
-    batchnorm_momentum: float = bounded(0.99, at_least=0, below=1)
+    batchnorm_momentum: float = bounded(0.9, at_least=0, below=1)
 
 
 def build(options: Options):
