@@ -20,6 +20,7 @@ from fedn_partial.client.report.paper import figures
 from fedn_partial.errors import FednPartialError
 
 TEMPLATE = "results.md.jinja"
+BUDGETS = {"bytes": "upload_bytes", "computing": "training_macs"}
 WIDTH = 120  # characters of a line
 METHOD = ("merge", "shrinkage", "batchnorm_statistics", "selection")  # what a way to train some layers may choose
 
@@ -77,7 +78,7 @@ class Book:
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        names = ("show", "ours", "below", "versus", "gap", "done", "missing", "lacking", "goal", "at_budget")
+        names = ("show", "ours", "below", "versus", "gap", "done", "missing", "lacking", "goal")
         told = {name: getattr(self, name) for name in names}
         return _wrapped(environment.get_template(TEMPLATE).render(**told, paper=figures(), last=kept.LAST))
 
@@ -118,9 +119,9 @@ class Book:
         below = self._line(name, label).below
         return below.signed if below else "not run"
 
-    def versus(self, name: str, label: str, other: str) -> str:
-        """Return how one cell does beside another, in words that the figures choose."""
-        gap = self._apart(name, label, other)
+    def versus(self, name: str, label: str, other: str, equal: str = "rounds") -> str:
+        """Return how one cell does beside another, at equal rounds, bytes or computing; the figures choose the words."""
+        gap = self._apart(name, label, other, equal)
         if gap is None:
             return "not run"
         if not gap.sure:
@@ -133,12 +134,6 @@ class Book:
         if gap is None:
             return "not run"
         return f"**{gap.signed}**" if gap.sure else gap.signed
-
-    def at_budget(self, name: str, label: str) -> tables.AtBudget:
-        """Return what a cell came to at equal bytes and at equal computing."""
-        experiment = definitions.load(name, small=True)
-        cell = _cell(experiment, label)
-        return next(row for row in tables.at_budgets(experiment, self.results) if row.cell.label == cell.label)
 
     def goal(self) -> str:
         """Return how far 4 and 7 layers are from full training, in the paper, in the paper's way here, and at best."""
@@ -166,9 +161,12 @@ class Book:
 
     # How
 
-    def _apart(self, name: str, label: str, other: str) -> tables.Spread | None:
+    def _apart(self, name: str, label: str, other: str, equal: str = "rounds") -> tables.Spread | None:
         experiment = definitions.load(name, small=True)
-        return tables.apart(_cell(experiment, label), _cell(experiment, other), self.results)
+        cells = _cell(experiment, label), _cell(experiment, other)
+        if equal == "rounds":
+            return tables.apart(*cells, self.results)
+        return tables.apart_at(experiment, *cells, self.results, BUDGETS[equal])
 
     def _any(self, name: str) -> bool:
         return any(run.digest in self.results for run in definitions.load(name, small=False).runs)

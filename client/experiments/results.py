@@ -47,27 +47,23 @@ class Result:
     @property
     def accuracy(self) -> float:
         """Accuracy of the run, 0 to 1: the mean over its last `LAST` rounds."""
-        return mean_of_last(self.accuracies)
+        last = self.accuracies[-LAST:]
+        return sum(last) / len(last)
 
-    def within(self, costs: list[int], budget: float) -> float | None:
-        """Return the accuracy, as `accuracy`, after the last round that ends within the budget; None before that.
+    def at(self, costs: list[int], budget: float) -> tuple[float, float] | None:
+        """Return accuracy and rounds where a budget is used up, read off between two rounds; None before the first.
+
+        It is no mean over rounds: those of a dear way cost more and reach further back, to when it had learnt less.
 
         Parameters
         ----------
         costs : of each round: `upload_bytes` or `training_macs`. budget : of all rounds together.
         """
-        rounds = rounds_within(costs, budget)
-        return mean_of_last(self.accuracies[:rounds]) if rounds else None
-
-
-def rounds_within(costs: list[int], budget: float) -> int:
-    """Return how many rounds end within the budget."""
-    return sum(total <= budget for total in accumulate(costs))
-
-
-def mean_of_last(accuracies: list[float]) -> float:
-    last = accuracies[-LAST:]
-    return sum(last) / len(last)
+        totals = list(accumulate(costs))
+        if budget < totals[0]:
+            return None
+        rounds = range(1, len(totals) + 1)
+        return float(np.interp(budget, totals, self.accuracies)), float(np.interp(budget, totals, rounds))
 
 
 def summarise(run: Run, folder: Path, shards: Path) -> Result:

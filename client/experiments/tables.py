@@ -11,7 +11,7 @@ import statistics
 from dataclasses import dataclass
 
 from fedn_partial.client.experiments.definitions import Cell, Experiment
-from fedn_partial.client.experiments.results import LAST, Result, rounds_within
+from fedn_partial.client.experiments.results import LAST, Result
 from fedn_partial.client.flavours import MIB
 from fedn_partial.client.progress import aligned
 from fedn_partial.client.report.paper import figures
@@ -244,6 +244,17 @@ def budgets(experiment: Experiment, results: dict[str, Result], kind: str) -> di
     return {seed: min(sum(getattr(mine[seed], kind)) for mine in cells) for seed in sorted(seeds)}
 
 
+def apart_at(experiment: Experiment, one: Cell, other: Cell, results: dict[str, Result], kind: str) -> Spread | None:
+    """Return the same at equal costs of a `kind`: where those of the cheapest cell are used up."""
+    gaps = []
+    for seed, budget in budgets(experiment, results, kind).items():
+        mine, theirs = (found(cell, results)[seed] for cell in (one, other))
+        read = [result.at(getattr(result, kind), budget) for result in (mine, theirs)]
+        if None not in read:
+            gaps.append(100 * (read[0][0] - read[1][0]))
+    return spread(gaps)
+
+
 def at_budgets(experiment: Experiment, results: dict[str, Result]) -> list[AtBudget]:
     """Return each cell's accuracy after all of its rounds, at equal bytes, and at equal computing."""
     limits = {kind: budgets(experiment, results, kind) for kind in ("upload_bytes", "training_macs")}
@@ -252,11 +263,11 @@ def at_budgets(experiment: Experiment, results: dict[str, Result]) -> list[AtBud
         mine = found(cell, results)
         known = {}
         for kind, budget in limits.items():
-            costs = {seed: getattr(mine[seed], kind) for seed in budget}
-            reached = [mine[seed].within(costs[seed], budget[seed]) for seed in budget]
+            read = [mine[seed].at(getattr(mine[seed], kind), limit) for seed, limit in budget.items()]
+            reached = [at for at in read if at is not None]
             known[kind] = (
-                spread([100 * accuracy for accuracy in reached if accuracy is not None]),
-                spread([float(rounds_within(costs[seed], budget[seed])) for seed in budget]),
+                spread([100 * accuracy for accuracy, _ in reached]),
+                spread([rounds for _, rounds in reached]),
             )
         whole = spread([100 * result.accuracy for result in mine.values()])
         rows.append(AtBudget(cell, whole, *known["upload_bytes"], *known["training_macs"]))
@@ -276,8 +287,8 @@ def _budgets(experiment: Experiment, results: dict[str, Result]) -> Table:
             )
         )
     text = (
-        f"Accuracy: mean of {LAST} rounds, after all rounds, and where the bytes sent and the multiply-accumulates "
-        "trained reach what the cheapest used in all of its rounds, with the rounds that this took"
+        f"Accuracy: mean of the last {LAST} rounds; and, read off between two rounds, where the bytes sent and the "
+        "multiply-accumulates trained reach what the cheapest used in all of its rounds, with the rounds that this took"
     )
     heads = ("", "accuracy %", "at equal bytes", "rounds", "at equal computing", "rounds")
     return Table(_caption(experiment, text), heads, tuple(rows))

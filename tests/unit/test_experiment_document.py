@@ -74,13 +74,18 @@ def test_at_equal_bytes_each_is_read_off_where_the_cheapest_ends(all_results):
     found = {row.cell.label: row for row in tables.at_budgets(experiment, known)}
     assert found["random"].accuracy.mean == pytest.approx(19)  # mean of 18, 19, 20
     assert found["all"].bytes_rounds.mean == 5  # 5,000 bytes
-    assert found["all"].at_bytes.mean == pytest.approx(4)
+    assert found["all"].at_bytes.mean == pytest.approx(5)
     assert found["all"].macs_rounds.mean == 10  # 1,000
-    assert found["random"].macs_rounds.mean == 12
-    assert found["random"].at_macs.mean == pytest.approx(11)
-    assert found["top"].at_macs.mean == pytest.approx(19)
+    assert found["random"].macs_rounds.mean == 12.5
+    assert found["random"].at_macs.mean == pytest.approx(12.5)
+    assert found["top"].at_macs.mean == pytest.approx(20)
+    book = document.Book(known, None)
+    assert book._apart("selectors", "all", "random", "bytes").mean == pytest.approx(5 - 20)
+    assert book._apart("selectors", "all", "random", "computing").mean == pytest.approx(10 - 12.5)
+    assert book._apart("selectors", "all", "random").mean == pytest.approx(0)
     # A seed of which a run is missing is left out: its budget is not known.
     del known[cells["top"].runs[1].digest]
+    assert book._apart("selectors", "all", "random", "bytes").count == 2
     assert tables.budgets(experiment, known, "upload_bytes") == {1: 5000, 3: 5000}
 
 

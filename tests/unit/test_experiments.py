@@ -1,6 +1,7 @@
 """Experiments: what their files make, which runs they share, and the figures that are counted from run folders."""
 
 import json
+import math
 import os
 import re
 import statistics
@@ -191,11 +192,18 @@ def test_a_result_is_counted_from_a_runs_folder(tmp_path, experiment):
 
 
 @pytest.mark.parametrize(
-    ("budget", "expected"), [(2001, None), (2002, 0.2), (4500, 0.3), (6012, 1.1 / 3), (99999, 0.5)]
+    ("budget", "expected"),
+    [(2001, None), (2002, (0, 1)), (3004, (0.5, 1.5)), (6012, (2, 3)), (8020, (3, 4))],
 )
-def test_accuracy_within_a_budget_is_that_of_the_last_round_that_ends_in_it(tmp_path, experiment, budget, expected):
+def test_accuracy_at_a_budget_is_read_off_between_the_rounds(tmp_path, experiment, budget, expected):
     result = write_finished(tmp_path, experiment.runs[0])
-    assert result.within(result.upload_bytes, budget) == (expected and pytest.approx(expected))
+    at = result.at(result.upload_bytes, budget)
+    if expected is None:
+        assert at is None
+        return
+    place, rounds = expected
+    low, high = ACCURACIES[math.floor(place)], ACCURACIES[math.ceil(place)]
+    assert at == (pytest.approx((low + high) / 2), pytest.approx(rounds))
 
 
 def test_a_round_that_nobody_tested_is_named(tmp_path, experiment):
