@@ -120,7 +120,7 @@ class Book:
         return below.signed if below else "not run"
 
     def versus(self, name: str, label: str, other: str, equal: str = "rounds") -> str:
-        """Return how one cell does beside another, at equal rounds, bytes or computing; the figures choose the words."""
+        """Return how one cell does beside another at equal rounds, bytes or computing; the figures choose the words."""
         gap = self._apart(name, label, other, equal)
         if gap is None:
             return "not run"
