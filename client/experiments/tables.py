@@ -245,7 +245,10 @@ def budgets(experiment: Experiment, results: dict[str, Result], kind: str) -> di
 
 
 def apart_at(experiment: Experiment, one: Cell, other: Cell, results: dict[str, Result], kind: str) -> Spread | None:
-    """Return the same at equal costs of a `kind`: where those of the cheapest cell are used up."""
+    """Return by how many points `one` is above `other` where the costs of the cheapest cell are used up.
+
+    `kind` of costs: upload_bytes or training_macs. A cell that cannot pay its first round from them has no accuracy.
+    """
     gaps = []
     for seed, budget in budgets(experiment, results, kind).items():
         mine, theirs = (found(cell, results)[seed] for cell in (one, other))
