@@ -140,21 +140,22 @@ class Book:
         paper = figures()["accuracy"]["fig1"]
         rows = []
         for layers, wanted in ((7, -0.5), (4, -2.0)):
-            way = self._line("fig1", f"{layers} layers")
-            where, best = self._best(layers)
+            way = self._line("defaults", f"{layers} layers, paper's way")
+            tried, where, best = self._best(layers)
             rows.append(
                 (
                     f"{layers} of 14",
                     f"{wanted:+.1f}",
                     f"{paper[layers] - paper[14]:+.2f}",
-                    way.below.signed if way.below else "not run",
-                    f"{best.signed}: {where}" if best else "not run",
+                    f"{way.below.signed}: {_verdict(way.below, wanted)}" if way.below else "not run",
+                    f"{best.signed}: {_verdict(best, wanted)}" if best else "not run",
+                    f"{where}; of {tried}" if best else "-",
                 )
             )
-        heads = ("layers", "goal", "the paper", "the paper's way here", "the best of the comparisons")
+        heads = ("layers", "goal", "the paper", "the paper's way here", "the best way here", "which")
         return tables.Table(
-            "Points to full training at equal rounds, small versions. The best was chosen among many by these same "
-            "runs, which flatters it.",
+            "Points to full training at equal rounds, small versions of 20 rounds; whether the goal is met, at 95 %. "
+            'The best was chosen by these same runs, "of" so many ways, which flatters it.',
             heads,
             tuple(rows),
         ).markdown()
@@ -187,15 +188,16 @@ class Book:
         cell = _cell(experiment, label)
         return next(line for line in tables.lines(experiment, self.results) if line.label == cell.label)
 
-    def _best(self, layers: int) -> tuple[str, tables.Spread | None]:
-        """Return which way to train so many layers, all else as in Figure 1, comes closest to full training."""
-        figure1 = definitions.load("fig1", small=True)
-        found = [
-            (f"{name}, {cell.label}", gap)
-            for name, cell in self._ways(layers, figure1.ceiling_cell)
-            if (gap := tables.apart(cell, figure1.ceiling_cell, self.results)) and gap.count == len(cell.runs)
-        ]
-        return max(found, key=lambda way: way[1].mean, default=("", None))
+    def _best(self, layers: int) -> tuple[int, str, tables.Spread | None]:
+        """Return of how many ways to train so many layers, else as in Figure 1, which comes closest to full."""
+        full = definitions.load("defaults", small=True).ceiling_cell
+        found = {}
+        for name, cell in self._ways(layers, full):
+            gap = tables.apart(cell, full, self.results)
+            if gap and gap.count == len(cell.runs):
+                found.setdefault(cell.runs[0].digest, (f"{name}, {cell.label}", gap))
+        where, best = max(found.values(), key=lambda way: way[1].mean, default=("", None))
+        return len(found), where, best
 
     def _ways(self, layers: int, full: Cell) -> Iterator[tuple[str, Cell]]:
         for name in definitions.names():
@@ -228,6 +230,12 @@ def _wrapped(text: str) -> str:
         )
         blocks.append("\n".join(filled))
     return "\n\n".join(blocks) + "\n"
+
+
+def _verdict(below: tables.Spread, wanted: float) -> str:
+    if below.mean - below.margin >= wanted:
+        return "met"
+    return "missed" if below.mean + below.margin < wanted else "cannot be told"
 
 
 def _cell(experiment: Experiment, label: str) -> Cell:

@@ -32,10 +32,14 @@ class Spread:
         return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
 
     @property
+    def margin(self) -> float:
+        """Half of the mean's 95 % interval by Student's t; infinite if the runs say nothing of their spread."""
+        return T95.get(self.count, 2.0) * self.deviation / math.sqrt(self.count) if self.deviation else math.inf
+
+    @property
     def sure(self) -> bool:
-        """Whether the mean is away from 0 by Student's t at 95 %."""
-        quantile = T95.get(self.count, 2.0)
-        return bool(self.deviation) and abs(self.mean) > quantile * self.deviation / math.sqrt(self.count)
+        """Whether the mean is away from 0 at 95 %."""
+        return abs(self.mean) > self.margin
 
     @property
     def signed(self) -> str:
@@ -50,6 +54,7 @@ class Line:
     ----------
     done, wanted : numbers of runs.
     ours, paper, difference : accuracy. below, paper_below : what it is away from the ceiling, negative below it.
+    share : bytes sent, in percent of what all layers are as float32.
     floor : accuracy of always saying the most common class.
     """
 
@@ -61,6 +66,7 @@ class Line:
     difference: float | None
     below: Spread | None
     paper_below: float | None
+    share: Spread | None
     floor: Spread | None
 
 
@@ -117,6 +123,7 @@ def _line(cell: Cell, ceiling: Cell | None, results: dict[str, Result]) -> Line:
         difference=ours.mean - cell.paper if known and ours else None,
         below=below,
         paper_below=cell.paper - ceiling.paper if known and below and ceiling.paper is not None else None,
+        share=spread([_share(result) for result in mine.values()]),
         floor=spread([100 * result.floor for result in mine.values()]),
     )
 
@@ -128,28 +135,42 @@ def table(experiment: Experiment, results: dict[str, Result]) -> Table:
 
 
 def _caption(experiment: Experiment, text: str) -> str:
-    size = "small version" if experiment.small else "full size"
+    settings = [cell.runs[0].settings for cell in experiment.cells]
+    size = [
+        "small version" if experiment.small else "full size",
+        _range([told["session"]["rounds"] for told in settings], "rounds"),
+        _range([told["data"]["examples"] for told in settings], "training examples"),
+    ]
     seeds = len(experiment.cells[0].runs)
-    return f"{experiment.title}; {size}. {text}, mean ± standard deviation over {seeds} seeds."
+    return f"{experiment.title}; {', '.join(filter(None, size))}. {text}, mean ± standard deviation over {seeds} seeds."
+
+
+def _range(numbers: list[int | None], what: str) -> str | None:
+    known = sorted({number for number in numbers if number is not None})
+    return f"{' to '.join(f'{number:,}' for number in dict.fromkeys((known[0], known[-1])))} {what}" if known else None
+
+
+def _share(result: Result) -> float:
+    return 100 * sum(result.upload_bytes) / len(result.upload_bytes) / result.full_bytes
 
 
 def _accuracies(experiment: Experiment, results: dict[str, Result]) -> Table:
     found = lines(experiment, results)
+    printed, ceiling = any(line.paper is not None for line in found), experiment.ceiling is not None
     columns = [
-        ("", lambda line: line.label),
-        ("accuracy %", lambda line: _ours(line.ours, line.done, line.wanted)),
-        ("paper", lambda line: _number(line.paper)),
-        ("difference", lambda line: _signed(line.difference)),
-        ("to full training", lambda line: UNKNOWN if line.below is None else line.below.signed),
-        ("paper's", lambda line: _signed(line.paper_below)),
-        ("majority class", lambda line: UNKNOWN if line.floor is None else _number(line.floor.mean)),
+        (True, "", lambda line: line.label),
+        (True, "accuracy %", lambda line: _ours(line.ours, line.done, line.wanted)),
+        (printed, "paper", lambda line: _number(line.paper)),
+        (printed, "difference", lambda line: _signed(line.difference)),
+        (ceiling, f"to {experiment.ceiling}", lambda line: UNKNOWN if line.below is None else line.below.signed),
+        (printed and ceiling, "paper's distance", lambda line: _signed(line.paper_below)),
+        (True, "sent, % of full", lambda line: UNKNOWN if line.share is None else f"{line.share.mean:.0f}"),
+        (True, "majority class", lambda line: UNKNOWN if line.floor is None else _number(line.floor.mean)),
     ]
-    if all(line.paper is None for line in found):
-        columns = [column for column in columns if column[0] not in ("paper", "difference", "paper's")]
-    if experiment.ceiling is None:
-        columns = [column for column in columns if column[0] not in ("to full training", "paper's")]
+    columns = [(head, cell) for shown, head, cell in columns if shown]
+    text = f"Accuracy: mean of the last {LAST} rounds" + ("; distances in points" if ceiling else "")
     return Table(
-        _caption(experiment, f"Accuracy: mean of the last {LAST} rounds; differences in points"),
+        _caption(experiment, text),
         tuple(head for head, _ in columns),
         tuple(tuple(cell(line) for _, cell in columns) for line in found),
     )
@@ -186,9 +207,8 @@ def sent(cell: Cell, results: dict[str, Result]) -> tuple[Spread | None, Spread 
     """Return what 10 clients send in a round in MiB, and its share of a full update in percent."""
     mine = found(cell, results).values()
     per_round = [sum(result.upload_bytes) / len(result.upload_bytes) for result in mine]
-    share = [100 * mean / result.full_bytes for mean, result in zip(per_round, mine, strict=True)]
     ten = [10 / len(result.trained) * mean / MIB for mean, result in zip(per_round, mine, strict=True)]
-    return spread(ten), spread(share)
+    return spread(ten), spread([_share(result) for result in mine])
 
 
 def paper_sent(cell: Cell) -> tuple[float, float] | None:
@@ -287,13 +307,14 @@ def _budgets(experiment: Experiment, results: dict[str, Result]) -> Table:
                 _ours(row.accuracy, len(mine), len(row.cell.runs)),
                 *_at(row.at_bytes, row.bytes_rounds),
                 *_at(row.at_macs, row.macs_rounds),
+                UNKNOWN if not mine else _number(statistics.fmean(100 * result.floor for result in mine.values())),
             )
         )
     text = (
         f"Accuracy: mean of the last {LAST} rounds; and, read off between two rounds, where the bytes sent and the "
         "multiply-accumulates trained reach what the cheapest used in all of its rounds, with the rounds that this took"
     )
-    heads = ("", "accuracy %", "at equal bytes", "rounds", "at equal computing", "rounds")
+    heads = ("", "accuracy %", "at equal bytes", "rounds", "at equal computing", "rounds", "majority class")
     return Table(_caption(experiment, text), heads, tuple(rows))
 
 
