@@ -62,7 +62,7 @@ def simulate(
             datasets.verify(shard)
     machines = devices.devices(case)
     kept = {"simulated": True, "data_digest": digest} | {key: known[key] for key in ("started",) if known}
-    with _alone(folder), _quiet(logging.getLogger("fedn")):
+    with _alone(folder), _quiet():
         try:
             return Session(case, folder, kept, shards, machines, pool).play(tell, say)
         except BrokenProcessPool:
@@ -144,8 +144,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Let the server functions, which log a line a client, speak of problems only."""
+    from fedn.common.log_config import logger  # which sets its level when it is imported
+
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
