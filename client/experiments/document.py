@@ -78,7 +78,7 @@ class Book:
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        names = ("show", "ours", "below", "versus", "gap", "done", "missing", "lacking", "goal")
+        names = ("show", "below", "versus", "gap", "done", "missing", "lacking", "goal")
         told = {name: getattr(self, name) for name in names}
         return _wrapped(environment.get_template(TEMPLATE).render(**told, paper=figures(), last=kept.LAST))
 
@@ -109,10 +109,6 @@ class Book:
         return "\n\n".join(
             self._shown(definitions.load(name, small)) for small in (True, False) if small or self._any(name)
         )
-
-    def ours(self, name: str, label: str) -> str:
-        """Return a cell's accuracy, in percent."""
-        return str(self._line(name, label).ours or "not run")
 
     def below(self, name: str, label: str) -> str:
         """Return a cell's distance to full training, in points."""
