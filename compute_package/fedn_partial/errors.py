@@ -7,3 +7,7 @@ class FednPartialError(ValueError):
 
 class DataError(FednPartialError):
     """Data that are missing, incomplete, inconsistent, or cannot be dealt as asked."""
+
+
+class ModelError(FednPartialError):
+    """A model file that is damaged, or not of this session."""

@@ -26,18 +26,16 @@ the standard library only, and nothing else of this module.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 
 import numpy as np
 
-from fedn_partial.errors import FednPartialError
+from fedn_partial.errors import ModelError
+from fedn_partial.npz import check_npz, read_member
 
 FORMAT = 2
-
-
-class ModelError(FednPartialError):
-    """A global model that is damaged, or not of this session."""
 
 
 def digest(arrays) -> str:
@@ -213,7 +211,8 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
 def read_model(path: str, tensors=None, only=None):
     """Yield the arrays of a global model as FEDn's numpyhelper writes it: an npz file with arrays "0" to "n-1".
 
-    One after the other, so that a device need not hold two models.
+    One after the other, so that a device need not hold two models. What the file declares is checked before an array
+    is read, so that no file takes more memory than the model does.
 
     Parameters
     ----------
@@ -226,14 +225,18 @@ def read_model(path: str, tensors=None, only=None):
     ModelError : not such a file, or not such a model.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            count = len(archive.files)
-            if tensors is not None and count != len(tensors):
-                raise ModelError(f"global model has {count} tensors, this model has {len(tensors)}")
-            for index in range(count) if only is None else [tensor.index for tensor in only]:
-                array = archive[str(index)]
-                if tensors is not None:
-                    _check_array(array, tensors[index])
+        headers = check_npz(path, limit_bytes=math.inf)  # the tensors say how large each array may be
+    except ModelError as error:
+        raise ModelError(f"{path} is not a model in FEDn's npz format: it {error}") from None
+    if tensors is not None:
+        _check_headers(headers, tensors)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for index in range(len(headers)) if only is None else [tensor.index for tensor in only]:
+                array = read_member(archive, index)
+                if tensors is not None and not np.isfinite(array).all():
+                    name = tensors[index].name
+                    raise ModelError(f"global model's tensor {index} ({name}) has values that are not finite")
                 yield array
     except (MemoryError, ModelError):
         raise
@@ -241,11 +244,12 @@ def read_model(path: str, tensors=None, only=None):
         raise ModelError(f"{path} is not a model in FEDn's npz format: {error}") from None
 
 
-def _check_array(array: np.ndarray, tensor) -> None:
-    if array.shape != tensor.shape or array.dtype not in (np.dtype(tensor.dtype), np.dtype(np.float16)):
-        raise ModelError(
-            f"global model's tensor {tensor.index} ({tensor.name}) is {array.dtype} {array.shape}, "
-            f"this model's is {tensor.dtype} {tensor.shape}"
-        )
-    if not np.isfinite(array).all():
-        raise ModelError(f"global model's tensor {tensor.index} ({tensor.name}) has values that are not finite")
+def _check_headers(headers, tensors) -> None:
+    if len(headers) != len(tensors):
+        raise ModelError(f"global model has {len(headers)} tensors, this model has {len(tensors)}")
+    for header, tensor in zip(headers, tensors, strict=True):
+        if header.shape != tensor.shape or header.dtype not in (np.dtype(tensor.dtype), np.dtype(np.float16)):
+            raise ModelError(
+                f"global model's tensor {tensor.index} ({tensor.name}) is {header.dtype} {header.shape}, "
+                f"this model's is {tensor.dtype} {tensor.shape}"
+            )
