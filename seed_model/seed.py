@@ -69,12 +69,16 @@ def newest_model(api: Api) -> str:
     return found[0]["model_id"]
 
 
-def check_seed(api: Api, model_id: str, table: list[Layer], path: Path) -> None:
-    """Download a model of FEDn's to `path` and raise ModelError if it does not have the tensors of `table`."""
+def check_seed(api: Api, model_id: str, table: list[Layer], path: Path) -> str:
+    """Download a model of FEDn's to `path` and return its digest, see ``fedn_partial.update.digest``.
+
+    Raises
+    ------
+    ModelError : it does not have the tensors of `table`.
+    """
     api.download_model(model_id, path)
     try:
-        for _ in update.read_model(str(path), tensor_list(table)):
-            pass
+        return update.digest(update.read_model(str(path), tensor_list(table)))
     except update.ModelError as error:
         raise update.ModelError(
             f"FEDn's newest model is not one of this case ({error}); "

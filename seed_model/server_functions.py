@@ -10,7 +10,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import os
+import random
+import re
 import textwrap
 
 import numpy as np
@@ -40,6 +43,10 @@ class ServerFunctions(ServerFunctionsBase):
     is that of the mixture of the clients' distributions, weighted as above (with ``all_clients``, the clients that did
     not send a layer count with the global model's mean and variance).
 
+    A global model that is neither the one that the last round made nor the one that it started from is not of this
+    session. FEDn 0.33 keeps server functions in use after their session, in sessions that bring none; there they
+    average the clients' models, as FEDn does without them. If a client answers as one of this session, the round fails.
+
     Memory: the previous global model, float64 sums of one model, and the update in hand.
     """
 
@@ -47,6 +54,10 @@ class ServerFunctions(ServerFunctionsBase):
     digest = staticmethod(update.digest)
     decode = staticmethod(update.decode)
     plain = staticmethod(update.plain)
+    stranger = "the global model is not one of this session"
+    max_settings_bytes = 1_000_000
+    max_uninvited = 20  # as many clients that were not asked are named
+    max_reasons = 50_000  # characters of all reasons together
     # More examples than a device could train on in a round; such a number would drown every other client.
     max_examples = 10_000_000
     least_probability = 0.1  # of a layer, with merge rule inverse_probability: no client counts more than tenfold
@@ -54,74 +65,97 @@ class ServerFunctions(ServerFunctionsBase):
     def __init__(self):
         self.state = self.load_state()
         self.model = None  # the global model of this round
-        self.base = None  # its digest
-        self.asked = []  # FEDn's ids of the clients of this round
+        self.asked = self.state["asked"]  # FEDn's ids of the clients of this round
+        self.aside = False  # whether this round is not one of this session
         self.start_round()
 
     def start_round(self):
-        """Forget what was summed up."""
+        """Reset the accumulators for a new round."""
         self.buffer = np.empty(32768)
         self.sums = {}  # index of a tensor -> float64 sum of w_k W_k (variances: of w_k (var_k + mean_k ** 2))
         self.weights = {}  # layer -> sum of w_k of those who sent it; w_k is n_k, or n_k / p_kl
         self.all_examples = 0
-        self.senders = set()  # ids of the clients that were merged
         self.coverage = {}  # layer -> how many clients sent it
         self.moved = {}  # layer -> sum of w_k |D_k|^2, if scores are wanted
         self.merged = []  # FEDn's ids of the clients that were merged
         self.skipped = {}  # FEDn's id of a client -> why it was not
+        self.late = {}  # FEDn's id of a client -> the earlier round that its update was trained in
+        self.uninvited = 0  # updates of clients that were not asked
+        self.notes = []  # sentences about the whole round, for the operator
+        self.average = None  # of the models of a session that is not this one
+        self.addressed = False  # whether a client answered as one of this session, in a round that is not
 
     def client_selection(self, client_ids):
         """Return which of the connected clients are asked to train in the round that begins."""
-        import random
-
         self.asked = sorted(client_ids)
         count = self.settings["clients_per_round"]
-        if count is not None and count < len(self.asked):
+        if count is not None and count < len(self.asked) and not (self.aside or self.is_over()):
             draw = random.Random(f"{self.settings['client']['seed']}/{self.state['round'] + 1}/clients")
             self.asked = sorted(draw.sample(self.asked, count))
         return self.asked
+
+    def is_over(self):
+        """Return whether all rounds of this session were begun: what comes now is another session."""
+        return self.state["round"] >= self.settings["rounds"]
 
     def client_settings(self, global_model):
         """Begin a round: return what every client is told, see fedn_partial.settings.Instructions."""
         self.start_round()
         self.model = global_model
-        self.base = self.digest(global_model)
+        digest = self.digest(global_model)
+        self.aside = self.is_over() or digest not in self.state["known"]
+        if self.aside:
+            logger.warning(
+                f"fedn-partial: {self.stranger}, {self.settings['client']['session']}; others' models are averaged. "
+                "FEDn keeps these functions until a session brings others or the combiner restarts"
+            )
+            return {}
         self.state["round"] += 1
+        self.state["base"] = digest
+        self.state["asked"] = self.asked
         self.save_state()
-        wanted = {}
+        return self.bounded(
+            {
+                **self.settings["client"],
+                **self.signals(),
+                "round": self.state["round"],
+                "warmup": self.state["merged_rounds"] < self.settings["warmup_rounds"],
+                "probabilities": self.settings["merge"] == "inverse_probability",
+                "merged_rounds": self.state["merged_rounds"],
+                "fingerprint": self.settings["fingerprint"],
+                "base": digest,
+                "previous": self.state["previous"],
+            }
+        )
+
+    def signals(self):
+        """Return what the session's selector wants to know from the server."""
         if self.settings["wants"] == "participants":
             names = self.state["names"]
-            wanted = {"participants": sorted({names.get(client, client) for client in self.asked})}
+            return {"participants": sorted({names.get(client, client) for client in self.asked})}
         if self.settings["wants"] == "scores":
-            wanted = {"scores": self.state["scores"]}
-        return {
-            **self.settings["client"],
-            **wanted,
-            "round": self.state["round"],
-            "warmup": self.state["merged_rounds"] < self.settings["warmup_rounds"],
-            "probabilities": self.settings["merge"] == "inverse_probability",
-            "merged_rounds": self.state["merged_rounds"],
-            "fingerprint": self.settings["fingerprint"],
-            "base": self.base,
-            "previous": self.state["previous"],
-        }
+            return {"scores": self.state["scores"]}
+        return {}
+
+    def bounded(self, told):
+        """Return `told` without what makes it larger than FEDn's messages may be: 4 MB, beyond which nobody trains."""
+        for key, smaller in (("previous", {"round": told["round"] - 1}), ("participants", [])):
+            if key in told and len(json.dumps(told)) > self.max_settings_bytes:
+                logger.warning(f"fedn-partial: {key!r} is too large")
+                told[key] = smaller
+        return told
 
     def incremental_aggregate(self, client_id, model, client_metadata, previous_global):
         """Add one client's update to the sums, or skip it and log why. Never raises on what a client sent."""
-        client = client_id
         try:
-            if previous_global is not self.model:
-                self.model = previous_global
-                self.base = self.digest(previous_global)
-            if isinstance(client_metadata, dict):
-                client = self.plain(client_metadata.get("client") or client_id, 100)
+            if self.aside:
+                self.add_other(model, client_metadata)
+                return
+            if self.model is None:  # this process was restarted in mid-round
+                self.resume(previous_global)
             examples, tensors, weights = self.check(client_id, model, client_metadata)
         except Exception as error:
-            reason = self.plain(error, 500)
-            # Every client is sent this, so it holds the server's words only; a device's own stay in the log.
-            refused = isinstance(client_metadata, dict) and client_metadata.get("refused")
-            self.skipped[client_id] = "it did not train" if refused else reason
-            logger.warning(f"fedn-partial: round {self.state['round']}: skipped the update of {client}: {reason}")
+            self.skip(client_id, client_metadata, error)
             return
         for name, arrays in tensors.items():
             self.add(name, arrays, weights[name])
@@ -129,16 +163,44 @@ class ServerFunctions(ServerFunctionsBase):
             self.coverage[name] = self.coverage.get(name, 0) + 1
             if self.settings["wants"] == "scores":
                 self.moved[name] = self.moved.get(name, 0.0) + weights[name] * self.distance(name, arrays)
+        client = self.plain(client_metadata.get("client") or client_id, 100)
         if self.settings["wants"] == "participants":
             self.state["names"][client_id] = client
         self.all_examples += examples
         self.merged.append(client_id)
-        self.senders.add(client_id)
         limited = client_metadata.get("limited")
         logger.info(
             f"fedn-partial: round {self.state['round']}: merged {len(tensors)} layers of {client}, {examples} examples"
             + (f"; it trained {self.plain(limited)}" if limited else "")
         )
+
+    def resume(self, global_model):
+        """Go on with the round that the state says is under way, if `global_model` is the one that it started from."""
+        if self.digest(global_model) != self.state["base"]:
+            raise ValueError("arrived before its round had begun")
+        self.model = global_model
+        self.notes.append("the hooks process was restarted; what it had merged before is lost")
+
+    def skip(self, client_id, metadata, reason):
+        """Leave out an update and say why, by name. Also called by the hooks process, if it cannot read a model."""
+        metadata = metadata if isinstance(metadata, dict) else {}
+        client, reason = self.plain(metadata.get("client") or client_id, 100), self.plain(reason, 500)
+        logger.warning(f"fedn-partial: round {self.state['round']}: skipped the update of {client}: {reason}")
+        if self.is_late(metadata):
+            self.late[client_id] = metadata["round"]
+            return
+        if client_id not in self.asked:
+            self.uninvited += 1
+            if self.uninvited > self.max_uninvited:
+                return
+        # Every client is sent this, so it holds the server's words only; a device's own stay in the log.
+        self.skipped[client_id] = "it did not train" if metadata.get("refused") else reason
+
+    def is_late(self, metadata):
+        """Return whether an update was trained in an earlier round of this session."""
+        trained_in, session = metadata.get("round"), metadata.get("session")
+        earlier = type(trained_in) is int and 0 < trained_in < self.state["round"]
+        return earlier and session == self.settings["client"]["session"]
 
     def check(self, client_id, model, metadata):
         """Return an update's number of examples, its tensors {layer: arrays}, and its weight in each layer.
@@ -147,13 +209,19 @@ class ServerFunctions(ServerFunctionsBase):
         """
         if isinstance(metadata, dict) and metadata.get("refused"):
             raise ValueError(f"it did not train: {metadata['refused']}")
+        if client_id not in self.asked:
+            raise ValueError("was not asked to train in this round")
         settings = self.settings
         base = {name: [self.model[index] for index in indices] for name, indices in settings["indices"].items()}
         codec = settings["client"]["codec"]
         tensors = self.decode(model, metadata, settings["fingerprint"], codec, settings["layers"], base)
-        if metadata.get("base") != self.base:
-            raise ValueError(f"started from model {metadata.get('base')!r}, this round's is {self.base!r} (too late?)")
-        if client_id in self.senders:
+        if metadata.get("session") != settings["client"]["session"]:
+            raise ValueError(f"belongs to session {metadata.get('session')!r}, not to this one")
+        if metadata.get("round") != self.state["round"]:
+            raise ValueError(f"is late: it was trained in round {metadata.get('round')!r}")
+        if metadata.get("base") != self.state["base"]:
+            raise ValueError(f"started from model {metadata.get('base')!r}, this round's is {self.state['base']!r}")
+        if client_id in self.merged:
             raise ValueError("is a second update of this client in this round")
         given = metadata.get("num_examples")
         if not isinstance(given, str) or not given.isdecimal() or not 1 <= int(given) <= self.max_examples:
@@ -216,7 +284,12 @@ class ServerFunctions(ServerFunctionsBase):
         return total
 
     def get_incremental_aggregate_model(self):
-        """End a round: return the new global model."""
+        """End a round: return the new global model.
+
+        Raises RuntimeError, with which FEDn fails the round and keeps the global model, if there is none to return.
+        """
+        if self.aside:
+            return self.end_others_round()
         if self.model is None:
             raise RuntimeError("fedn-partial: no update has arrived; the global model stays as it is")
         if not self.merged:
@@ -224,8 +297,33 @@ class ServerFunctions(ServerFunctionsBase):
         model = list(self.model)
         for name in self.weights:
             self.merge(name, model)
+        self.state["known"] = [self.state["base"], self.digest(model)]
         self.end_round()
         return model
+
+    def add_other(self, model, metadata):
+        """Average a model of a session that is not this one, as FEDn does without server functions."""
+        if not isinstance(metadata, dict) or "format" in metadata or "refused" in metadata:
+            self.addressed = True
+            return
+        examples = metadata["num_examples"]
+        total = self.all_examples + examples  # raises for text
+        if self.average is None:
+            average = model
+        else:
+            if [array.shape for array in model] != [array.shape for array in self.average]:
+                raise ValueError("has other shapes than the models before it")
+            average = [old + examples * (new - old) / total for old, new in zip(self.average, model, strict=True)]
+        self.average, self.all_examples = average, total
+
+    def end_others_round(self):
+        """Return the mean of the models of another session; raise RuntimeError if it is this one after all."""
+        average, self.average, self.model = self.average, None, None
+        if self.addressed or average is None:
+            self.state["previous"] = {**self.state["previous"], "notes": [self.stranger]}
+            self.save_state()
+            raise RuntimeError(f"fedn-partial: {self.stranger}")
+        return average
 
     def merge(self, name, model):
         """Put the merged tensors of one layer into `model`, a list of which only these entries change."""
@@ -271,10 +369,15 @@ class ServerFunctions(ServerFunctionsBase):
         staleness = {name: 0 if sent else staleness.get(name, 0) + 1 for name, sent in coverage.items()}
         self.state["staleness"] = staleness
         self.state["merged_rounds"] += 1 if self.merged else 0
+        if self.uninvited:
+            self.notes.append(f"{self.uninvited} updates of clients that were not asked")
+        length = max(20, self.max_reasons // (len(self.skipped) + 1))
         self.state["previous"] = {
             "round": self.state["round"],
             "merged": self.merged,
-            "skipped": self.skipped,
+            "skipped": {client: reason[:length] for client, reason in self.skipped.items()},
+            "late": self.late,
+            "notes": self.notes,
             "staleness": {name: age for name, age in staleness.items() if age},
         }
         self.save_state()
@@ -285,13 +388,21 @@ class ServerFunctions(ServerFunctionsBase):
             f"coverage {covered} of {len(staleness)} layers, rounds since last trained: {stale or 'none stale'}"
         )
         self.start_round()
-        self.model = self.base = None
+        self.model = None
 
     def load_state(self):
         """Return what must outlive a restart of the hooks process: round, staleness and the like."""
-        import json
-
-        state = {"round": 0, "merged_rounds": 0, "staleness": {}, "previous": {}, "names": {}, "scores": {}}
+        state = {
+            "round": 0,
+            "merged_rounds": 0,
+            "base": "",  # digest of the global model that the last round started from
+            "known": [self.settings["seed_model"]],  # digests of the global models that may come next
+            "asked": [],
+            "staleness": {},
+            "previous": {},
+            "names": {},
+            "scores": {},
+        }
         try:
             with open(self.state_path()) as file:
                 found = json.load(file)
@@ -299,13 +410,11 @@ class ServerFunctions(ServerFunctionsBase):
                 state = found
         except (OSError, ValueError, LookupError, TypeError) as error:
             if not isinstance(error, FileNotFoundError):
-                logger.warning(f"fedn-partial: the kept state of the session is unusable, counting anew: {error!r}")
+                logger.warning(f"fedn-partial: the state of the session is unusable, counting anew: {error!r}")
         return state
 
     def save_state(self):
         """Write the state beside FEDn's temporary models; without it a restarted hooks process counts from round 1."""
-        import json
-
         try:
             with open(self.state_path() + ".new", "w") as file:
                 json.dump(self.state, file)
@@ -320,13 +429,14 @@ class ServerFunctions(ServerFunctionsBase):
         return os.path.join(tempfile.gettempdir(), f"fedn-partial-{self.settings['client']['session']}.json")
 
 
-def session_settings(case: Case, table, session: str) -> dict:
+def session_settings(case: Case, table, session: str, seed_model: str) -> dict:
     """Return the ``settings`` of the server functions for a session.
 
     Parameters
     ----------
     table : layers of the global model.
     session : a name of its own, of letters and digits; its state is kept under it.
+    seed_model : digest of the global model that it starts from, see ``fedn_partial.update.digest``.
     """
     selector = selection.from_dict(case.selection)
     parts = parts_of(table, case.batchnorm_statistics)
@@ -340,7 +450,10 @@ def session_settings(case: Case, table, session: str) -> dict:
             "training": dataclasses.asdict(case.training),
             "codec": case.codec,
             "batchnorm_statistics": case.batchnorm_statistics,
+            "round_timeout": case.session.round_timeout,
         },
+        "rounds": case.session.rounds,
+        "seed_model": seed_model,
         "warmup_rounds": selector.warmup_rounds,
         "wants": selector.wants,
         "clients_per_round": case.session.clients_per_round,
@@ -388,4 +501,6 @@ def source(settings: dict) -> str:
     for node in ast.walk(tree):  # every client downloads this text in every round: leave out what only people read
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return ast.unparse(tree)
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return re.sub("^(    )+", lambda indent: " " * (len(indent[0]) // 4), ast.unparse(tree), flags=re.MULTILINE)

@@ -11,7 +11,7 @@ from fedn_partial import models
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer, layer_table
 from fedn_partial.schema import parse
-from fedn_partial.seed_model import seed, server_functions
+from fedn_partial.seed_model import fallback, seed, server_functions
 from fedn_partial.seed_model.api import Api, ApiError
 from fedn_partial.selection import Context, choose, from_dict
 from fedn_partial.settings import Case
@@ -29,15 +29,16 @@ def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
     choose(from_dict(case.selection), table, Context(seed=case.seed, round=1, client=""))
     model_id = seed.newest_model(api)
     with tempfile.TemporaryDirectory() as folder:
-        seed.check_seed(api, model_id, table, Path(folder) / "model.npz")
-    settings = server_functions.session_settings(case, table, session=secrets.token_hex(8))
+        digest = seed.check_seed(api, model_id, table, Path(folder) / "model.npz")
+    settings = server_functions.session_settings(case, table, secrets.token_hex(8), digest)
     session = api.post(
         "sessions/",
         json={
             "name": case.name,
             "seed_model_id": model_id,
             "session_config": {
-                "aggregator": "fedavg",  # never used: see fedn_partial.update on num_examples
+                "aggregator": fallback.AGGREGATOR,
+                "aggregator_kwargs": fallback.AGGREGATOR_KWARGS,
                 "round_timeout": case.session.round_timeout,
                 "rounds": case.session.rounds,
                 "buffer_size": -1,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedn_partial import local_round, selection
+from fedn_partial import local_round, selection, update
 from fedn_partial.client import progress
 from fedn_partial.client.report.load import load_run
 from fedn_partial.client.runs import Row, RunFolder
@@ -61,7 +61,8 @@ class Session:
         self.run = RunFolder(folder, case, **known)
         self.run.know_layers(self.table)
         self.rounds = self._rounds_before()
-        self.server = _server(case, self.table, self.folder / "server.json", self.checkpoint.server)
+        newest = update.digest(_read_arrays(self._model_path(self.checkpoint.round)))
+        self.server = _server(case, self.table, newest, self.folder / "server.json", self.checkpoint.server)
 
     def play(self, tell, say) -> dict:
         """Play the rounds that are left and return the final metrics."""
@@ -255,8 +256,13 @@ class Session:
         return str(self._state_path(name, states[name])) if name in states else None
 
 
-def _server(case: Case, table: list, path: Path, state: dict | None):
-    """Return the session's server functions, which keep their state in the file `path`, beginning with `state`."""
+def _server(case: Case, table: list, model: str, path: Path, state: dict | None):
+    """Return the session's server functions, which keep their state in the file `path`, beginning with `state`.
+
+    Parameters
+    ----------
+    model : digest of the newest global model.
+    """
     from fedn_partial.seed_model import server_functions
 
     path.unlink(missing_ok=True)
@@ -264,7 +270,7 @@ def _server(case: Case, table: list, path: Path, state: dict | None):
         path.write_text(json.dumps(state))
 
     class Server(server_functions.ServerFunctions):
-        settings = server_functions.session_settings(case, table, SESSION)
+        settings = server_functions.session_settings(case, table, SESSION, model)
 
         def state_path(self):
             return str(path)

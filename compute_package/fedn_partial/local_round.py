@@ -134,6 +134,7 @@ def metadata(
         "model": fingerprint(table),
         "base": instructions.base,
         "round": instructions.round,
+        "session": instructions.session,
         "client": client,
         "layers": list(sent(table, selected, instructions)),
         "codec": instructions.codec,

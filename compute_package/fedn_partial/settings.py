@@ -116,6 +116,7 @@ class Instructions:
     fingerprint : of the model, see ``fedn_partial.layers.fingerprint``.
     base : digest of the global model that comes with it, see ``fedn_partial.update.digest``.
     session : name of the session; what a device keeps from round to round is kept under it.
+    round_timeout : seconds after which the server no longer waits for an update of this round.
     probabilities : whether the server wants to know how probable the client's layers were (merge rule
         `inverse_probability`).
     merged_rounds, participants, scores : what selectors go by, see ``fedn_partial.selection.Context``.
@@ -131,6 +132,7 @@ class Instructions:
     selection: dict = bounded()
     codec: str = bounded(one_of=CODECS)
     session: str = bounded(matches="[A-Za-z0-9]+")
+    round_timeout: int | None = bounded(None, at_least=1)
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     probabilities: bool = False
     merged_rounds: int = bounded(0, at_least=0)

@@ -18,6 +18,8 @@ from fedn.network.combiner.modelservice import ModelService, bytesIO_request_gen
 from fedn.network.combiner.roundhandler import RoundHandler
 from fedn.network.grpc import fedn_pb2
 
+from fedn_partial.seed_model import fallback
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -50,7 +52,7 @@ class Combiner:
         self.handler = RoundHandler(server=self, repository=None, modelservice=self.models)
         self.handler.hook_interface.channel.close()
         self.handler.hook_interface.stub = Stub(self)
-        self.handler.set_aggregator("fedavg")  # what FEDn falls back to
+        self.handler.set_aggregator(fallback.AGGREGATOR)  # what FEDn falls back to
         self.handler.set_server_functions(source)
 
     def stop_hooks(self) -> None:
@@ -84,6 +86,7 @@ class Combiner:
             "buffer_size": -1,
             "helper_type": "numpyhelper",
             "delete_models_storage": "True",
+            "aggregator_kwargs": fallback.AGGREGATOR_KWARGS,
         }
         provided = self.provided_functions()
         clients = [upload.client_id for upload in uploads]
@@ -99,9 +102,13 @@ class Combiner:
         functions may count on.
         """
         self._during()
+        told = config.get("client_settings", {})
         for upload in self._uploads:
+            metadata = upload.metadata
+            if isinstance(metadata, dict) and "format" in metadata:  # as clients copy it from the settings
+                metadata = {"session": told.get("session"), "round": told.get("round"), **metadata}
             self.handler.update_handler.model_updates.put(
-                model_update(upload.client_id, self._store(upload.data), upload.metadata)
+                model_update(upload.client_id, self._store(upload.data), metadata)
             )
 
     def _store(self, data: bytes) -> str:

@@ -110,13 +110,13 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("FEDN_MODEL_DIR", str(tmp_path / "models"))
     monkeypatch.setattr(modelservice, "CHUNK_SIZE", 512)  # so that also these models travel in many chunks
-    return lambda world, **options: Combiner(session_source(world.table, **options))
+    return lambda world, **options: Combiner(session_source(world.table, **{"model": world.model, **options}))
 
 
-def session_source(table, *, warmup_rounds=0, key="session", **changes) -> str:
+def session_source(table, *, model=(), warmup_rounds=0, key="session", **changes) -> str:
     selection = {"selector": "uniform", "layers": 2, "warmup_rounds": warmup_rounds}
     case = settings.Case(**{"name": "test", "model": {"name": "vgg16"}, "selection": selection, **changes})
-    return server_functions.source(server_functions.session_settings(case, table, key))
+    return server_functions.source(server_functions.session_settings(case, table, key, update.digest(model)))
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,6 @@ def send(tmp_path):
                     "num_examples": sender.examples,
                     "model": layers.fingerprint(world.table),
                     "base": update.digest(base),
-                    "round": 1,
                     "client": sender.name,
                     "layers": list(sent),
                     "codec": codec,
@@ -295,7 +294,7 @@ def test_coded_updates_merge_by_the_same_formula(codec, rule, everything, normal
 def test_a_global_model_kept_as_float16_is_merged_in_float64(codec, normalised, start, send):
     model = [array.astype(np.float16) if array.ndim > 1 else array for array in normalised.model]
     clients = [client(normalised, "a", ["dense"], 30), client(normalised, "b", ["conv0", "dense"], 5)]
-    combiner = start(normalised, codec=codec, model_dtype="float16")
+    combiner = start(normalised, model=model, codec=codec, model_dtype="float16")
     result = combiner.round(model, send(normalised, *clients, base=model, codec=codec))
     seen = [coded(one, model, codec) for one in clients]
     expected = merged_by_hand(normalised, seen, "all_clients", model)
@@ -310,7 +309,7 @@ def test_weights_that_float16_cannot_hold_do_not_reach_such_a_model(normalised, 
     model = [array.astype(np.float16) if array.ndim > 1 else array for array in normalised.model]
     diverged = client(normalised, "a", ["dense"])
     diverged = replace(diverged, weights=[array * np.float32(1e5) for array in diverged.weights])
-    result = start(normalised, model_dtype="float16").round(model, send(normalised, diverged, base=model))
+    result = start(normalised, model=model, model_dtype="float16").round(model, send(normalised, diverged, base=model))
     assert_same_bits(result.model, model)
 
 
@@ -473,7 +472,8 @@ def test_a_layer_that_nobody_sent_keeps_its_bits(rule, normalised, start, send):
     clients = [client(normalised, "a", ["conv1"], 3), client(normalised, "b", ["conv1"], 7)]
     model = [array.copy() for array in normalised.model]
     model[0].flat[:3] = [-0.0, 1e-42, 0.1]  # minus zero, a subnormal: values that arithmetic might not leave alone
-    result = start(normalised, merge=rule).round(model, send(normalised, *clients, base=model))
+    combiner = start(normalised, model=model, merge=rule)
+    result = combiner.round(model, send(normalised, *clients, base=model))
     for name in ("conv0", "dense"):
         indices = [tensor.index for tensor in normalised.layer(name).tensors]
         assert_same_bits([result.model[i] for i in indices], [model[i] for i in indices])
@@ -587,6 +587,8 @@ BAD = {
     "infinity": (with_value(np.inf), "not finite"),
     "minus infinity": (with_value(-np.inf), "not finite"),
     "wrong base": (with_metadata(base="0" * 32), "started from model"),
+    "other session": (with_metadata(session="other"), "belongs to session 'other'"),
+    "another round to come": (with_metadata(round=7), "is late: it was trained in round 7"),
     "no base": (with_metadata(base=None), "started from model"),
     "wrong fingerprint": (with_metadata(model="0" * 16), "is for model"),
     "no fingerprint": (with_metadata(model=None), "is for model"),
@@ -665,12 +667,14 @@ def test_a_late_update_of_the_last_round_does_not_cost_the_one_of_this_round(nor
     combiner = start(normalised)
     a, b = client(normalised, "a"), client(normalised, "b")
     model = combiner.round(normalised.model, send(normalised, a)).model
-    (late,) = send(normalised, b)
+    late = with_metadata(session="session", round=1)(*send(normalised, b))
     (timely,) = send(normalised, b, base=model)
     result = combiner.round(model, [late, timely])
     assert_close(result.model, merged_by_hand(normalised, [b], "all_clients", model=model))
     (line,) = log_lines(caplog, "skipped the update of b: ")
-    assert "started from model" in line
+    assert "is late: it was trained in round 1" in line
+    previous = combiner.round(result.model, []).settings["previous"]
+    assert (previous["merged"], previous["skipped"], previous["late"]) == (["id-b"], {}, {"id-b": 1})
 
 
 def test_a_round_of_bad_updates_leaves_everything_as_it_is(normalised, start, send, caplog):
@@ -765,13 +769,118 @@ def test_what_an_interrupted_round_had_merged_is_forgotten(normalised, start, se
     """As when the combiner dies before it asks for the new model."""
     combiner = start(normalised)
     combiner.provided_functions()
-    (old,) = send(normalised, client(normalised, "a", ["conv0", "dense"], 50, seed=5))
+    old = with_metadata(session="session", round=1)(
+        *send(normalised, client(normalised, "a", ["conv0", "dense"], 50, seed=5))
+    )
+    combiner.hooks.server_functions.client_selection(["id-a"])
+    combiner.hooks.server_functions.client_settings(normalised.model)
     combiner.store("global_model", npz(normalised.model))
     combiner.store(old.client_id, old.data, old.metadata)
     assert combiner.hooks.server_functions.merged == ["id-a"]
     clients = [client(normalised, "a", ["conv0"], 30), client(normalised, "b", ["conv0", "conv1"], 70)]
     result = combiner.round(normalised.model, send(normalised, *clients))
     assert_close(result.model, merged_by_hand(normalised, clients, "all_clients"))
+
+
+# Global models and clients that are not this session's
+
+
+def whole(world: World, name: str, examples: int, seed: int) -> Upload:
+    """Return the upload of one of FEDn's own clients: a whole model, compressed, and a number of examples."""
+    file = BytesIO()
+    np.savez_compressed(file, **{str(index): array for index, array in enumerate(random_model(world.table, seed))})
+    return Upload(f"id-{name}", file.getvalue(), {"num_examples": examples})
+
+
+def test_a_client_that_was_not_asked_is_skipped_by_name(normalised, start, send, caplog):
+    clients = [client(normalised, name, ["dense"]) for name in "abc"]
+    combiner = start(normalised, session=settings.Session(clients_per_round=2))
+    result = combiner.round(normalised.model, send(normalised, *clients))
+    asked = combiner.hooks.server_functions.state["asked"]
+    drawn = [one for one in clients if f"id-{one.name}" in asked]
+    assert_close(result.model, merged_by_hand(normalised, drawn, "all_clients"))
+    (other,) = (one.name for one in clients if one not in drawn)
+    assert log_lines(caplog, f"skipped the update of {other}: was not asked to train in this round")
+    previous = combiner.round(result.model, []).settings["previous"]
+    assert previous["skipped"] == {f"id-{other}": "was not asked to train in this round"}
+    assert previous["notes"] == ["1 updates of clients that were not asked"]
+
+
+def test_a_client_with_the_id_of_the_global_model_does_not_replace_it(normalised, start, send):
+    """FEDn's hooks take a model under that id for the global one."""
+    a = client(normalised, "a", ["dense"])
+    uploads = [Upload("global_model", npz([array * 9 for array in normalised.model]), {}), *send(normalised, a)]
+    result = start(normalised).round(normalised.model, uploads)
+    assert_close(result.model, merged_by_hand(normalised, [a], "all_clients"))
+
+
+def test_nothing_is_merged_into_a_model_of_somebody_else(normalised, start, send, caplog):
+    combiner = start(normalised)
+    a = client(normalised, "a", ["dense"])
+    model = combiner.round(normalised.model, send(normalised, a)).model
+    stranger = random_model(normalised.table, seed=9)
+    result = combiner.round(stranger, [*send(normalised, a, base=stranger), whole(normalised, "b", 5, seed=1)])
+    assert result.settings == {} and result.model is None  # FEDn fails the round
+    following = combiner.round(model, send(normalised, a, base=model))
+    assert_close(following.model, merged_by_hand(normalised, [a], "all_clients", model=model))
+    (note,) = following.settings["previous"]["notes"]
+    assert note == "the global model is not one of this session"
+    assert len(log_lines(caplog, "the global model is not one of this session, session;")) == 1
+
+
+@pytest.mark.parametrize("when", ["another model", "its rounds are over"])
+def test_in_a_session_of_others_models_are_averaged_as_fedn_does(when, normalised, start, send, tmp_path, monkeypatch):
+    combiner = start(normalised, session=settings.Session(rounds=1, clients_per_round=1))
+    model = combiner.round(normalised.model, send(normalised, client(normalised, "a", ["dense"]))).model
+    if when == "another model":
+        model = [np.zeros((2, 2), np.float32)]
+    uploads = [
+        whole(normalised, name, examples, seed) for seed, (name, examples) in enumerate({"b": 5, "c": 120}.items())
+    ]
+    result = combiner.round(model, uploads)
+    assert result.settings == {}
+    assert_same_bits(result.model, stock_fedavg(uploads, tmp_path, monkeypatch))
+    assert combiner.hooks.server_functions.state["round"] == 1
+
+
+def test_a_kept_model_is_taken_again_after_a_round_that_was_not_committed(normalised, start, send):
+    """As when the object store is gone while FEDn commits."""
+    combiner = start(normalised)
+    a = client(normalised, "a", ["dense"])
+    combiner.round(normalised.model, send(normalised, a))
+    again = combiner.round(normalised.model, send(normalised, a))
+    assert_close(again.model, merged_by_hand(normalised, [a], "all_clients"))
+
+
+def test_a_hooks_process_that_is_restarted_while_clients_train_goes_on_with_the_round(normalised, start, send):
+    combiner = start(normalised)
+    clients = [client(normalised, "a", ["conv0"], 30), client(normalised, "b", ["conv0", "dense"], 70)]
+
+    def restart():
+        combiner.restart_hooks()
+        combiner.provided_functions()  # as our combiner does before it has the round merged
+
+    result = combiner.round(normalised.model, send(normalised, *clients), during=restart)
+    assert_close(result.model, merged_by_hand(normalised, clients, "all_clients"))
+    (note,) = combiner.round(result.model, []).settings["previous"]["notes"]
+    assert note.startswith("the hooks process was restarted")
+
+
+@pytest.mark.parametrize("clients", [1500, 30_000])
+def test_the_settings_fit_a_message_whatever_clients_say(clients, normalised, start):
+    combiner = start(normalised, selection={"selector": "dealt", "layers": 2})
+    combiner.provided_functions()
+    functions = combiner.hooks.server_functions
+    ids = [f"{number:036d}" for number in range(clients)]
+    functions.client_selection(ids)
+    functions.client_settings(normalised.model)
+    for client_id in ids:
+        functions.skip(client_id, {"client": "\u4e00" * 300, "refused": ""}, "\U0001f600" * 1000)
+        functions.state["names"][client_id] = "\U0001f600" * 100
+    model = functions.get_incremental_aggregate_model()
+    told = functions.client_settings(model)
+    assert len(json.dumps(told)) < 1_100_000
+    assert settings.load_instructions(told, settings.Device(data="unused")).round == 2
 
 
 # Rounds in which nothing arrives
@@ -833,7 +942,7 @@ def test_scores_are_the_relative_change_that_clients_made(normalised, start, sen
 
 def test_as_many_clients_as_the_session_says_are_drawn_each_round(normalised, start, send):
     names = [f"id-{number}" for number in range(10)]
-    combiner = start(normalised, session=settings.Session(clients_per_round=4))
+    combiner = start(normalised, session=settings.Session(rounds=99, clients_per_round=4))
     combiner.provided_functions()
     functions, drawn = combiner.hooks.server_functions, []
     for _ in range(50):
@@ -859,6 +968,7 @@ def test_the_settings_are_what_a_client_reads(normalised, start, send):
         selection={"selector": "uniform", "layers": 2, "warmup_rounds": 1},
         codec="float32",
         session="session",
+        round_timeout=180,
         training=settings.Training(),
         previous={},
     )
@@ -931,13 +1041,16 @@ def test_a_restarted_hooks_process_goes_on_where_the_old_one_was(normalised, sta
         "round": 2,
         "merged": [],
         "skipped": {},
+        "late": {},
+        "notes": [],
         "staleness": {"conv0": 1, "conv1": 2, "dense": 2},
     }
     combiner.restart_hooks()
     told = combiner.round(normalised.model, good).settings
     assert told["round"] == 4
     assert told["warmup"] is False
-    assert told["previous"] == {"round": 3, "merged": ["id-a"], "skipped": {}, "staleness": {"conv1": 3, "dense": 3}}
+    assert (told["previous"]["round"], told["previous"]["merged"]) == (3, ["id-a"])
+    assert told["previous"]["staleness"] == {"conv1": 3, "dense": 3}
 
 
 def test_another_session_starts_from_round_1(normalised, start, send):
