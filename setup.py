@@ -27,6 +27,7 @@ setup(
         "fedn_partial",
         "fedn_partial.client",
         "fedn_partial.client.experiments",
+        "fedn_partial.client.fedn_process",
         "fedn_partial.client.report",
         "fedn_partial.client.simulation",
         "fedn_partial.compute_package",

@@ -557,7 +557,8 @@ def network_status(folder):
     local = Network(folder)
     parts = local.status()
     for name, pid in parts.items():
-        click.echo(f"{name:10} {f'running, process {pid}, port {local.ports[name]}' if pid else 'not running'}")
+        port = f", port {local.ports[name]}" if name in local.ports else ""
+        click.echo(f"{name:10} {f'running, process {pid}{port}' if pid else 'not running'}")
     if None in parts.values():
         sys.exit(1)
     click.echo(f"controller at {local.url}")

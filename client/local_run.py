@@ -45,7 +45,7 @@ def run(case: Case, folder: RunFolder, tell=lambda event: None, source: Path | N
             fleet.wait_until_connected(api)
             session_id, table = start_session(api, case)
             watcher = Watcher(api, session_id)
-            final = progress.follow(watcher, case, table, folder, check=network.check, tell=tell)
+            final = progress.follow(watcher, case, table, folder, check=network.supervise, tell=tell)
         finally:
             with uninterrupted():
                 fleet.stop()

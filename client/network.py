@@ -27,6 +27,26 @@ from fedn_partial.seed_model.api import Api
 
 PORTS = {"controller": 8092, "combiner": 12080, "hooks": 12081, "storage": 9000}
 READY_TIMEOUT = 90  # seconds
+LONGEST_PAUSE = 30  # seconds before a process that keeps ending is started again
+HEALTHY = 60  # seconds that a process has to run for its earlier ends to be forgotten
+MOST_RESTARTS = 5  # in a row, after which a network for one run counts as broken
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass
+class Restart:
+    """A process that ended and is started again.
+
+    Attributes
+    ----------
+    count : how often in a row. due : when it is started, by the monotonic clock. started : when it was, or None.
+    answers : whether its port has answered since.
+    """
+
+    count: int
+    due: float
+    started: float | None = None
+    answers: bool = False
 
 
 @dataclass
@@ -43,6 +63,9 @@ class Network:
     host: str = "127.0.0.1"
     ports: dict[str, int] = field(default_factory=dict)
     running: dict[str, psutil.Process] = field(default_factory=dict)
+    supervisor: psutil.Process | None = None
+    _restarts: dict[str, Restart] = field(default_factory=dict, repr=False)
+    _tied: bool = field(default=False, repr=False)
 
     @property
     def url(self) -> str:
@@ -72,23 +95,31 @@ class Network:
         FednPartialError : a port is taken, rclone is missing, or a process did not come up.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._load()
+        self.load()
         if self.running and host not in (None, self.host):
             raise FednPartialError(
                 f"the network in {self.folder} is up on {self.host}; 'fedn-partial network down' first"
             )
-        if len(self.running) == len(PORTS):
-            return
-        self.host = host or self.host
+        self.host, self._tied = host or self.host, tied
         rclone = _rclone()
-        self._choose_ports(tied)
-        self._write_configs()
-        for name, command in self._commands(rclone).items():
-            if name not in self.running:
-                say(f"starting {name} on port {self.ports[name]}")
-                self.start_process(name, command, tied)
-                self._wait_for_port(name)
+        if self.supervisor is None:
+            if not self.running:
+                self._remove_leftovers()
+            self._choose_ports(tied)
+            self._write_configs()
+            for name, command in self._commands(rclone).items():
+                if name not in self.running:
+                    say(f"starting {name} on {self._address(name)}:{self.ports[name]}")
+                    self.start_process(name, command, tied)
+                    self._wait_for_port(name)
         self._wait_for_combiner()
+        if not tied and self.supervisor is None:
+            self._start_supervisor()
+        if self.host not in LOOPBACK:
+            say(
+                f"controller (port {self.ports['controller']}) and combiner (port {self.ports['combiner']}) take "
+                "connections from everywhere, without a password"
+            )
 
     def start_process(self, name: str, command: list[str] | None = None, tied: bool = False) -> None:
         """Start one process of the network (also one that was stopped by itself)."""
@@ -97,13 +128,58 @@ class Network:
         self._save()
 
     def stop_process(self, name: str) -> None:
-        """Stop one process of the network."""
+        """Stop one process of the network, which is then not supervised until it is started."""
         processes.stop([self.running.pop(name)])
+        self._save()
+
+    def supervise(self) -> list[str]:
+        """Start again what has ended, after a pause that grows; return a sentence for each thing that happened.
+
+        Call it about once a second.
+
+        Raises
+        ------
+        FednPartialError : in a network for one run, a process ended more than MOST_RESTARTS times in a row.
+        """
+        events = []
+        for name in list(self.running):
+            restart, now = self._restarts.get(name), time.monotonic()
+            if restart and restart.started is None:
+                if now >= restart.due:
+                    self.start_process(name, tied=self._tied)
+                    restart.started = now
+            elif not processes.is_alive(self.running[name]):
+                events.append(self._schedule(name, now))
+            elif restart and not restart.answers and self._answers(name):
+                restart.answers = True
+                events.append(f"{name} runs again")
+            elif restart and now - restart.started > HEALTHY:
+                del self._restarts[name]
+        return events
+
+    def _schedule(self, name: str, now: float) -> str:
+        count = self._restarts[name].count + 1 if name in self._restarts else 1
+        how = processes.bury(self.running[name])
+        if self._tied and count > MOST_RESTARTS:
+            raise FednPartialError(
+                f"{name} ended {count} times in a row; the last lines of {self.log(name)} are:\n"
+                f"{processes.tail(self.log(name))}"
+            )
+        pause = min(2 ** (count - 1), LONGEST_PAUSE)
+        self._restarts[name] = Restart(count, now + pause)
+        return f"{name} ended{how} and is started again in {pause} s"
+
+    def _start_supervisor(self) -> None:
+        command = [sys.executable, "-m", "fedn_partial.client.network_supervisor", str(self.folder.resolve())]
+        self.supervisor = processes.start(command, self.log("supervisor"), dict(os.environ), self.folder, tied=False)
         self._save()
 
     def down(self) -> None:
         """Stop everything that was started for this folder; models and logs stay."""
-        self._load()
+        self.load()
+        if self.supervisor:
+            processes.stop([self.supervisor])
+            self.load()  # it may have started something since
         processes.stop(list(self.running.values()))
         self.running = {}
         if self.folder.exists():
@@ -111,8 +187,9 @@ class Network:
 
     def status(self) -> dict[str, int | None]:
         """Return the process id of each part, None where it is not running."""
-        self._load()
-        return {name: self.running[name].pid if name in self.running else None for name in PORTS}
+        self.load()
+        parts = {**self.running, "supervisor": self.supervisor}
+        return {name: parts[name].pid if parts.get(name) else None for name in (*PORTS, "supervisor")}
 
     def check(self) -> None:
         """Raise FednPartialError, with the end of its log, if a process has ended by itself."""
@@ -122,7 +199,8 @@ class Network:
     def _state_file(self) -> Path:
         return self.folder / "network.json"
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Read what the last process noted about this network."""
         try:
             state = json.loads(self._state_file().read_text())
             self.ports, self.host = state["ports"], state["host"]
@@ -134,11 +212,21 @@ class Network:
                 f"{self._state_file()} is damaged ({error!r}); remove it, and stop what is left by hand"
             ) from None
         self.running = {name: process for name, process in found.items() if process}
+        self.supervisor = processes.find(*state["supervisor"]) if state.get("supervisor") else None
 
     def _save(self) -> None:
         running = {name: processes.identity(process) for name, process in self.running.items()}
         state = {"ports": self.ports, "host": self.host, "running": running}
+        if self.supervisor:
+            state["supervisor"] = processes.identity(self.supervisor)
         self._state_file().write_text(json.dumps(state, indent=1) + "\n")
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed processes left: temporary models, and uploads that rclone had not renamed yet."""
+        for name in ("models", "tmp"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for path in (self.folder / "storage").rglob(".rclone_temp_*"):
+            path.unlink(missing_ok=True)
 
     def _choose_ports(self, tied: bool) -> None:
         """Take FEDn's usual ports where they are free. A folder keeps its ports: devices and FEDn know them."""
@@ -229,12 +317,21 @@ class Network:
             "no_proxy": "127.0.0.1,localhost",
         }
 
+    def _address(self, name: str) -> str:
+        """Address that a process listens on."""
+        return self.host if name in ("controller", "combiner") else "127.0.0.1"
+
+    def _answers(self, name: str) -> bool:
+        host = self.reachable if name in ("controller", "combiner") else "127.0.0.1"
+        with contextlib.suppress(OSError), socket.create_connection((host, self.ports[name]), timeout=1):
+            return True
+        return False
+
     def _wait_for_port(self, name: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT
         while time.monotonic() < deadline:
             processes.check_alive(self.running[name], name, self.log(name))
-            host = self.reachable if name in ("controller", "combiner") else "127.0.0.1"
-            with contextlib.suppress(OSError), socket.create_connection((host, self.ports[name]), timeout=1):
+            if self._answers(name):
                 return
             time.sleep(0.2)
         raise FednPartialError(f"{name} did not come up within {READY_TIMEOUT} s; see {self.log(name)}")
@@ -243,7 +340,8 @@ class Network:
         api = Api(self.url)
         deadline = time.monotonic() + READY_TIMEOUT
         while time.monotonic() < deadline:
-            self.check()
+            if self.supervisor is None:
+                self.check()
             with contextlib.suppress(FednPartialError):
                 if api.get("combiners/")["count"]:
                     return

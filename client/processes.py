@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -66,11 +67,30 @@ def find(pid: int, create_time: float) -> psutil.Process | None:
     return None
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether `process` runs."""
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def bury(process: psutil.Process) -> str:
+    """Kill what a process that ended left in its process group; return how it ended, as " (SIGKILL)", if known."""
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    try:
+        code = process.wait(timeout=0)
+    except (psutil.Error, OSError):
+        code = None
+    if code is None:
+        return ""
+    return f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
+
+
 def check_alive(process: psutil.Process, name: str, log: Path) -> None:
     """Raise FednPartialError with the end of its log if `process` is gone."""
-    with contextlib.suppress(psutil.Error):
-        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            return
+    if is_alive(process):
+        return
     raise FednPartialError(f"{name} has ended; the last lines of {log} are:\n{tail(log)}")
 
 

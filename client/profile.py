@@ -179,8 +179,8 @@ def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Pa
         prepare_client(container.home, shard, network.url)
 
         def check():
-            network.check()
             container.check()
+            return network.supervise()
 
         try:
             container.start()

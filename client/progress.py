@@ -18,7 +18,7 @@ PATIENCE = 120  # seconds beyond a round's timeout without any news, after which
 
 
 def follow(
-    watcher: Watcher, case: Case, table: list[Layer], folder: RunFolder, check=lambda: None, tell=lambda event: None
+    watcher: Watcher, case: Case, table: list[Layer], folder: RunFolder, check=lambda: (), tell=lambda event: None
 ) -> dict:
     """Follow a session to its end, show each round, write its rows, and return the final metrics.
 
@@ -26,7 +26,8 @@ def follow(
 
     Parameters
     ----------
-    table : layers of the model. check : called at every look; what it raises ends the following.
+    table : layers of the model.
+    check : called at every look; it returns sentences to be shown, and what it raises ends the following.
     tell : called with the ``figures`` of each round that is over.
 
     Raises
@@ -39,7 +40,10 @@ def follow(
     news, last_news, ended_at = None, time.monotonic(), None
     try:
         while True:
-            check()
+            for sentence in check():
+                _clear()
+                print(sentence, flush=True)
+                tell({"event": "network", "text": sentence})
             problem = _poll(watcher)
             now = time.monotonic()
             rounds = sorted(watcher.rounds.values(), key=lambda r: int(r.id))

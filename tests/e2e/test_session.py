@@ -38,7 +38,7 @@ class Run:
         self.folder = RunFolder(new_folder(tmp_path, case.name), case)
         helper = threading.Thread(target=meanwhile, args=(self.watcher,), daemon=True)
         helper.start()
-        self.final = progress.follow(self.watcher, case, self.table, self.folder, check=lambda: None)
+        self.final = progress.follow(self.watcher, case, self.table, self.folder)
         helper.join(timeout=60)
 
     def rows(self) -> list[dict]:

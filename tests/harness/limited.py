@@ -56,7 +56,7 @@ def run_limited(folder: Path, case: Case, shard: datasets.Shard, limit: int) -> 
             fleet.wait_until_connected(api)
             session_id, table = start_session(api, case)
             run = RunFolder(new_folder(folder, case.name), case)
-            progress.follow(Watcher(api, session_id), case, table, run, check=network.check)
+            progress.follow(Watcher(api, session_id), case, table, run, check=network.supervise)
         finally:
             fleet.stop()
             network.down()

@@ -1,19 +1,14 @@
-"""Starts one of FEDn's own server processes (controller, combiner or hooks) so that it runs on SQLite.
+"""FEDn's SQL models, corrected so that SQLite takes what FEDn stores.
 
 FEDn 0.33 ships SQL models that its own data do not fit: columns that may not be NULL receive NULL, strings are
-cut at 255 characters, whole numbers and booleans arrive as text, and dates too. So before FEDn's main runs, the
-columns are told to take what they are given. FEDn also listens on every network interface, and its hooks process
-runs any code that it is sent; here each process listens where it is told.
+cut at 255 characters, whole numbers and booleans arrive as text, and dates too.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from datetime import datetime
 
-import grpc
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
@@ -54,7 +49,7 @@ CONVERSIONS = (
 )
 
 
-def mend_sql_models() -> None:
+def correct() -> None:
     """Make FEDn's SQL columns take what FEDn puts into them."""
     from fedn.network.storage.statestore.stores.round_store import SQLRoundStore
     from fedn.network.storage.statestore.stores.sql.shared import MyAbstractBase
@@ -72,61 +67,15 @@ def mend_sql_models() -> None:
 
     @sa.event.listens_for(sa.Engine, "connect")
     def _(connection, _record):
-        connection.execute("PRAGMA journal_mode=WAL")  # the controller's workers and the combiner write at once
+        connection.execute("PRAGMA journal_mode=WAL")  # controller and combiner write at once
         connection.execute("PRAGMA busy_timeout=30000")
 
 
 def create_tables() -> None:
-    """Create the database's tables once, before the controller's workers would all do it at the same time."""
+    """Create the database's tables."""
     from fedn.common.config import get_statestore_config
     from fedn.network.storage.statestore.stores.sql.shared import MyAbstractBase
 
     engine = sa.create_engine(f"sqlite:///{get_statestore_config()['sqlite_config']['dbname']}")
     MyAbstractBase.metadata.create_all(engine, checkfirst=True)
     engine.dispose()
-
-
-def listen_on(host: str, port: int) -> None:
-    """Make FEDn's gRPC server or web server listen on `host` and `port`."""
-    grpc_server = grpc.server
-
-    def server(*args, options=(), **kwargs):
-        # A second process on the same port would otherwise share it, and mix two networks.
-        made = grpc_server(*args, options=[*options, ("grpc.so_reuseport", 0)], **kwargs)
-        add_port = made.add_insecure_port
-        made.add_insecure_port = lambda _address: add_port(f"{host}:{port}")
-        return made
-
-    grpc.server = server
-
-    from fedn.network.api import gunicorn_app
-
-    def run_gunicorn(app, _host, _port, _workers):
-        # Each worker holds the whole of FEDn in memory, and a session runs in one of them.
-        options = {"bind": f"{host}:{port}", "workers": 2, "graceful_timeout": 2, "post_fork": gunicorn_app.post_fork}
-        gunicorn_app.GunicornApp(app, options).run()
-
-    gunicorn_app.run_gunicorn = run_gunicorn
-
-
-def main() -> None:
-    """Run ``python -m fedn_partial.client.fedn_process ROLE --host HOST --port PORT [FEDn's options]``."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("controller", "combiner", "hooks"))
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
-    options, fedn_options = parser.parse_known_args()
-    if options.role != "hooks":
-        mend_sql_models()
-    if options.role == "controller":
-        create_tables()
-    listen_on(options.host, options.port)
-
-    from fedn.cli import main as fedn_main
-
-    sys.argv = ["fedn", options.role, "start", *fedn_options]
-    fedn_main()
-
-
-if __name__ == "__main__":
-    main()
