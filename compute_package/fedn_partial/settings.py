@@ -23,8 +23,8 @@ MODEL_DTYPES = ("float32", "float16")
 class Training:
     """How a client trains in one round. Every key may also be set in a device's file."""
 
-    epochs: int = bounded(1, at_least=1)
-    batch_size: int = bounded(32, at_least=1)
+    epochs: int = bounded(1, at_least=1, at_most=1000)
+    batch_size: int = bounded(32, at_least=1, at_most=65_536)
     optimizer: str = bounded("adam", one_of=("adam", "sgd"))
     learning_rate: float = bounded(0.001, above=0, at_most=10)
     momentum: float = bounded(0.0, at_least=0, below=1)  # of SGD
@@ -38,11 +38,12 @@ class Training:
 class Session:
     """What FEDn is asked for."""
 
-    rounds: int = bounded(10, at_least=1)
-    round_timeout: int = bounded(180, at_least=1)  # seconds that a round waits for its slowest client
-    min_clients: int = bounded(1, at_least=1)  # fewer connected clients than this: no round
+    rounds: int = bounded(10, at_least=1, at_most=100_000)
+    # Seconds that a round waits for its slowest client, at most a week. A device ends a training that takes longer.
+    round_timeout: int = bounded(180, at_least=1, at_most=604_800)
+    min_clients: int = bounded(1, at_least=1, at_most=100_000)  # fewer connected clients than this: no round
     # As many are drawn for each round, and the accuracy of a round is then that on their test examples. None: all.
-    clients_per_round: int | None = bounded(None, at_least=1)
+    clients_per_round: int | None = bounded(None, at_least=1, at_most=100_000)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Data:
     """Which data set is dealt to the clients of a local fleet, and how."""
 
     name: str = "digits"
-    clients: int = bounded(3, at_least=1)
+    clients: int = bounded(3, at_least=1, at_most=100_000)
     partition: str = "iid"  # or natural (by home, patient, writer), dirichlet:ALPHA; see datasets/partition.py
     examples: int | None = bounded(None, at_least=1)  # only so many to train on, drawn from the whole set
     test_examples: int | None = bounded(None, at_least=1)
@@ -77,8 +78,8 @@ class Simulation:
 
     dropout: float = bounded(0.0, at_least=0, below=1)  # probability that a client does not answer in a round
     straggler: float = bounded(0.0, at_least=0, at_most=1)  # probability that a client is slower in a round,
-    slowdown: float = bounded(4.0, at_least=1)  # so many times
-    global_seconds: float = bounded(0.0, at_least=0)  # of a round, for merging
+    slowdown: float = bounded(4.0, at_least=1, at_most=1e6)  # so many times
+    global_seconds: float = bounded(0.0, at_least=0, at_most=1e6)  # of a round, for merging
     devices: tuple[SimulatedDevice, ...] = ()  # dealt to the clients in turn; without, nothing is known of time
 
     def __post_init__(self):

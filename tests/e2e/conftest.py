@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import shutil
 import sys
 import tarfile
+import threading
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
+from fedn import APIClient
+from fedn.utils.helpers.plugins.numpyhelper import Helper
+from merging import assert_merged, kept_updates
 
 from fedn_partial import settings
+from fedn_partial.client import progress
 from fedn_partial.client.fleet import Fleet
 from fedn_partial.client.network import Network
+from fedn_partial.client.runs import RunFolder, new_folder
+from fedn_partial.client.watch import Watcher
 from fedn_partial.seed_model.api import Api
 from fedn_partial.seed_model.package import build_package, upload_package
 from fedn_partial.seed_model.seed import build_seed, upload_seed
+from fedn_partial.seed_model.session import start_session
 
 # What an entry point of the tests' compute package does after the real one: keep a copy of the update.
 KEEP_UPDATES = """
@@ -37,6 +50,61 @@ def make_case(**changes) -> settings.Case:
         **changes,
     }
     return settings.parse(settings.Case, raw, "test")
+
+
+class Run:
+    """One session, followed to its end."""
+
+    def __init__(self, running, tmp_path: Path, case, meanwhile=lambda watcher: None):
+        session_id, self.table = start_session(running.api, case)
+        self.watcher = Watcher(running.api, session_id)
+        self.folder = RunFolder(new_folder(tmp_path, case.name), case)
+        self.events: list[dict] = []
+        helper = threading.Thread(target=meanwhile, args=(self.watcher,), daemon=True)
+        helper.start()
+        self.final = progress.follow(
+            self.watcher, case, self.table, self.folder, check=running.network.supervise, tell=self.events.append
+        )
+        helper.join(timeout=60)
+
+    def rows(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder.path / "rounds.jsonl").read_text().splitlines()]
+
+    def rounds(self):
+        return sorted(self.watcher.rounds.values(), key=lambda r: int(r.id))
+
+
+def committed_model(running, model_id: str, tmp_path: Path) -> list[np.ndarray]:
+    """Download a global model with FEDn's own client."""
+    client = APIClient("127.0.0.1", running.network.ports["controller"])
+    path = tmp_path / f"{model_id}.npz"
+    assert client.download_model(model_id, str(path))["success"]
+    return Helper().load(str(path))
+
+
+def wait_until(condition, seconds: float = 120) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return True
+        except (psutil.Error, RuntimeError):
+            pass
+        time.sleep(0.1)
+    return False
+
+
+def assert_models_are_what_clients_sent(running, run, tmp_path) -> None:
+    """Every committed model is the merge of updates that were sent for its round, and follows the one before."""
+    good = [round_ for round_ in run.rounds() if round_.status == "Finished"]
+    for earlier, later in itertools.pairwise(good):
+        assert later.model == earlier.new_model, "a model was committed by a round that failed"
+    for round_ in good:
+        before = committed_model(running, round_.model, tmp_path)
+        after = committed_model(running, round_.new_model, tmp_path)
+        updates = [u for u in kept_updates(running.updates, before) if u[0]["round"] == round_.number]
+        assert updates
+        assert_merged(run.table, before, after, updates)
 
 
 class RunningFleet:

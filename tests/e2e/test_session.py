@@ -1,70 +1,22 @@
 """Sessions on a real FEDn network: what is committed, what is written down, and what happens when parts fail."""
 
-import itertools
 import json
 import os
 import shutil
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import yaml
-from conftest import make_case
-from fedn import APIClient
-from fedn.utils.helpers.plugins.numpyhelper import Helper
+from conftest import Run, committed_model, make_case, wait_until
+from merging import assert_merged, kept_updates
 
-from fedn_partial import models, update
-from fedn_partial.client import processes, progress
+from fedn_partial.client import processes
 from fedn_partial.client.collect import collect
-from fedn_partial.client.runs import RunFolder, new_folder
-from fedn_partial.client.watch import Watcher
 from fedn_partial.errors import FednPartialError
-from fedn_partial.layers import layer_table
 from fedn_partial.seed_model.seed import newest_model
-from fedn_partial.seed_model.session import start_session
-
-
-class Run:
-    """One session, followed to its end."""
-
-    def __init__(self, running, tmp_path: Path, case, meanwhile=lambda watcher: None):
-        session_id, self.table = start_session(running.api, case)
-        self.watcher = Watcher(running.api, session_id)
-        self.folder = RunFolder(new_folder(tmp_path, case.name), case)
-        helper = threading.Thread(target=meanwhile, args=(self.watcher,), daemon=True)
-        helper.start()
-        self.final = progress.follow(self.watcher, case, self.table, self.folder)
-        helper.join(timeout=60)
-
-    def rows(self) -> list[dict]:
-        return [json.loads(line) for line in (self.folder.path / "rounds.jsonl").read_text().splitlines()]
-
-    def rounds(self):
-        return sorted(self.watcher.rounds.values(), key=lambda r: int(r.id))
-
-
-def committed_model(running, model_id: str, tmp_path: Path) -> list[np.ndarray]:
-    """Download a global model with FEDn's own client."""
-    client = APIClient("127.0.0.1", running.network.ports["controller"])
-    path = tmp_path / f"{model_id}.npz"
-    assert client.download_model(model_id, str(path))["success"]
-    return Helper().load(str(path))
-
-
-def kept_updates(running, round_: int, base: str) -> list[tuple[dict, np.ndarray]]:
-    """The updates that clients sent in a round, as they left train.py."""
-    found = []
-    for path in running.updates.glob("*.json"):
-        metadata = json.loads(path.read_text())
-        if metadata.get("round") == round_ and metadata.get("base") == base:
-            with np.load(path.with_suffix(".npz")) as archive:
-                found.append((metadata, archive["0"]))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -74,39 +26,14 @@ def finished(running, tmp_path_factory):
 
 def test_the_committed_models_are_what_the_merge_rule_gives_for_the_updates(running, finished, tmp_path):
     """all_clients, written out in numpy: W + sum n_k (W_k - W) / n; pooled variances; nobody's layers bit-equal."""
-    table = layer_table(models.build(make_case().model))
     assert len(finished.rounds()) == 4
     untouched = 0
-    for number, round_ in enumerate(finished.rounds(), start=1):
+    for round_ in finished.rounds():
         before = committed_model(running, round_.model, tmp_path)
         after = committed_model(running, round_.new_model, tmp_path)
-        updates = kept_updates(running, number, update.digest(before))
+        updates = kept_updates(running.updates, before)
         assert len(updates) == 3
-        n = [int(metadata["num_examples"]) for metadata, _ in updates]
-        full = []  # every client's whole model, untrained layers as they were
-        for metadata, values in updates:
-            model, position = list(before), 0
-            for layer in table:
-                for tensor in layer.tensors if layer.name in metadata["layers"] else ():
-                    model[tensor.index] = values[position : position + tensor.size].reshape(tensor.shape)
-                    position += tensor.size
-            assert position == len(values)
-            full.append(model)
-        for layer in table:
-            if not any(layer.name in metadata["layers"] for metadata, _ in updates):
-                untouched += 1
-                for tensor in layer.tensors:
-                    assert before[tensor.index].tobytes() == after[tensor.index].tobytes(), tensor.name
-                continue
-            for tensor in layer.tensors:
-                values = [model[tensor.index].astype(np.float64) for model in full]
-                if tensor.name.endswith("moving_variance"):
-                    means = [model[tensor.index - 1].astype(np.float64) for model in full]
-                    moments = [v + m * m for v, m in zip(values, means, strict=True)]
-                    expected = np.average(moments, axis=0, weights=n) - np.average(means, axis=0, weights=n) ** 2
-                else:
-                    expected = np.average(values, axis=0, weights=n)
-                np.testing.assert_allclose(after[tensor.index], expected, rtol=1e-5, atol=1e-6, err_msg=tensor.name)
+        untouched += assert_merged(finished.table, before, after, updates)
     assert untouched > 0, "no layer was left out in any round, so the test saw nothing of that"
 
 
@@ -206,34 +133,6 @@ def online(running) -> set[str]:
     return {client["name"] for client in running.api.get("clients/", params={"status": "online"})["result"]}
 
 
-def test_hooks_down_fails_the_round_and_the_session_goes_on_from_the_last_good_model(running, tmp_path):
-    seen = {}
-
-    def stop_and_start_hooks(watcher):
-        wait_until(lambda: any(r.over for r in watcher.rounds.values()))
-        running.network.stop_process("hooks")
-        wait_until(lambda: any(r.failed for r in watcher.rounds.values()))
-        running.network.start_process("hooks", tied=False)
-        seen["restarted"] = True
-
-    case = make_case(session={"rounds": 7, "round_timeout": 40, "min_clients": 1})
-    run = Run(running, tmp_path, case, stop_and_start_hooks)
-    assert seen["restarted"]
-    statuses = [round_.status for round_ in run.rounds()]
-    assert "Failed" in statuses and statuses[0] == statuses[-1] == "Finished"
-    good = [round_ for round_ in run.rounds() if round_.status == "Finished"]
-    for earlier, later in itertools.pairwise(good):
-        assert later.model == earlier.new_model, "a model was committed by a round that failed"
-    counted = [round_.number for round_ in good]
-    assert counted == sorted(set(counted)), "the restarted hooks process began to count anew"
-    assert good[-1].warmup is False
-    first, last = (committed_model(running, r.new_model, tmp_path) for r in (good[0], good[-1]))
-    assert [a.shape for a in first] == [a.shape for a in last]
-    assert all(np.isfinite(a).all() for a in last)
-    failed = next(round_ for round_ in run.rounds() if round_.failed)
-    assert all(row.outcome.startswith(("refused", "round failed")) for row in failed.rows.values())
-
-
 def test_the_session_goes_on_when_a_client_is_killed_in_mid_round(running, tmp_path):
     victim = running.fleet.clients["client-3"]
     family = []
@@ -252,18 +151,6 @@ def test_the_session_goes_on_when_a_client_is_killed_in_mid_round(running, tmp_p
     assert set(run.rounds()[-1].rows) == {"client-1", "client-2"}
     assert run.final["problem"] is None
     assert wait_until(lambda: not any(p.is_running() and p.status() != "zombie" for p in family))
-
-
-def wait_until(condition, seconds: float = 120) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return True
-        except (psutil.Error, RuntimeError):
-            pass
-        time.sleep(0.1)
-    return False
 
 
 def children_of(process: psutil.Process) -> list[psutil.Process]:

@@ -23,10 +23,12 @@ from fedn_partial.seed_model import fallback
 
 @dataclass(frozen=True)
 class Upload:
-    """What FEDn's client sends after training: an npz file and the metadata beside it."""
+    """What FEDn's client sends after training: an npz file (None: a message about one that was never uploaded)
+    and the metadata beside it.
+    """
 
     client_id: str
-    data: bytes
+    data: bytes | None
     metadata: dict
 
 
@@ -108,7 +110,9 @@ class Combiner:
             if isinstance(metadata, dict) and "format" in metadata:  # as clients copy it from the settings
                 metadata = {"session": told.get("session"), "round": told.get("round"), **metadata}
             self.handler.update_handler.model_updates.put(
-                model_update(upload.client_id, self._store(upload.data), metadata)
+                model_update(
+                    upload.client_id, "never-uploaded" if upload.data is None else self._store(upload.data), metadata
+                )
             )
 
     def _store(self, data: bytes) -> str:
@@ -129,8 +133,8 @@ class Stub:
                 raise RpcError(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses")
             context = Context()
             streamed = method in ("HandleClientConfig", "HandleStoreModel")
-            request = (over_the_wire(part) for part in request) if streamed else over_the_wire(request)
             try:
+                request = iter([over_the_wire(part) for part in request]) if streamed else over_the_wire(request)
                 answer = getattr(self.combiner.hooks, method)(request, context)
                 if method == "HandleAggregation":
                     answer = [over_the_wire(part) for part in answer]

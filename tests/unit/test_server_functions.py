@@ -843,6 +843,21 @@ def test_in_a_session_of_others_models_are_averaged_as_fedn_does(when, normalise
     assert combiner.hooks.server_functions.state["round"] == 1
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_two_messages_do_not_replace_the_model_on_a_foreign_fedn(first, normalised, start, send, monkeypatch):
+    """A message about a model that was never uploaded fails FEDn's aggregation; FEDn then averages by itself."""
+    monkeypatch.setattr("fedn.network.combiner.updatehandler.time.sleep", lambda seconds: None)
+    combiner = start(normalised)
+    a = client(normalised, "a", ["dense"])
+    attack = [Upload("id-x", None, {"num_examples": 1}), whole(normalised, "y", 10**6, seed=1)]
+    uploads = attack + send(normalised, a) if first else send(normalised, a) + attack
+    result = combiner.round(normalised.model, uploads)
+    assert result.model is None  # FEDn fails the round and keeps the model
+    assert combiner.handler.update_handler.model_updates.empty()  # what is left would end the next round at once
+    following = combiner.round(normalised.model, send(normalised, a))
+    assert_close(following.model, merged_by_hand(normalised, [a], "all_clients"))
+
+
 def test_a_kept_model_is_taken_again_after_a_round_that_was_not_committed(normalised, start, send):
     """As when the object store is gone while FEDn commits."""
     combiner = start(normalised)

@@ -80,6 +80,7 @@ def test_sections_left_out_of_a_case_have_their_defaults(tmp_path):
         ({"seed": "one"}, ["seed must be of type int, found 'one'"]),
         ({"seed": -1}, ["seed must be at least 0, found -1"]),
         ({"seed": True}, ["seed must be of type int, found True"]),
+        ({"training": {"epochs": 1_000_000}}, ["training: epochs must be at most 1000, found 1000000"]),
         ({"training": {"epochs": True}}, ["training: epochs must be of type int, found True"]),
         ({"training": {"epochs": 1.0}}, ["training: epochs must be of type int, found 1.0"]),
         ({"training": {"learning_rate": True}}, ["training: learning_rate must be of type float, found True"]),

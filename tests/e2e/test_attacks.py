@@ -1,0 +1,144 @@
+"""What clients that lie can do to a real FEDn network: messages over gRPC that no client of ours sends."""
+
+import io
+import json
+import zipfile
+
+import fedn.network.grpc.fedn_pb2 as messages
+import fedn.network.grpc.fedn_pb2_grpc as rpc
+import grpc
+import numpy as np
+import psutil
+import pytest
+from conftest import Run, assert_models_are_what_clients_sent, committed_model, make_case, wait_until
+from fedn.network.combiner.modelservice import upload_request_generator
+
+from fedn_partial import update
+
+
+class Attacker:
+    """Speaks FEDn's protocol with a combiner, under whatever name."""
+
+    def __init__(self, running):
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{running.network.ports['combiner']}")
+        self.models, self.combiner = rpc.ModelServiceStub(self.channel), rpc.CombinerStub(self.channel)
+
+    def upload(self, model_id: str, data: bytes) -> None:
+        self.models.Upload(upload_request_generator(io.BytesIO(data), model_id), timeout=60)
+
+    def download(self, model_id: str) -> bytes:
+        parts = self.models.Download(messages.ModelRequest(id=model_id), timeout=60)
+        return b"".join(part.data for part in parts if part.status == messages.ModelStatus.IN_PROGRESS)
+
+    def send(self, client_id: str, model_id: str, update_id: str, round_id: str, **metadata) -> None:
+        message = messages.ModelUpdate(model_id=model_id, model_update_id=update_id)
+        message.sender.name, message.sender.client_id, message.sender.role = client_id, client_id, messages.CLIENT
+        config = json.dumps({"round_id": round_id})
+        message.meta = json.dumps({"training_metadata": {"num_examples": 10**6, **metadata}, "config": config})
+        self.combiner.SendModelUpdate(message, timeout=60)
+
+
+def whole_model(arrays) -> bytes:
+    """Return a model as FEDn's own clients send it."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **{str(index): array for index, array in enumerate(arrays)})
+    return file.getvalue()
+
+
+def bomb(megabytes: int) -> bytes:
+    """Return an npz file of some kilobytes that inflates to so many megabytes."""
+    file, header = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (megabytes << 18,)})
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("0.npy", "w", force_zip64=True) as member,
+    ):
+        member.write(header.getvalue())
+        for _ in range(megabytes):
+            member.write(bytes(1 << 20))
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def attacked(running, tmp_path_factory):
+    """A session in whose rounds liars send what once replaced the model, ended the hooks process, or wrote files."""
+    attacker, refused, memory = Attacker(running), [], []
+
+    def attack(watcher):
+        whole, inflating = whole_model([np.zeros((2, 2), np.complex64)] * 80), bomb(400)
+        for number in (2, 3, 4, 5):
+            wait_until(lambda number=number: len(watcher.rounds) >= number and newest(watcher).model)
+            round_ = newest(watcher)
+            attacker.upload(f"whole-{number}", whole)
+            attacker.upload(f"bomb-{number}", inflating)
+            for name in ("nobody", "global_model"):
+                attacker.send(name, round_.model, f"never-uploaded-{number}", round_.id)
+                attacker.send(name, round_.model, f"whole-{number}", round_.id)
+            attacker.send("bomber", round_.model, f"bomb-{number}", round_.id)
+            for client_id in (f"made-up-{k}" for k in range(30)):
+                attacker.send(client_id, round_.model, f"whole-{number}", round_.id, format=2, session="x", round=1)
+            for model_id in ("../../evil", "..", "/evil", "a/b", "", "x" * 300, "../fedn.db"):
+                try:
+                    attacker.upload(model_id, b"evil")
+                except grpc.RpcError:
+                    refused.append(model_id)
+                assert attacker.download(model_id) == b""
+            memory.append(psutil.Process(running.network.running["hooks"].pid).memory_info().rss)
+
+    case = make_case(name="attacked", session={"rounds": 6, "round_timeout": 40, "min_clients": 3})
+    run = Run(running, tmp_path_factory.mktemp("attacked"), case, attack)
+    return run, refused, memory
+
+
+def newest(watcher):
+    return max(watcher.rounds.values(), key=lambda round_: int(round_.id))
+
+
+def test_every_committed_model_is_what_the_clients_sent(running, attacked, tmp_path):
+    run, _, _ = attacked
+    assert [round_.status for round_ in run.rounds()] == ["Finished"] * 6
+    assert_models_are_what_clients_sent(running, run, tmp_path)
+    for round_ in run.rounds()[:-1]:
+        assert {row.outcome for row in round_.rows.values()} == {"merged"}
+    log = running.network.log("hooks").read_text()
+    for line in (
+        "skipped the update of nobody: its model is not a zip file",
+        "skipped the update of bomber: its model has 419,430,",
+        "skipped the update of made-up-29: ",
+    ):
+        assert line in log
+    assert "reserved id 'global_model'" in running.network.log("combiner").read_text()
+
+
+def test_a_model_that_inflates_costs_no_memory(attacked):
+    _, _, memory = attacked
+    assert len(memory) == 4 and max(memory) < 400e6, memory
+
+
+def test_an_id_that_is_a_path_neither_writes_nor_reads_a_file(running, attacked):
+    _, refused, _ = attacked
+    assert len(refused) == 7 * 4
+    assert not list(running.network.folder.parent.rglob("evil*"))
+    assert (running.network.folder / "fedn.db").read_bytes().startswith(b"SQLite format 3")
+
+
+def test_updates_of_an_earlier_session_from_the_same_model_are_not_merged(running, tmp_path):
+    """As clients deliver them whose combiner was killed: same clients, same model, trained for another session."""
+    attacker = Attacker(running)
+    kept = sorted(running.updates.glob("*.json"), key=lambda path: path.stat().st_mtime)[-3:]
+    ids = {client["name"]: client["client_id"] for client in running.api.get("clients/")["result"]}
+
+    def deliver(watcher):
+        wait_until(lambda: len(watcher.rounds) >= 1 and newest(watcher).model)
+        round_ = newest(watcher)
+        base = update.digest(committed_model(running, round_.model, tmp_path))
+        for number, path in enumerate(kept):
+            metadata = {**json.loads(path.read_text()), "base": base, "round": 1}
+            attacker.upload(f"old-{number}", path.with_suffix(".npz").read_bytes())
+            attacker.send(ids[metadata["client"]], round_.model, f"old-{number}", "0", **metadata)
+
+    case = make_case(name="later", session={"rounds": 3, "round_timeout": 40, "min_clients": 3})
+    run = Run(running, tmp_path, case, deliver)
+    assert run.final["problem"] is None
+    assert_models_are_what_clients_sent(running, run, tmp_path)
+    assert running.network.log("hooks").read_text().count(": belongs to session") >= 3

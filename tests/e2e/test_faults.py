@@ -1,0 +1,69 @@
+"""Processes of a real FEDn network are killed in the middle of a session."""
+
+import os
+import signal
+import time
+
+import pytest
+from conftest import Run, assert_models_are_what_clients_sent, make_case, wait_until
+
+
+def is_training(running) -> bool:
+    """Return whether a client of the fleet runs its compute package's train.py now."""
+    return any(
+        "train.py" in " ".join(child.cmdline())
+        for client in running.fleet.clients.values()
+        for child in client.children(recursive=True)
+    )
+
+
+def kill(running, name: str) -> None:
+    os.kill(running.network.running[name].pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def survived(running, tmp_path_factory):
+    """A session in which the hooks, the object store and the combiner are killed, each while clients train."""
+    done = {}
+
+    def kill_one_after_the_other(watcher):
+        for number, name in ((2, "hooks"), (4, "storage"), (6, "combiner")):
+            wait_until(lambda number=number: len(watcher.rounds) >= number and is_training(running))
+            kill(running, name)
+            done[name] = time.monotonic()
+
+    case = make_case(session={"rounds": 9, "round_timeout": 60, "min_clients": 3})
+    run = Run(running, tmp_path_factory.mktemp("faults"), case, kill_one_after_the_other)
+    assert list(done) == ["hooks", "storage", "combiner"]
+    return run
+
+
+def test_a_session_survives_the_end_of_hooks_storage_and_combiner(running, survived, tmp_path):
+    statuses = [round_.status for round_ in survived.rounds()]
+    assert len(statuses) == 9 and statuses.count("Failed") <= 2, statuses
+    assert statuses[-2:] == ["Finished", "Finished"] and survived.final["problem"] is None
+    assert_models_are_what_clients_sent(running, survived, tmp_path)
+
+
+def test_what_ended_is_named_at_once_and_started_again(survived):
+    texts = [event["text"] for event in survived.events if event["event"] == "network"]
+    for name in ("hooks", "storage", "combiner"):
+        assert f"{name} ended (SIGKILL) and is started again in 1 s" in texts
+        assert f"{name} runs again" in texts
+
+
+def test_a_session_whose_controller_ends_says_so_and_the_next_one_starts(running, tmp_path):
+    killed = []
+
+    def kill_controller(watcher):
+        wait_until(lambda: len(watcher.rounds) >= 2 and is_training(running))
+        kill(running, "controller")
+        killed.append(time.monotonic())
+
+    case = make_case(session={"rounds": 50, "round_timeout": 60, "min_clients": 3})
+    run = Run(running, tmp_path, case, kill_controller)
+    assert time.monotonic() - killed[0] < 15
+    assert "of 50 rounds" in run.final["problem"]
+    again = Run(running, tmp_path, make_case(session={"rounds": 2, "round_timeout": 60, "min_clients": 3}))
+    assert again.final["problem"] is None
+    assert_models_are_what_clients_sent(running, again, tmp_path)

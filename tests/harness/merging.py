@@ -1,0 +1,57 @@
+"""What a round of a real FEDn network must have made of the updates that its clients sent, written out in numpy."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from fedn_partial import update
+
+
+def kept_updates(folder, base: list[np.ndarray], session: str | None = None) -> list[tuple[dict, np.ndarray]]:
+    """Return metadata and values of the float32 updates in `folder` that were trained from the model `base`."""
+    digest, updates = update.digest(base), []
+    for path in sorted(folder.glob("*.json")):
+        metadata = json.loads(path.read_text())
+        if metadata.get("base") == digest and session in (None, metadata.get("session")):
+            with np.load(path.with_suffix(".npz")) as archive:
+                updates.append((metadata, archive["0"]))
+    return updates
+
+
+def assert_merged(table, before, after, updates) -> int:
+    """Compare `after` with rule all_clients: W + sum n_k (W_k - W) / n, pooled variances, nobody's layers bit-equal.
+
+    Return the number of layers that nobody trained.
+    """
+    n = [int(metadata["num_examples"]) for metadata, _ in updates]
+    whole = [_whole_model(table, before, metadata, values) for metadata, values in updates]
+    untouched = 0
+    for layer in table:
+        if not any(layer.name in metadata["layers"] for metadata, _ in updates):
+            untouched += 1
+            for tensor in layer.tensors:
+                assert before[tensor.index].tobytes() == after[tensor.index].tobytes(), tensor.name
+            continue
+        for tensor in layer.tensors:
+            values = [model[tensor.index].astype(np.float64) for model in whole]
+            if tensor.name.endswith("moving_variance"):
+                means = [model[tensor.index - 1].astype(np.float64) for model in whole]
+                moments = [v + m * m for v, m in zip(values, means, strict=True)]
+                expected = np.average(moments, axis=0, weights=n) - np.average(means, axis=0, weights=n) ** 2
+            else:
+                expected = np.average(values, axis=0, weights=n)
+            np.testing.assert_allclose(after[tensor.index], expected, rtol=1e-5, atol=1e-6, err_msg=tensor.name)
+    return untouched
+
+
+def _whole_model(table, before, metadata, values) -> list[np.ndarray]:
+    """Return a client's whole model: the layers that it did not train as they were."""
+    model, position = list(before), 0
+    for layer in table:
+        for tensor in layer.tensors if layer.name in metadata["layers"] else ():
+            model[tensor.index] = values[position : position + tensor.size].reshape(tensor.shape)
+            position += tensor.size
+    assert position == len(values)
+    return model
