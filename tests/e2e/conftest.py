@@ -55,7 +55,7 @@ def make_case(**changes) -> settings.Case:
 class Run:
     """One session, followed to its end."""
 
-    def __init__(self, running, tmp_path: Path, case, meanwhile=lambda watcher: None):
+    def __init__(self, running, tmp_path: Path, case, meanwhile=lambda watcher: None, tell=None):
         session_id, self.table = start_session(running.api, case)
         self.watcher = Watcher(running.api, session_id)
         self.folder = RunFolder(new_folder(tmp_path, case.name), case)
@@ -63,7 +63,12 @@ class Run:
         helper = threading.Thread(target=meanwhile, args=(self.watcher,), daemon=True)
         helper.start()
         self.final = progress.follow(
-            self.watcher, case, self.table, self.folder, check=running.network.supervise, tell=self.events.append
+            self.watcher,
+            case,
+            self.table,
+            self.folder,
+            check=running.network.supervise,
+            tell=tell or self.events.append,
         )
         helper.join(timeout=60)
 
