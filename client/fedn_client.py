@@ -7,45 +7,50 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
 
 import fedn.network.grpc.fedn_pb2 as messages
 import grpc
 from fedn.network.clients.client_v2 import Client, ClientOptions
 from fedn.network.clients.fedn_client import ConnectToApiResult, FednClient
 from fedn.network.clients.grpc_handler import GrpcHandler
-from fedn.network.clients.package_runtime import PackageRuntime
 
+from fedn_partial.client.active_package import ActivePackage
 from fedn_partial.client.connection_bytes import ByteCounter
 from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
-from fedn_partial.update import plain
+from fedn_partial.refusal import write_refusal
+from fedn_partial.seed_model.api import Api, Connection
+
+PACKAGE_POLL = 60  # seconds between two looks for a new compute package while no request comes
 
 
 class PatientClient(Client):
-    """FEDn's client, which keeps trying to reach its server, and whose connection is a ``Transport``.
+    """FEDn's client, which keeps trying to reach its server, and which answers every training request.
 
     Parameters
     ----------
-    url : of the controller. options, checksum, combiner : as FEDn's own client takes them.
+    connection : to the controller.
+    options, combiner : as FEDn's own client takes them.
+    package : what it runs.
     waits : returns the seconds to wait between tries to reach the server.
     """
 
     def __init__(
         self,
-        url: str,
+        connection: Connection,
         options: ClientOptions,
-        token: str | None,
-        checksum: str | None,
         combiner: tuple[str | None, int | None],
+        package: ActivePackage,
         waits: Callable[[], Iterator[int]],
     ):
         host, port = combiner
-        super().__init__(url, None, options, host, port, token=token, package_checksum=checksum)
-        self.fedn_client = Transport()
+        super().__init__(connection.base_url, None, options, host, port, token=connection.token)
+        self.fedn_client = Transport(package, Api(connection))
+        self._package = package
         self._waits = waits
 
     def _connect_to_api(self):
@@ -64,13 +69,62 @@ class PatientClient(Client):
             log(f"{reasons.get(result, f'no answer from {where}')}; trying again in {wait} s")
             time.sleep(wait)
 
+    def on_train(self, in_model, client_settings):
+        """Train, and answer with a refusal where no update comes of it: FEDn's client does not survive that."""
+        if self._package.problem:
+            return refusal(f"this device cannot run FEDn's compute package: {self._package.problem}")
+        update, meta = super().on_train(in_model, client_settings)
+        if update is None:
+            return refusal(f"the compute package's train left no update ({meta['error'].partition(chr(10))[0]})")
+        return update, meta
+
+    def on_validation(self, in_model):
+        return None if self._package.problem else super().on_validation(in_model)
+
+
+def refusal(reason: str) -> tuple[io.BytesIO, dict]:
+    """Return an empty update, and what FEDn's client sends with it, ``reason`` included."""
+    log(f"cannot train: {reason}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/update.npz"
+        write_refusal(path, reason)
+        with open(path, "rb") as update, open(path + "-metadata") as metadata:
+            return io.BytesIO(update.read()), {"training_metadata": json.load(metadata)}
+
 
 class Transport(FednClient):
-    """FEDn's connection to its combiner: survives a request without a result, and says what an update weighed."""
+    """FEDn's connection to its combiner: looks for new packages, and says what an update weighed."""
 
-    def __init__(self):
+    def __init__(self, package: ActivePackage, api: Api):
         super().__init__()
-        self._package_runtime = CarefulRuntime(self._package_runtime.pkg_path)
+        self._package = package
+        self._api = api
+
+    def init_remote_compute_package(self, url, token, package_checksum=None):
+        """Join whether or not the package can be run: one that cannot is refused at each request, and may change."""
+        self._package.refresh(self._api)
+        return True
+
+    @property
+    def dispatcher(self):
+        return self._package.dispatcher
+
+    @dispatcher.setter
+    def dispatcher(self, value):
+        pass  # FEDn's constructor sets none
+
+    def run(self, **options):
+        ended = threading.Event()
+
+        def poll():
+            while not ended.wait(PACKAGE_POLL):
+                self._package.look(self._api)
+
+        threading.Thread(target=poll, daemon=True).start()
+        try:
+            super().run(**options)
+        finally:
+            ended.set()
 
     def init_grpchandler(self, config, client_name, token):
         host, port = (config.fqdn, 443) if config.fqdn else (config.host, config.port)
@@ -79,10 +133,13 @@ class Transport(FednClient):
 
     def update_local_model(self, request):
         self.grpc_handler.counter.sent.clear()
-        try:
+        with self._package.lock:
+            self._package.look(self._api)
             super().update_local_model(request)
-        except AttributeError as error:  # FEDn's answer to a training request that left no update
-            log(f"no update for this round: {error}")
+
+    def validate_global_model(self, request):
+        with self._package.lock:
+            super().validate_global_model(request)
 
     def create_update_message(self, model_id, model_update_id, meta, request):
         """Leave out the session's settings, which FEDn would send back, and put in how many bytes the update is."""
@@ -134,36 +191,3 @@ class HandedOver(io.BytesIO):
         self.seek(0)
         self.truncate()
         return content
-
-
-class CarefulRuntime(PackageRuntime):
-    """FEDn's handling of the compute package, which unpacks nothing outside the package's folder."""
-
-    def unpack_compute_package(self):
-        archive = Path(self.pkg_path) / Path(self.pkg_name or "").name
-        try:
-            with tarfile.open(archive) as package:
-                package.extractall(self.pkg_path, members=plain_members(package))
-            archive.unlink()
-        except (OSError, tarfile.TarError) as error:
-            log(f"the compute package cannot be unpacked: {error}")
-            return False, ""
-        return (Path(self.pkg_path) / "fedn.yaml").exists(), self.pkg_path
-
-
-def plain_members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """Return what is in an archive, if that is files and folders below it and nothing else.
-
-    Debian 12's Python 3.11.2 does not have tarfile's own filter for this yet.
-
-    Raises
-    ------
-    tarfile.TarError : a link, a device, or a path that leads out of the archive's folder.
-    """
-    members = archive.getmembers()
-    for member in members:
-        path = PurePosixPath(member.name)
-        if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
-            raise tarfile.TarError(f"{plain(member.name)!r} is not a plain file or folder below it")
-        member.mode = 0o755 if member.isdir() else 0o644
-    return members

@@ -46,11 +46,14 @@ def run_client(config: str | Path, connection: Connection) -> None:
     _make_temporary(workdir / "tmp")
     os.chdir(workdir)
     return_freed_memory()
+    from fedn_partial.client.active_package import ActivePackage  # FEDn, now that its environment is set
+
+    package = ActivePackage(Path("package"), read_yaml(config).get("package_checksum"))
     waits = waiting_times()
     while True:  # FEDn's client returns or raises where it should try again
         started = time.monotonic()
         try:
-            _make_client(config, connection).start()
+            _make_client(config, connection, package).start()
         except FednPartialError:
             raise
         except Exception as error:
@@ -110,8 +113,8 @@ def _own_id() -> str:
     return path.read_text().strip()
 
 
-def _make_client(config: Path, connection: Connection):
-    """Return FEDn's client for this device; FEDn is imported here, after its environment is set."""
+def _make_client(config: Path, connection: Connection, package):
+    """Return FEDn's client for this device, which runs `package`."""
     from fedn.common.log_config import set_log_level_from_string
     from fedn.network.clients.client_v2 import ClientOptions
 
@@ -120,10 +123,9 @@ def _make_client(config: Path, connection: Connection):
     set_log_level_from_string("INFO")
     raw = read_yaml(config)
     return PatientClient(
-        url=connection.base_url,
-        options=ClientOptions(raw["name"], "remote", raw.get("preferred_combiner"), raw.get("client_id") or _own_id()),
-        token=connection.token,
-        checksum=raw.get("package_checksum"),
+        connection,
+        ClientOptions(raw["name"], "remote", raw.get("preferred_combiner"), raw.get("client_id") or _own_id()),
         combiner=(raw.get("combiner"), raw.get("combiner_port")),
+        package=package,
         waits=waiting_times,
     )

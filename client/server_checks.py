@@ -6,16 +6,20 @@ import email.utils
 import os
 import socket
 import ssl
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 
+from fedn_partial import package_archive
 from fedn_partial.client.check import NOT_CHECKED, OK, PROBLEM, WARNING, Check
 from fedn_partial.errors import FednPartialError
-from fedn_partial.seed_model.api import Api, Connection, error_message
+from fedn_partial.package_archive import PackageError
+from fedn_partial.seed_model.api import Api, ApiError, Connection, error_message
 
 CONNECT_PATIENCE = 5  # seconds
 CLOCK_TOLERANCE = 60  # seconds
@@ -64,6 +68,7 @@ def examine(connection: Connection, raw: dict) -> Iterator[Check]:
         let_in = controller(Api(connection))
         yield let_in
         if let_in.state != PROBLEM:
+            yield package(Api(connection))
             yield combiners(Api(connection), raw)
     except FednPartialError as error:
         yield Check("controller", PROBLEM, str(error))
@@ -149,9 +154,32 @@ def controller(api: Api) -> Check:
     except (LookupError, TypeError, ValueError):
         text = f"{url} answers ({answer.status_code}), but not as FEDn's controller does; is api_url right?"
         return Check("controller", PROBLEM, text)
-    if told.get("message") == "No compute package uploaded":
-        return Check("controller", WARNING, f"{url}: it has no compute package yet; the client will wait for one")
     return Check("controller", OK, f"{url}, {'with the token' if token else 'without a token'}")
+
+
+def package(api: Api) -> Check:
+    """Fetch the compute package that FEDn has active, and see whether this device could run it."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "package.tgz"
+        try:
+            if api.active_package() is None:
+                text = "FEDn has no compute package yet; the client will wait for one"
+                return Check("compute package", WARNING, text)
+            name = api.download_package(archive)
+            active = package_archive.unpack(archive, Path(folder) / "package")
+            package_archive.check_runs(active)
+        except ApiError as error:
+            return Check("compute package", WARNING, f"FEDn's active one cannot be fetched: {error}")
+        except PackageError as error:
+            text = f"FEDn's active one cannot be run: {error}; whoever runs the server must upload another"
+            return Check("compute package", PROBLEM, text)
+        told = f"{name}, {archive.stat().st_size:,} bytes"
+        if not active.ours:
+            text = (
+                f"FEDn's active one ({told}) is not of fedn-partial: this device would run it as FEDn's own client does"
+            )
+            return Check("compute package", WARNING, text)
+        return Check("compute package", OK, f"{told}, runs here")
 
 
 def combiners(api: Api, raw: dict) -> Check:

@@ -5,6 +5,7 @@ FEDn's own APIClient neither checks certificates nor times out nor takes server 
 
 from __future__ import annotations
 
+import email.message
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,28 @@ class Api:
         """Save a global model to `path`."""
         Path(path).write_bytes(self._request("GET", f"models/{model_id}/download").content)
 
+    def active_package(self) -> str | None:
+        """Return the name under which FEDn stores its active compute package, None if there is none.
+
+        Each upload gets a name of its own. (FEDn 0.33 computes `packages/checksum` of a file in another folder than
+        the one it stores packages in, and finds none.)
+        """
+        response = self._send("HEAD", "packages/download", timeout=(5, 10))
+        if response.status_code == 404:
+            return None
+        return _file_name(self._checked("HEAD", response))
+
+    def download_package(self, path: str | Path) -> str:
+        """Save the active compute package to `path` and return its name as ``active_package`` does."""
+        response = self._request("GET", "packages/download", stream=True)
+        with response, open(path, "wb") as file:
+            try:
+                for chunk in response.iter_content(1 << 16):
+                    file.write(chunk)
+            except requests.exceptions.RequestException as error:
+                raise ApiError(f"{response.url} broke off ({type(error).__name__})") from None
+        return _file_name(response)
+
     def _call(self, method: str, path: str, **kwargs):
         response = self._request(method, path, **kwargs)
         try:
@@ -138,7 +161,9 @@ class Api:
         return self._send("GET", path, timeout=(10, 30))
 
     def _request(self, method: str, path: str, **kwargs) -> requests.Response:
-        response = self._send(method, path, **kwargs)
+        return self._checked(method, self._send(method, path, **kwargs))
+
+    def _checked(self, method: str, response: requests.Response) -> requests.Response:
         if response.status_code in (401, 403):
             base = self.connection.base_url
             raise ApiError(f"{base} does not accept the token; give one with --token or FEDN_AUTH_TOKEN")
@@ -163,6 +188,15 @@ class Api:
 def _with_protocol(address: str) -> str:
     local = address.split(":")[0].split("/")[0] in ("localhost", "127.0.0.1")
     return f"{'http' if local else 'https'}://{address}"
+
+
+def _file_name(response: requests.Response) -> str:
+    header = email.message.Message()
+    header["content-disposition"] = response.headers.get("Content-Disposition", "")
+    name = header.get_filename()
+    if not name:
+        raise ApiError(f"{response.url} answered, but not with a compute package; is the URL right?")
+    return name
 
 
 def error_message(response: requests.Response) -> str:

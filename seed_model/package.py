@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import posixpath
 import tarfile
+import tempfile
 from pathlib import Path
 
 import fedn_partial
 from fedn_partial.errors import FednPartialError
+from fedn_partial.package_archive import PackageError, check_runs, unpack
 from fedn_partial.seed_model.api import Api
 
 ENTRY_FILES = ("fedn.yaml", "startup.py", "train.py", "validate.py")
@@ -39,23 +40,29 @@ def _nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
+def check_package(path: Path) -> None:
+    """Unpack the package at `path` into a temporary folder and see whether it runs (raises PackageError)."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            package = unpack(path, Path(folder))
+            check_runs(package)
+        except PackageError as error:
+            raise PackageError(f"{path} is not uploaded: {error}") from None
+        if package.folder != Path(folder):
+            raise PackageError(f"{path} is not uploaded: its fedn.yaml must be at its top, not in a folder")
+
+
 def upload_package(api: Api, path: str | Path) -> str:
     """Make the package at `path` the active one and return its id.
 
     Raises
     ------
-    FednPartialError : no such file, or it is not a compute package. ApiError : FEDn refuses it.
+    FednPartialError : no such file, or not a compute package that runs. ApiError : FEDn refuses it.
     """
     path = Path(path)
-    try:
-        with tarfile.open(path) as archive:
-            names = {posixpath.normpath(name) for name in archive.getnames()}
-    except FileNotFoundError:
-        raise FednPartialError(f"{path} does not exist; make it with 'fedn-partial package build -o {path}'") from None
-    except tarfile.TarError as error:
-        raise FednPartialError(f"{path} is not a package: {error}") from None
-    if "fedn.yaml" not in names:
-        raise FednPartialError(f"{path} is not a compute package: it has no fedn.yaml at its top")
+    if not path.exists():
+        raise FednPartialError(f"{path} does not exist; make it with 'fedn-partial package build -o {path}'")
+    check_package(path)
     if not path.name.endswith((".tgz", ".tar.gz", ".tar.bz2")):
         raise FednPartialError(f"{path}: FEDn takes packages named .tgz, .tar.gz or .tar.bz2")
     with path.open("rb") as file:

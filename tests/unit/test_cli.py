@@ -71,7 +71,7 @@ def test_a_local_run_needs_data(tmp_path):
 def test_a_file_that_is_no_package_is_not_uploaded(tmp_path):
     (tmp_path / "package.tgz").write_bytes(b"no archive")
     result = CliRunner().invoke(main, ["package", "upload", str(tmp_path / "package.tgz")])
-    assert result.exit_code == 2 and "is not a package" in result.output
+    assert result.exit_code == 2 and "is no tar file" in result.output
 
 
 def test_package_is_the_folder_as_fedn_would_pack_it(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import email.utils
+import functools
 import http.server
 import ipaddress
 import json
@@ -10,6 +11,7 @@ import os
 import socket
 import ssl
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from test_package_archive import archive
 
 from fedn_partial import datasets
 from fedn_partial.client import device_checks, doctor, server_checks
@@ -30,6 +33,7 @@ from fedn_partial.client.cli import main
 from fedn_partial.client.device_checks import Memory
 from fedn_partial.schema import SettingsError
 from fedn_partial.seed_model.api import Connection, connection
+from fedn_partial.seed_model.package import build_package
 
 
 @pytest.fixture(autouse=True)
@@ -244,13 +248,23 @@ class Controller(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.seen.append((self.command, self.path))
         role = self.server.roles.get(self.headers.get("Authorization"))
-        path = self.path.removeprefix("/api/v1/")
-        if self.command == "HEAD":
+        path = self.path.partition("/api/v1/")[2]
+        if path == "packages/download" and self.server.package:
+            self.reply_with_package()
+        elif self.command == "HEAD":
             self.reply(404, {})
         elif self.server.roles and role not in (self.server.wants[path], "both"):
             self.reply(401, {"message": "Invalid token" if "Authorization" in self.headers else "Missing token"})
         else:
             self.reply(*self.server.answers[path])
+
+    def reply_with_package(self):
+        name, content = self.server.package
+        self.send_response(200)
+        self.send_header("Content-Disposition", f"attachment; filename={name}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
 
     do_HEAD = do_POST = do_PUT = do_GET
 
@@ -266,6 +280,13 @@ class Controller(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@functools.cache
+def own_package():
+    with tempfile.TemporaryDirectory() as folder:
+        build_package(Path(folder) / "p.tgz")
+        return (Path(folder) / "p.tgz").read_bytes()
+
+
 @contextlib.contextmanager
 def serve(context=None):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Controller) as server:
@@ -273,6 +294,7 @@ def serve(context=None):
             server.socket = context.wrap_socket(server.socket, server_side=True)
         server.url = f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
         server.seen, server.ahead, server.roles = [], 0, {}
+        server.package = ("p.tgz", own_package())
         server.wants = {"packages/checksum": "client", "combiners/": "admin"}
         server.answers = {
             "packages/checksum": (200, {"checksum": "abc", "message": "Checksum created."}),
@@ -308,7 +330,8 @@ def ask(url, raw=None, **options):
 def test_all_is_well_and_nothing_was_changed_at_the_server(fedn):
     checks = ask(fedn.url)
     assert {name: check.state for name, check in checks.items()} == {
-        **{"server": OK, "clock": OK, "certificate": NOT_CHECKED, "controller": OK, "combiner": OK}
+        **{"server": OK, "clock": OK, "certificate": NOT_CHECKED, "controller": OK, "compute package": OK},
+        "combiner": OK,
     }
     assert {method for method, _ in fedn.seen} == {"HEAD", "GET"}
     assert "clients/add" not in str(fedn.seen)
@@ -385,8 +408,8 @@ ANSWERS = {
     "no package": (
         404,
         {"checksum": None, "message": "No compute package uploaded"},
-        WARNING,
-        "no compute package yet",
+        OK,
+        "without a token",
     ),
     "a package elsewhere": (404, {"checksum": None, "message": "File not found."}, OK, "without a token"),
     "another service": (404, {"message": "not found"}, PROBLEM, "not as FEDn's controller does"),
@@ -399,6 +422,26 @@ ANSWERS = {
 def test_controller(fedn, status, body, state, words):
     fedn.answers["packages/checksum"] = (status, body)
     check = ask(fedn.url)["controller"]
+    assert check.state == state and words in check.text
+
+
+def packed(folder, files):
+    return archive(folder / "other.tgz", files).read_bytes()
+
+
+FOREIGN = {"fedn.yaml": "entry_points: {train: {command: python3 t.py}, validate: {command: python3 t.py}}", "t.py": ""}
+PACKAGES = {
+    "none": (None, WARNING, "no compute package yet"),
+    "damaged": (lambda folder: own_package()[:5000], PROBLEM, "cannot be run: the archive is truncated"),
+    "incomplete": (lambda folder: packed(folder, {"fedn.yaml": "{}"}), PROBLEM, "whoever runs the server must upload"),
+    "of others": (lambda folder: packed(folder, FOREIGN), WARNING, "is not of fedn-partial"),
+}
+
+
+@pytest.mark.parametrize(("made", "state", "words"), PACKAGES.values(), ids=PACKAGES)
+def test_the_active_compute_package(tmp_path, fedn, made, state, words):
+    fedn.package = ("p.tgz", made(tmp_path)) if made else None
+    check = ask(fedn.url)["compute package"]
     assert check.state == state and words in check.text
 
 
