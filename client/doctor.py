@@ -10,8 +10,9 @@ from fedn_partial.client import plan
 from fedn_partial.client import server_checks as server
 from fedn_partial.client.check import NOT_CHECKED, OK, PROBLEM, Check
 from fedn_partial.client.node import device_connection
+from fedn_partial.client_file import ClientFile, load_client_file, load_device, load_name
 from fedn_partial.errors import FednPartialError
-from fedn_partial.settings import Device, load_device, read_yaml
+from fedn_partial.settings import Device
 
 
 def examine(config: Path | None, options: dict, say=print) -> Iterator[Check]:
@@ -38,8 +39,8 @@ def examine(config: Path | None, options: dict, say=print) -> Iterator[Check]:
     yield from device.swap(there)
     if config is None and Path("client.yaml").exists():
         config = Path("client.yaml")
-    check, raw, own = _client_yaml(config)
-    yield check
+    checks, file, own = _client_yaml(config)
+    yield from checks
     yield device.disk(Path(own.workdir if own else "."))
     if own is None:
         yield Check("data", NOT_CHECKED, "client.yaml says where they are")
@@ -47,28 +48,28 @@ def examine(config: Path | None, options: dict, say=print) -> Iterator[Check]:
         yield Check("data", NOT_CHECKED, "mend TensorFlow first")
     else:
         yield device.data(own.data)
-    if config and not raw and not options.get("api_url"):
+    if config and file is None and not options.get("api_url"):
         yield Check("server", NOT_CHECKED, "client.yaml says where it is")
         return
     try:
-        connection = device_connection(config if raw else None, options)
+        connection = device_connection(config if file else None, options)
     except FednPartialError as error:
         yield Check("server", PROBLEM, str(error))
     else:
-        yield from server.examine(connection, raw)
+        yield from server.examine(connection, file or ClientFile())
 
 
-def _client_yaml(config: Path | None) -> tuple[Check, dict, Device | None]:
-    """Return the check of this device's file, what it holds, and its `fedn_partial:` section if that is good."""
+def _client_yaml(config: Path | None) -> tuple[list[Check], ClientFile | None, Device | None]:
+    """Return the checks of this device's file, what it holds, and its `fedn_partial:` section if that is good."""
     if config is None:
-        return Check("client.yaml", NOT_CHECKED, "there is none here; name this device's with --config"), {}, None
-    raw: dict = {}
+        return [Check("client.yaml", NOT_CHECKED, "there is none here; name this device's with --config")], None, None
+    file, own = None, None
     try:
-        raw = read_yaml(config)
+        file = load_client_file(config)
         own = load_device(config)
+        name = load_name(config)
     except FednPartialError as error:
-        return Check("client.yaml", PROBLEM, str(error)), raw, None
-    if not isinstance(raw.get("name"), str) or not raw["name"]:
-        text = f"{config}: key 'name' is missing; give this device a name of its own"
-        return Check("client.yaml", PROBLEM, text), raw, own
-    return Check("client.yaml", OK, f"{config}: device {raw['name']}, working folder {own.workdir}"), raw, own
+        return [Check("client.yaml", PROBLEM, str(error))], file, own
+    ignored = f"; without effect here: {', '.join(file.ignored)}" if file.ignored else ""
+    told = f"{config}: device {name}, working folder {own.workdir}{ignored}"
+    return [Check("client.yaml", OK, told)], file, own

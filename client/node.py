@@ -17,13 +17,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedn_partial.client_file import ClientFile, load_client_file, load_device, load_name
 from fedn_partial.errors import FednPartialError
 from fedn_partial.forkserver import return_freed_memory
 from fedn_partial.launch import CONFIG_VARIABLE
 from fedn_partial.log import log
-from fedn_partial.schema import SettingsError
 from fedn_partial.seed_model.api import Connection, connection
-from fedn_partial.settings import load_device, read_yaml
 
 LONGEST_WAIT = 60  # seconds between two tries to reach the server
 
@@ -37,9 +36,10 @@ def run_client(config: str | Path, connection: Connection) -> None:
     """
     config = Path(config).resolve()
     device = load_device(config)
-    name = read_yaml(config).get("name")
-    if not isinstance(name, str) or not name:
-        raise SettingsError(f"{config}: key 'name' is missing; give this device a name of its own")
+    load_name(config)
+    file = load_client_file(config)
+    if file.ignored:
+        log(f"{config}: without effect here: {', '.join(file.ignored)}")
     workdir = Path(device.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     _set_environment(config, connection)
@@ -48,12 +48,12 @@ def run_client(config: str | Path, connection: Connection) -> None:
     return_freed_memory()
     from fedn_partial.client.active_package import ActivePackage  # FEDn, now that its environment is set
 
-    package = ActivePackage(Path("package"), read_yaml(config).get("package_checksum"))
+    package = ActivePackage(Path("package"), file.package_checksum)
     waits = waiting_times()
     while True:  # FEDn's client returns or raises where it should try again
         started = time.monotonic()
         try:
-            _make_client(config, connection, package).start()
+            _make_client(file, connection, package).start()
         except FednPartialError:
             raise
         except Exception as error:
@@ -70,13 +70,11 @@ def device_connection(config: str | Path | None, options: dict) -> Connection:
 
     Raises
     ------
-    SettingsError : client.yaml cannot be read, or one of its keys is refused.
+    SettingsError : client.yaml cannot be read, one of its keys is refused, or nothing says where FEDn is.
     """
-    raw = read_yaml(config) if config else {}
-    in_file = {key: raw.get(key) for key in ("api_url", "api_port", "token", "ca", "insecure")}
-    in_file["api_url"] = in_file["api_url"] or raw.get("discover_host")  # its name in files that FEDn Studio makes
+    file = load_client_file(config) if config else ClientFile()
     given = {key: value for key, value in options.items() if value}
-    return connection(**{**in_file, **given})
+    return connection(default_url=None, **{**file.connection_options(), **given})
 
 
 def waiting_times() -> Iterator[int]:
@@ -113,7 +111,7 @@ def _own_id() -> str:
     return path.read_text().strip()
 
 
-def _make_client(config: Path, connection: Connection, package):
+def _make_client(file: ClientFile, connection: Connection, package):
     """Return FEDn's client for this device, which runs `package`."""
     from fedn.common.log_config import set_log_level_from_string
     from fedn.network.clients.client_v2 import ClientOptions
@@ -121,11 +119,10 @@ def _make_client(config: Path, connection: Connection, package):
     from fedn_partial.client.fedn_client import PatientClient
 
     set_log_level_from_string("INFO")
-    raw = read_yaml(config)
     return PatientClient(
         connection,
-        ClientOptions(raw["name"], "remote", raw.get("preferred_combiner"), raw.get("client_id") or _own_id()),
-        combiner=(raw.get("combiner"), raw.get("combiner_port")),
+        ClientOptions(file.name, "remote", file.preferred_combiner, file.client_id or _own_id()),
+        combiner=(file.combiner, file.combiner_port),
         package=package,
         waits=waiting_times,
     )

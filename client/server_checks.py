@@ -17,6 +17,7 @@ import requests
 
 from fedn_partial import package_archive
 from fedn_partial.client.check import NOT_CHECKED, OK, PROBLEM, WARNING, Check
+from fedn_partial.client_file import ClientFile
 from fedn_partial.errors import FednPartialError
 from fedn_partial.package_archive import PackageError
 from fedn_partial.seed_model.api import Api, ApiError, Connection, error_message
@@ -37,19 +38,15 @@ CERTIFICATE_ADVICE = {
 }
 
 
-def examine(connection: Connection, raw: dict) -> Iterator[Check]:
+def examine(connection: Connection, file: ClientFile) -> Iterator[Check]:
     """Check the way to FEDn, from the name to the combiners; what needs a step that failed is not tried.
 
     Parameters
     ----------
-    raw : what client.yaml holds.
+    file : this device's client.yaml.
     """
     url = connection.base_url
-    try:
-        host, port = urlsplit(url).hostname or "", urlsplit(url).port or (443 if url.startswith("https") else 80)
-    except ValueError as error:
-        yield Check("server", PROBLEM, f"api_url is {url!r}: {error}")
-        return
+    host, port = urlsplit(url).hostname, urlsplit(url).port or (443 if url.startswith("https") else 80)
     proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
     if proxy:  # then the name need not be known here, nor the port open
         yield Check("server", NOT_CHECKED, f"{url} is reached through the proxy {urlsplit(proxy).hostname}")
@@ -69,7 +66,7 @@ def examine(connection: Connection, raw: dict) -> Iterator[Check]:
         yield let_in
         if let_in.state != PROBLEM:
             yield package(Api(connection))
-            yield combiners(Api(connection), raw)
+            yield combiners(Api(connection), file)
     except FednPartialError as error:
         yield Check("controller", PROBLEM, str(error))
 
@@ -182,11 +179,11 @@ def package(api: Api) -> Check:
         return Check("compute package", OK, f"{told}, runs here")
 
 
-def combiners(api: Api, raw: dict) -> Check:
+def combiners(api: Api, file: ClientFile) -> Check:
     """Try the ports to which FEDn may send this device, as ``fedn_client.Transport`` will use them."""
-    wanted = raw.get("preferred_combiner")
-    if raw.get("combiner") and raw.get("combiner_port"):
-        places = [(raw["combiner"], raw["combiner_port"])]
+    wanted = file.preferred_combiner
+    if file.combiner and file.combiner_port:
+        places = [(file.combiner, file.combiner_port)]
     else:
         answer = api.answer("combiners/")
         if answer.status_code in (401, 403):

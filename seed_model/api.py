@@ -9,12 +9,12 @@ import email.message
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
 
 from fedn_partial.errors import FednPartialError
 from fedn_partial.schema import SettingsError, parse
+from fedn_partial.seed_model.address import base_url
 from fedn_partial.settings import read_yaml
 
 DEFAULT_URL = "http://localhost:8092"
@@ -46,16 +46,12 @@ class Connection:
 
     @property
     def base_url(self) -> str:
-        """The URL with protocol and port, without a slash at its end."""
-        url = self.api_url if "://" in self.api_url else _with_protocol(self.api_url)
-        parts = urlsplit(url)
-        if self.api_port and parts.port is None:
-            parts = parts._replace(netloc=f"{parts.hostname}:{self.api_port}")
-        return parts.geturl().rstrip("/")
+        """The URL with protocol and port, without a slash at its end (raises SettingsError if it is none)."""
+        return base_url(self.api_url, self.api_port)
 
 
-def connection(**options) -> Connection:
-    """Return where FEDn is: from `options`, else the environment, else a config file, else the default.
+def connection(default_url: str | None = DEFAULT_URL, **options) -> Connection:
+    """Return where FEDn is: from `options`, else the environment, else a config file, else `default_url`.
 
     Options that are None or False count as not given. The variables are FEDN_PARTIAL_API_URL,
     FEDN_PARTIAL_API_PORT, FEDN_PARTIAL_CA and FEDN_AUTH_TOKEN; the file is ./fedn-partial.yaml or
@@ -63,7 +59,7 @@ def connection(**options) -> Connection:
 
     Raises
     ------
-    SettingsError : the config file has an unknown key or a wrong value.
+    SettingsError : the config file has an unknown key or a wrong value, or nothing says where FEDn is.
     """
     environment = {
         "api_url": os.environ.get("FEDN_PARTIAL_API_URL"),
@@ -81,12 +77,14 @@ def connection(**options) -> Connection:
         values["token"] = str(values["token"]).strip()
         if not values["token"].isascii() or not values["token"].isprintable() or not values["token"]:
             raise SettingsError("the token is empty, or holds characters that no token has; copy it anew")
+    values.setdefault("api_url", default_url)
+    if values["api_url"] is None:
+        raise SettingsError(
+            "api_url is missing: where is FEDn's controller? Give it in client.yaml, with --api-url or as "
+            "FEDN_PARTIAL_API_URL"
+        )
     made = parse(Connection, values, str(found) if found else "connection")
-    try:
-        host = urlsplit(made.base_url).hostname or ""
-        _ = urlsplit(made.base_url).port, host.encode("idna")
-    except ValueError as error:  # UnicodeError is one
-        raise SettingsError(f"api_url is {made.api_url!r}, which is no address ({error})") from None
+    _ = made.base_url  # which refuses what is no address
     return made
 
 
@@ -183,11 +181,6 @@ class Api:
             raise ApiError(
                 f"no FEDn controller answers at {base} ({type(error).__name__}); is it up, and --api-url right?"
             ) from None
-
-
-def _with_protocol(address: str) -> str:
-    local = address.split(":")[0].split("/")[0] in ("localhost", "127.0.0.1")
-    return f"{'http' if local else 'https'}://{address}"
 
 
 def _file_name(response: requests.Response) -> str:

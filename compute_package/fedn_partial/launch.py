@@ -61,11 +61,10 @@ def client_name(config: str | None, launcher: Launcher | None) -> str | None:
         return launcher.name
     if config is None:
         return None
-    from fedn_partial.settings import read_yaml
+    from fedn_partial.client_file import load_client_file
 
-    raw = read_yaml(config)
-    found = raw.get("name") or raw.get("client_id")
-    return None if found is None else str(found)
+    file = load_client_file(config)
+    return file.name or file.client_id
 
 
 def use_right_python(launcher: Launcher | None) -> None:

@@ -6,7 +6,6 @@ send with every round; those win over the defaults below.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -188,21 +187,6 @@ def parse_case(raw: dict, where: str) -> Case:
     models.options(case.model, f"{where}: model")
     selection.from_dict(case.selection, f"{where}: selection")
     return case
-
-
-def load_device(path: str | Path) -> Device:
-    """Read the `fedn_partial:` section of a device's client.yaml (raises SettingsError).
-
-    Its folders count from that file. The file's other keys (name, api_url, token, ...) are FEDn's own.
-    """
-    raw = read_yaml(path)
-    if "fedn_partial" not in raw:
-        raise SettingsError(f"{path}: section 'fedn_partial' is missing; it needs at least 'data: FOLDER'")
-    device = parse(Device, raw["fedn_partial"], f"{path}: fedn_partial")
-    # Checked as if for SGD, so that a device may change no more than the momentum of the session's.
-    parse(Training, {"optimizer": "sgd", **device.training}, f"{path}: fedn_partial: training")
-    home = Path(path).resolve().parent
-    return dataclasses.replace(device, data=str(home / device.data), workdir=str(home / device.workdir))
 
 
 def load_instructions(raw: dict, device: Device) -> Instructions:

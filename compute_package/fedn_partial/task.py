@@ -167,7 +167,7 @@ def _validate(request: Request) -> None:
 
 def _device(request: Request):
     """Return the settings and the name of this device."""
-    from fedn_partial import settings
+    from fedn_partial import client_file, settings
 
     config = launch.device_config(request.launcher)
     if config is None:
@@ -175,7 +175,7 @@ def _device(request: Request):
             "which client.yaml is this device's? Start it with 'fedn-partial client start --config client.yaml' or "
             "'fedn client start -in client.yaml', or set FEDN_PARTIAL_CLIENT to the file's path"
         )
-    device = settings.load_device(config)
+    device = client_file.load_device(config)
     client = launch.client_name(config, request.launcher)
     if client is None:
         raise settings.SettingsError(f"{config}: key 'name' is missing; it decides which layers this device trains")

@@ -31,6 +31,7 @@ from fedn_partial.client import device_checks, doctor, server_checks
 from fedn_partial.client.check import NOT_CHECKED, OK, PROBLEM, WARNING
 from fedn_partial.client.cli import main
 from fedn_partial.client.device_checks import Memory
+from fedn_partial.client_file import ClientFile
 from fedn_partial.schema import SettingsError
 from fedn_partial.seed_model.api import Connection, connection
 from fedn_partial.seed_model.package import build_package
@@ -324,7 +325,10 @@ def closed():
 
 
 def ask(url, raw=None, **options):
-    return {check.name: check for check in server_checks.examine(Connection(api_url=url, **options), raw or {})}
+    return {
+        check.name: check
+        for check in server_checks.examine(Connection(api_url=url, **options), ClientFile(**raw or {}))
+    }
 
 
 def test_all_is_well_and_nothing_was_changed_at_the_server(fedn):
@@ -346,11 +350,6 @@ def test_nobody_listens(closed):
 def test_unknown_name():
     (check,) = ask("http://no-such-host.invalid:8092").values()
     assert check.state == PROBLEM and "'no-such-host.invalid' is not known here" in check.text
-
-
-def test_a_url_that_is_none():
-    (check,) = ask("http://here:port").values()
-    assert check.state == PROBLEM and "http://here:port" in check.text
 
 
 def test_a_firewall_that_swallows_everything(monkeypatch):
@@ -667,7 +666,17 @@ FILES = {
     "no section": ("name: a\napi_url: {url}\n", "section 'fedn_partial' is missing", OK),
     "no name": ("api_url: {url}\nfedn_partial: {{data: data}}\n", "key 'name' is missing", OK),
     "unknown key": ("name: a\napi_url: {url}\nfedn_partial: {{dta: x}}\n", "did you mean 'data'", OK),
-    "a wrong port": ("name: a\napi_url: {url}\napi_port: x\nfedn_partial: {{data: data}}\n", "", PROBLEM),
+    "a wrong port": (
+        "name: a\napi_url: {url}\napi_port: x\nfedn_partial: {{data: data}}\n",
+        "api_port must be of type int",
+        NOT_CHECKED,
+    ),
+    "a key of FEDn's with a slip": (
+        "name: a\napi_ulr: {url}\nfedn_partial: {{data: data}}\n",
+        "unknown key 'api_ulr', did you mean 'api_url'?",
+        NOT_CHECKED,
+    ),
+    "no address": ("name: a\nfedn_partial: {{data: data}}\n", "", PROBLEM),
     "no YAML": ("{{", "is not YAML", NOT_CHECKED),
 }
 

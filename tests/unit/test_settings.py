@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedn_partial.client_file import load_device
 from fedn_partial.schema import SettingsError
-from fedn_partial.settings import Device, Training, load_case, load_device, load_instructions
+from fedn_partial.settings import Device, Training, load_case, load_instructions
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NOT_CASES = {"client.yaml", "flavours.yaml", "paper.yaml"}
@@ -159,7 +160,8 @@ def test_absolute_folder_of_a_device_stays(tmp_path):
     ("content", "told"),
     [
         ({"name": "a"}, ["'fedn_partial' is missing", "data: FOLDER"]),
-        ({"fedn_partial": None}, ["fedn_partial: expected keys and values, found None"]),
+        ({"fedn_partial": None}, ["'fedn_partial' is missing"]),
+        ({"fedn_partial": "data"}, ["fedn_partial must be of type dict, found 'data'"]),
         ({"fedn_partial": {}}, ["fedn_partial: key 'data' is missing"]),
         ({"fedn_partial": {"data": 5}}, ["fedn_partial: data must be of type str, found 5"]),
         ({"fedn_partial": {"data": "d", "max_layer": 1}}, ["unknown key 'max_layer'", "did you mean 'max_layers'?"]),
