@@ -5,8 +5,11 @@ FEDn reads its environment when it is imported, so this module is imported after
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import shutil
 import tempfile
 import threading
 import time
@@ -22,7 +25,7 @@ from fedn_partial.client.active_package import ActivePackage
 from fedn_partial.client.connection_bytes import ByteCounter
 from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
-from fedn_partial.refusal import write_refusal
+from fedn_partial.refusal import empty_update, refusal_metadata
 from fedn_partial.seed_model.api import Api, Connection
 
 PACKAGE_POLL = 60  # seconds between two looks for a new compute package while no request comes
@@ -85,11 +88,28 @@ class PatientClient(Client):
 def refusal(reason: str) -> tuple[io.BytesIO, dict]:
     """Return an empty update, and what FEDn's client sends with it, ``reason`` included."""
     log(f"cannot train: {reason}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/update.npz"
-        write_refusal(path, reason)
-        with open(path, "rb") as update, open(path + "-metadata") as metadata:
-            return io.BytesIO(update.read()), {"training_metadata": json.load(metadata)}
+    return io.BytesIO(empty_update()), {"training_metadata": refusal_metadata(reason)}
+
+
+@contextlib.contextmanager
+def temporary_folder():
+    """Let this process, and those that it starts, make their temporary files in a folder that is removed at the end.
+
+    FEDn's client leaves one file behind with every request, and three more with one that fails.
+    """
+    before = tempfile.gettempdir()
+    try:
+        folder = tempfile.mkdtemp()
+    except OSError as error:  # of a full disk; the request says what it cannot write
+        log(f"no folder for temporary files in {before}: {error.strerror}")
+        yield
+        return
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    try:
+        yield
+    finally:
+        os.environ["TMPDIR"] = tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Transport(FednClient):
@@ -131,15 +151,14 @@ class Transport(FednClient):
         self.grpc_handler = CountingHandler(host, port, name=client_name, token=token, combiner_name=config.host)
         return True
 
+    def _task_stream_callback(self, request):
+        with self._package.lock, temporary_folder():
+            super()._task_stream_callback(request)
+
     def update_local_model(self, request):
         self.grpc_handler.counter.sent.clear()
-        with self._package.lock:
-            self._package.look(self._api)
-            super().update_local_model(request)
-
-    def validate_global_model(self, request):
-        with self._package.lock:
-            super().validate_global_model(request)
+        self._package.look(self._api)
+        super().update_local_model(request)
 
     def create_update_message(self, model_id, model_update_id, meta, request):
         """Leave out the session's settings, which FEDn would send back, and put in how many bytes the update is."""

@@ -202,6 +202,8 @@ def _run(request: dict, launcher: launch.Launcher | None, prepare) -> None:
         die_with_parent(signal.SIGKILL)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("500")  # if the memory runs out, this process is the one to go, and not FEDn's client
+        # The request's own, which the client removes; the server's may be there for months.
+        os.environ["TMPDIR"] = os.path.dirname(request["output"])
         prepare()
         from fedn_partial import task
 

@@ -8,6 +8,7 @@ process that had them is gone.
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 
@@ -16,14 +17,22 @@ _HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (0,), }"
 EMPTY_ARRAY = b"\x93NUMPY\x01\x00" + (len(_HEADER) + 1).to_bytes(2, "little") + _HEADER + b"\n"
 
 
-def write_refusal(path: str, reason: str, **metadata) -> None:
-    """Write an empty update to `path` and the reason to ``path-metadata``.
-
-    Parameters
-    ----------
-    metadata : what is known of the request, such as round, client and resources.
-    """
-    with zipfile.ZipFile(path, "w") as archive:
+def empty_update() -> bytes:
+    """Return a model file that holds no values."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("0.npy", EMPTY_ARRAY)
+    return file.getvalue()
+
+
+def refusal_metadata(reason: str, **metadata) -> dict:
+    """Return the metadata of an empty update; `metadata` is what is known of the request, such as round and client."""
+    return {**metadata, "num_examples": "0", "layers": [], "refused": reason}
+
+
+def write_refusal(path: str, reason: str, **metadata) -> None:
+    """Write an empty update to `path` and the reason to ``path-metadata``."""
+    with open(path, "wb") as file:
+        file.write(empty_update())
     with open(path + "-metadata", "w") as file:
-        json.dump({**metadata, "num_examples": "0", "layers": [], "refused": reason}, file)
+        json.dump(refusal_metadata(reason, **metadata), file)

@@ -39,3 +39,4 @@ def test_devices_name_a_package_that_they_cannot_run_and_fetch_the_next_by_thems
     assert outcomes(running, tmp_path, "good") == ["sent"] * 3
     assert {name: process.pid for name, process in running.fleet.clients.items()} == processes
     assert all(process.is_running() for process in running.fleet.clients.values())
+    assert not list(running.fleet.folder.glob("*/tmp/*")), "temporary files are left behind"
