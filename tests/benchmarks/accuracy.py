@@ -8,13 +8,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from size import options
 
 from fedn_partial import settings
 from fedn_partial.client.simulation import simulate
 from fedn_partial.client.simulation.workers import processors, workers
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
-SEEDS = (1, 2, 3)
 WAYS = {
     "float32": {},
     "float16": {"codec": "float16"},
@@ -25,10 +25,15 @@ WAYS = {
 
 
 def main() -> None:
-    case = settings.load_case(QUICKSTART)
-    print(f"{'codec':24}" + "".join(f"  seed {number:<4}" for number in SEEDS) + "    mean  up MB  down MB")
-    with workers(processors()) as pool, tempfile.TemporaryDirectory() as folder:
-        for way, changes in WAYS.items():
+    smallest = options(__doc__).parse_args().smallest
+    case, seeds, ways = settings.load_case(QUICKSTART), (1, 2, 3), WAYS
+    if smallest:
+        session = dataclasses.replace(case.session, rounds=1)
+        case, seeds = dataclasses.replace(case, session=session, model={**case.model, "width": 0.0625}), (1,)
+        ways = {name: WAYS[name] for name in ("int8, model float16",)}
+    print(f"{'codec':24}" + "".join(f"  seed {number:<4}" for number in seeds) + "    mean  up MB  down MB")
+    with workers(1 if smallest else processors()) as pool, tempfile.TemporaryDirectory() as folder:
+        for way, changes in ways.items():
             finals = [
                 simulate(
                     dataclasses.replace(case, seed=number, **changes),
@@ -37,7 +42,7 @@ def main() -> None:
                     pool,
                     say=lambda line: None,
                 )
-                for number in SEEDS
+                for number in seeds
             ]
             accuracies = [final["accuracy"] for final in finals]
             up, down = (np.mean([final[key] for final in finals]) / 1e6 for key in ("upload_bytes", "download_bytes"))

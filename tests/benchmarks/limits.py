@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 from limited import run_limited
+from size import options
 
 from fedn_partial import datasets, settings
 
@@ -41,14 +42,16 @@ def images(count: int):
 
 
 def main() -> None:
-    shard = datasets.Shard(*images(5000), *images(256), tuple("abcdefghij"))
+    smallest = options(__doc__).parse_args().smallest
+    cases, width = (CASES[:1], 0.0625) if smallest else (CASES, 1)
+    shard = datasets.Shard(*images(64 if smallest else 5000), *images(256), tuple("abcdefghij"))
     print("\n### Memory: FEDn's client and ours in one control group\n")
     print("| asked for | limit, MB | trained | peak, MB | predicted, MB | measured by the monitor, MB | killed |")
     print("|---|---|---|---|---|---|---|")
-    for names, limit in CASES:
+    for names, limit in cases:
         raw = {
             "name": "limits",
-            "model": {"name": "vgg16"},
+            "model": {"name": "vgg16", "width": width},
             "selection": {"selector": "fixed", "names": names},
             "session": {"rounds": 1, "round_timeout": 600},
         }

@@ -10,13 +10,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 
+from size import options
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-ROUNDS = 20
-MODEL = {"name": "vgg16", "width": 0.5}
 
-
-def ours(connection) -> None:
+def ours(connection, width: float, rounds: int) -> None:
     """One model for all rounds; a step made for each selection."""
     import numpy as np
 
@@ -24,15 +23,15 @@ def ours(connection) -> None:
     from fedn_partial.layers import layer_table
     from fedn_partial.settings import Training
 
-    model = models.build(MODEL)
+    model = models.build({"name": "vgg16", "width": width})
     table = layer_table(model)
     x, y = _images()
-    for round_ in range(1, ROUNDS + 1):
+    for round_ in range(1, rounds + 1):
         training.train(model, table, _selection(table, round_), x, y, Training(), np.random.default_rng(round_))
         connection.send(_resident())
 
 
-def keras_fit(connection) -> None:
+def keras_fit(connection, width: float, rounds: int) -> None:
     """As the paper's code: a model built, flagged, compiled and fitted in every round."""
     import keras
 
@@ -41,8 +40,8 @@ def keras_fit(connection) -> None:
 
     x, y = _images()
     weights = None
-    for round_ in range(1, ROUNDS + 1):
-        model = models.build(MODEL)
+    for round_ in range(1, rounds + 1):
+        model = models.build({"name": "vgg16", "width": width})
         table = layer_table(model)
         selected = _selection(table, round_)
         for layer in table:
@@ -75,11 +74,11 @@ def _resident() -> float:
     return psutil.Process().memory_info().rss / 1e6
 
 
-def measure(way) -> list[float]:
+def measure(way, width: float, rounds: int) -> list[float]:
     """Run one way in a fresh process; return its resident MB after each round."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=way, args=(sender,))
+    process = context.Process(target=way, args=(sender, width, rounds))
     process.start()
     sender.close()
     figures = []
@@ -89,19 +88,20 @@ def measure(way) -> list[float]:
         except EOFError:
             break
     process.join()
-    if process.exitcode or len(figures) != ROUNDS:
+    if process.exitcode or len(figures) != rounds:
         raise SystemExit(f"{way.__name__} ended after {len(figures)} rounds with exit code {process.exitcode}")
     return figures
 
 
 def main() -> None:
-    figures = {way.__name__: measure(way) for way in (ours, keras_fit)}
+    width, rounds = (0.0625, 3) if options(__doc__).parse_args().smallest else (0.5, 20)
+    figures = {way.__name__: measure(way, width, rounds) for way in (ours, keras_fit)}
     print("round  " + "  ".join(f"{name:>9}" for name in figures) + "   resident MB")
-    for index in range(ROUNDS):
+    for index in range(rounds):
         print(f"{index + 1:5}  " + "  ".join(f"{values[index]:9.1f}" for values in figures.values()))
     growth = {name: values[-1] / values[2] for name, values in figures.items()}
-    print("round 20 / round 3: " + ", ".join(f"{name} {ratio:.3f}" for name, ratio in growth.items()))
-    print(f"ours / keras_fit at round {ROUNDS}: {figures['ours'][-1] / figures['keras_fit'][-1]:.2f}")
+    print(f"round {rounds} / round 3: " + ", ".join(f"{name} {ratio:.3f}" for name, ratio in growth.items()))
+    print(f"ours / keras_fit at round {rounds}: {figures['ours'][-1] / figures['keras_fit'][-1]:.2f}")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+from size import options
 
 from fedn_partial import models, settings, update
 from fedn_partial.layers import layer_table
 from fedn_partial.monitor import anonymous_memory
 from fedn_partial.seed_model import server_functions
-
-UPDATES = 100
 
 
 def passes(weights) -> list[float]:
@@ -33,7 +32,8 @@ def passes(weights) -> list[float]:
 
 def main() -> None:
     logging.disable(logging.CRITICAL)
-    case = settings.Case(name="merge", model={"name": "vgg16"}, selection={"selector": "all"})
+    updates, width = (2, 0.0625) if options(__doc__).parse_args().smallest else (100, 1)
+    case = settings.Case(name="merge", model={"name": "vgg16", "width": width}, selection={"selector": "all"})
     model = models.build(case.model)
     table = layer_table(model)
     weights = model.get_weights()
@@ -56,12 +56,12 @@ def main() -> None:
         "checksum": update.checksum(values),
     }
     seconds, highest = [], 0
-    for number in range(UPDATES):
+    for number in range(updates):
         started = time.perf_counter()
         server.incremental_aggregate(str(number), [values], metadata, weights)
         seconds.append(time.perf_counter() - started)
         highest = max(highest, anonymous_memory([os.getpid()]))
-    assert len(server.merged) == UPDATES, server.skipped
+    assert len(server.merged) == updates, server.skipped
     server.get_incremental_aggregate_model()
     os.unlink(server.state_path())
     ours, theirs = statistics.median(seconds), statistics.median(plain)

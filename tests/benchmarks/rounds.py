@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 from cgroups import MemoryGroup
 from device import Device
+from size import options
 
 from fedn_partial import costs, datasets, models, selection, training
 from fedn_partial.layers import layer_table, pick
@@ -31,10 +32,21 @@ from fedn_partial.settings import Training
 PAPER_WAY = Path(__file__).with_name("paper_way")
 LIMIT = 2_000_000_000
 BATCH = 32
-TRAIN, TEST = 640, 128
-REPETITIONS = 3
-NUMBERS = {"vgg16": (4, 7, 10, 14), "lstm_har": (2, 4, 6), "text_cnn": (1, 2, 4)}
 ALWAYS = {"vgg16": ("dense",), "lstm_har": (), "text_cnn": ()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is measured: examples to train and to test, draws of layers, and by model the numbers of layers."""
+
+    train: int
+    test: int
+    repetitions: int
+    numbers: dict[str, tuple[int, ...]]
+
+
+FULL = Size(640, 128, 3, {"vgg16": (4, 7, 10, 14), "lstm_har": (2, 4, 6), "text_cnn": (1, 2, 4)})
+SMALLEST = Size(32, 32, 1, {"lstm_har": (6,)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Cost:
     upload: float
 
 
-def make_shard(name: str, model) -> datasets.Shard:
+def make_shard(name: str, model, size: Size) -> datasets.Shard:
     random = np.random.default_rng(1)
     shape = model.input.shape[1:]
 
@@ -59,7 +71,7 @@ def make_shard(name: str, model) -> datasets.Shard:
             x = random.random((count, *shape), dtype=np.float32)
         return x, random.integers(0, 2, count).astype(np.int32)
 
-    return datasets.Shard(*part(TRAIN), *part(TEST), ("a", "b"))
+    return datasets.Shard(*part(size.train), *part(size.test), ("a", "b"))
 
 
 def ours(device: Device, group: MemoryGroup, names: list[str]) -> Cost:
@@ -90,22 +102,22 @@ def paper_way(device: Device, group: MemoryGroup, names: list[str]) -> Cost:
     return Cost(seconds, group.peak, (device.folder / "paper.npz").stat().st_size)
 
 
-def measure_rounds(name: str) -> dict[int, tuple[list[Cost], list[Cost]]]:
+def measure_rounds(name: str, size: Size) -> dict[int, tuple[list[Cost], list[Cost]]]:
     """Return by number of layers the costs of our rounds and of those the paper's way."""
     section = {"name": name}
     model = models.build(section)
     table = layer_table(model)
     found = {}
     with tempfile.TemporaryDirectory() as folder, MemoryGroup(LIMIT) as group, MemoryGroup(LIMIT) as other:
-        device = Device(Path(folder), model=section, shard=make_shard(name, model))
+        device = Device(Path(folder), model=section, shard=make_shard(name, model, size))
         device.write_model(training={"epochs": 1, "batch_size": BATCH})
         device.start_client()
         group.add(device.process.pid)
         device.run("startup")
         ours(device, group, [table[-1].name])  # as in every round but a client's first, TensorFlow is imported
-        for number in NUMBERS[name]:
+        for number in size.numbers[name]:
             pairs = []
-            for repetition in range(1, REPETITIONS + 1):
+            for repetition in range(1, size.repetitions + 1):
                 names = draw(table, name, number, repetition)
                 pairs.append((ours(device, group, names), paper_way(device, other, names)))
             found[number] = tuple(zip(*pairs, strict=True))
@@ -118,27 +130,27 @@ def draw(table, name: str, number: int, repetition: int) -> list[str]:
     return [layer.name for layer in selection.choose(selection.Random(number, ALWAYS[name]), table, context)]
 
 
-def measure_steps(name: str) -> dict[int, tuple[float, float]]:
+def measure_steps(name: str, size: Size) -> dict[int, tuple[float, float]]:
     """Return by number of layers the time of a training step and its operations, both as share of all layers'."""
     model = models.build({"name": name})
     table = layer_table(model)
-    shard = make_shard(name, model)
+    shard = make_shard(name, model, size)
     x, y = shard.x_train[:BATCH], shard.y_train[:BATCH]
 
     def seconds(selected) -> float:
-        step, _ = training._training_step(model, table, selected, x, Training())
-        step(x, y)
+        step = training.trace(model, table, selected, x, Training())
+        step.run(x, y)
         times = []
         for _ in range(9):
             started = time.perf_counter()
-            step(x, y)
+            step.run(x, y)
             times.append(time.perf_counter() - started)
         return statistics.median(times)
 
     found = {}
-    for number in NUMBERS[name]:
+    for number in size.numbers[name]:
         shares = []
-        for repetition in range(1, REPETITIONS + 1):
+        for repetition in range(1, size.repetitions + 1):
             selected = pick(table, draw(table, name, number, repetition))
             operations = costs.training_macs(table, selected) / costs.training_macs(table, table)
             shares.append((seconds(selected) / seconds(table), operations))
@@ -146,17 +158,19 @@ def measure_steps(name: str) -> dict[int, tuple[float, float]]:
     return found
 
 
-def report(name: str, rounds, steps) -> None:
+def report(name: str, size: Size, import_bytes: int) -> None:
+    """Measure one model and print its table."""
+    rounds, steps = measure_rounds(name, size), measure_steps(name, size)
     table = layer_table(models.build({"name": name}))
     everything = statistics.median(cost.seconds for cost in rounds[len(table)][1])
-    print(f"\n### {name}: {len(table)} layers, {TRAIN} examples, batches of {BATCH}\n")
+    print(f"\n### {name}: {len(table)} layers, {size.train} examples, batches of {BATCH}\n")
     heads = ("N", "seconds", "paper's way", "ratio", "ratio to paper's way, all layers")
     heads += ("training step", "operations (limit)", "MB", "paper's way", "ratio", "import + state (limit)")
     heads += ("update MB", "ratio to paper's way", "ratio to limit")
     print("| " + " | ".join(heads) + " |")
     print("|" + "---|" * 14)
     for number, (mine, paper) in rounds.items():
-        drawn = [pick(table, draw(table, name, number, r)) for r in range(1, REPETITIONS + 1)]
+        drawn = [pick(table, draw(table, name, number, r)) for r in range(1, size.repetitions + 1)]
         limit_bytes = statistics.mean(costs.upload_bytes(selected) for selected in drawn)
         limit_memory = statistics.mean(
             costs.state_bytes(table, selected, Training()) + costs.ideal_activation_bytes(table, selected, BATCH)
@@ -177,7 +191,7 @@ def report(name: str, rounds, steps) -> None:
             f"{memory / 1e6:.0f}",
             f"{their_memory / 1e6:.0f}",
             f"{memory / their_memory:.2f}",
-            f"{(limit_memory + IMPORT_BYTES) / 1e6:.0f}",
+            f"{(limit_memory + import_bytes) / 1e6:.0f}",
             f"{upload / 1e6:.2f}",
             f"{upload / their_upload:.3f}",
             f"{upload / limit_bytes:.3f}",
@@ -191,8 +205,18 @@ def measure_import() -> int:
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("models", nargs="*", help=f"all of these if none is named: {', '.join(FULL.numbers)}")
+    arguments = parser.parse_args()
+    size = SMALLEST if arguments.smallest else FULL
+    if unknown := set(arguments.models) - set(size.numbers):
+        parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(size.numbers)}")
+    import_bytes = measure_import()
+    print(f"{os.cpu_count()} processors; an import of TensorFlow alone holds {import_bytes / 1e6:.0f} MB here")
+    for name in arguments.models or size.numbers:
+        report(name, size, import_bytes)
+
+
 if __name__ == "__main__":
-    IMPORT_BYTES = measure_import()
-    print(f"{os.cpu_count()} processors; an import of TensorFlow alone holds {IMPORT_BYTES / 1e6:.0f} MB here")
-    for name in sys.argv[1:] or NUMBERS:
-        report(name, measure_rounds(name), measure_steps(name))
+    main()
