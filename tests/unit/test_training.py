@@ -219,3 +219,27 @@ def test_frozen_batchnormalization_can_follow_the_batch(examples):
     )
     for weight in (bn.gamma, bn.beta, *model.get_layer("conv1").weights):
         assert np.array_equal(weight, old[weight.path])
+
+
+def test_adam_moves_an_embedding_row_met_twice_in_a_batch_by_the_sum_of_its_gradients():
+    """As Keras 2. Keras 3.15 squares the two gradients one by one: a smaller second moment, so a longer step."""
+    import keras
+    import tensorflow as tf
+
+    words, weights, rate = [1, 1, 2], [0.3, 3.0, 0.5], 0.1
+
+    def steps_of_keras():
+        embedding = keras.layers.Embedding(4, 1, embeddings_initializer="zeros")
+        embedding.build()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(embedding(tf.constant(words))[:, 0] * tf.constant(weights))
+        gradient = tape.gradient(loss, embedding.embeddings.value)
+        keras.optimizers.Adam(rate).apply([gradient], [embedding.embeddings])
+        return embedding.embeddings.numpy().ravel()
+
+    ours = tf.Variable(np.zeros((4, 1), np.float32))
+    apply, _ = training._adam([ours], Training(learning_rate=rate))
+    apply([tf.constant(np.bincount(words, weights, minlength=4)[:, None], tf.float32)])
+    # Adam's first step is the learning rate, however large the gradient.
+    np.testing.assert_allclose(ours.numpy().ravel(), [0, -rate, -rate, 0], rtol=1e-4)
+    np.testing.assert_allclose(steps_of_keras()[1], -rate * 3.3 / np.hypot(0.3, 3.0), rtol=1e-4)
