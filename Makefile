@@ -26,9 +26,17 @@ pictures: .venv/installed
 	PYTHONPATH=tests/harness $(BIN)/python docs/pictures/make.py report-quickstart $(QUICKSTART)
 	PYTHONPATH=tests/harness $(BIN)/python docs/pictures/make.py report-profile $(PROFILE)
 
-.venv/installed: setup.py pyproject.toml
+# Resolve the tested versions anew, show what changes, and run the gate with them: docs/VERSIONS.md
+constraints: .venv/installed
+	$(BIN)/python .ci/resolve.py > constraints.new
+	mv constraints.new constraints.txt
+	git --no-pager diff --unified=0 constraints.txt
+	$(MAKE) test
+
+# By the environment the constraints also hold for what builds the package.
+.venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[local,dev]'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[local,dev]'
 	touch $@
 
-.PHONY: run test bench results pictures
+.PHONY: run test bench results pictures constraints

@@ -141,11 +141,12 @@ install_package() {
     work=$PROGRAMS/build
     network="see that this device reaches PyPI (name server, proxy, clock)"
     run "make room on the disk" copy_checkout_to "$work/source"
-    run "$network" "$uv" build --quiet --wheel --python "$venv/bin/python" --out-dir "$work" "$work/source"
+    run "$network" "$uv" build --quiet --wheel --python "$venv/bin/python" --out-dir "$work" \
+        --build-constraints "$work/source/constraints.txt" "$work/source"
     # Compiled to bytecode now: the client may not write there, and would do it anew at every start.
     run "$network; a package without a wheel for this device is named above" \
         "$uv" pip install --quiet --python "$venv/bin/python" --only-binary :all: --compile-bytecode \
-        --reinstall-package fedn-partial "$work"/*.whl
+        --constraints "$work/source/constraints.txt" --reinstall-package fedn-partial "$work"/*.whl
     run "see 'Illegal instruction' in docs/JETSON.md" try_numpy_and_tensorflow
     run "make room on the disk" note_as_installed "$wanted"
 }
