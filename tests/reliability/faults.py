@@ -217,10 +217,8 @@ def sentences(events):
     for when, event in events:
         if event["event"] == "round":
             if event["failed"]:
-                yield (
-                    when,
-                    f"round {event['round'] or 'of FEDn ' + event['fedn_round']} failed, the global model stays as it was",
-                )
+                number = event["round"] or f"{event['fedn_round']} of FEDn"
+                yield when, f"round {number} failed, the global model stays as it was"
             yield from ((when, problem) for problem in event["problems"])
         elif "text" in event:
             yield when, event["text"]
