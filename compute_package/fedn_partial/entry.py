@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import time
 
 from fedn_partial import attempt, cgroup, forkserver, launch
 from fedn_partial.log import log
@@ -13,6 +15,7 @@ from fedn_partial.refusal import write_refusal
 # A fork server holds 185 MB between requests, and 40 MB more than without it in a request: too much for a machine
 # with less bytes of memory than this.
 SMALL_MEMORY = 700e6
+INSTRUCTIONS = os.path.join(forkserver.STATE, "instructions.json")  # what a training request leaves to validations
 ATTEMPTS = 6  # of a training request that is killed for memory, each with fewer layers
 
 
@@ -35,17 +38,19 @@ def train(model: str, output: str) -> int:
     not survive a training request without a result.
     """
     model, output = _go_home(model, output)
+    timeout = _round_timeout(model + "-metadata")
+    deadline = time.monotonic() + timeout if timeout else None
     for _ in range(ATTEMPTS):
         attempt.forget()
         kills = cgroup.memory_kills()
-        answer = _carry_out("train", model, output)
+        answer = _carry_out("train", model, output, deadline)
         out_of_memory = _is_memory_kill(answer, kills)
         killed = attempt.was_killed() if out_of_memory else None
         if killed is None:
             break
         log(f"killed for memory while training {killed.layers} layers; trying again with fewer")
     doing = f"training {killed.layers} layers" if killed else "it got ready to train"
-    problem = _problem(answer, out_of_memory, doing)
+    problem = _problem(answer, out_of_memory, doing, timeout)
     if problem is None and answer["exit"]:
         problem = f"its process ended with exit code {answer['exit']}; the client's log says why"
     if problem:
@@ -57,11 +62,23 @@ def train(model: str, output: str) -> int:
 def validate(model: str, output: str) -> int:
     """Test the global model in `model`, write the metrics as JSON to `output`. Return the exit code: 0 if it worked."""
     kills = cgroup.memory_kills()
-    answer = _carry_out("validate", *_go_home(model, output))
-    problem = _problem(answer, _is_memory_kill(answer, kills), "testing")
+    model, output = _go_home(model, output)
+    timeout = _round_timeout(INSTRUCTIONS)
+    answer = _carry_out("validate", model, output, time.monotonic() + timeout if timeout else None)
+    problem = _problem(answer, _is_memory_kill(answer, kills), "testing", timeout)
     if problem:
         log(f"cannot validate: {problem}")
     return 1 if problem or answer["exit"] else 0
+
+
+def _round_timeout(settings: str) -> int | None:
+    """Return how many seconds a request may take by the round's settings in this file, None for any number."""
+    try:
+        with open(settings) as file:
+            timeout = json.load(file).get("round_timeout")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None  # which the request itself explains
+    return timeout if isinstance(timeout, int) and timeout > 0 else None
 
 
 def _go_home(*paths: str) -> list[str]:
@@ -71,13 +88,22 @@ def _go_home(*paths: str) -> list[str]:
     return paths
 
 
-def _carry_out(kind: str, model: str, output: str) -> dict:
-    answer = forkserver.ask(kind, model, output)
+def _carry_out(kind: str, model: str, output: str, deadline: float | None) -> dict:
+    """Carry out a request until `deadline`, and start the fork server again if it was killed."""
+    answer = forkserver.ask(kind, model, output, _seconds_until(deadline))
     if answer is not None:
         return answer
     launcher = launch.find_launcher()
     launch.use_right_python(launcher)
-    return forkserver.run_alone(kind, model, output, launcher)
+    if launcher is not None and forkserver.was_started():
+        log("the fork server was killed; starting it again")
+        forkserver.start(launcher)
+        answer = forkserver.ask(kind, model, output, _seconds_until(deadline))
+    return answer or forkserver.run_alone(kind, model, output, launcher, _seconds_until(deadline))
+
+
+def _seconds_until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.001)
 
 
 def _is_memory_kill(answer: dict, kills_before: int | None) -> bool:
@@ -90,7 +116,12 @@ def _is_memory_kill(answer: dict, kills_before: int | None) -> bool:
     return died and (kills_before is None or kills is None or kills > kills_before)
 
 
-def _problem(answer: dict, out_of_memory: bool, doing: str) -> str | None:
+def _problem(answer: dict, out_of_memory: bool, doing: str, timeout: int | None) -> str | None:
+    if "timed_out" in answer:
+        return (
+            f"stopped after {timeout} s, the round's timeout: this device is too slow for what it was to train; "
+            "set round_seconds or max_layers in client.yaml, or a longer round_timeout for the session"
+        )
     if out_of_memory:
         return (
             f"the kernel killed its process for memory while {doing}; "
@@ -101,5 +132,5 @@ def _problem(answer: dict, out_of_memory: bool, doing: str) -> str | None:
     if "signal" in answer:
         return f"its process ended by {signal.Signals(answer['signal']).name}"
     if "lost" in answer:
-        return "the fork server ended during the request; restart this client"
+        return "the fork server was killed during the request; the next request starts it again"
     return None

@@ -19,26 +19,29 @@ import signal
 import socket
 import struct
 import sys
+import time
 
 from fedn_partial import launch
 from fedn_partial.log import log
 
 STATE = ".state"  # folder in the compute package, closed to other users
 SOCKET = os.path.join(STATE, "server.sock")
+CHILD_POLL = 0.1  # seconds between two looks at whether a request without a server has ended
 POLL = 1.0  # seconds between two looks at whether the client still lives
 
 
-def ask(kind: str, model: str, output: str) -> dict | None:
+def ask(kind: str, model: str, output: str, timeout: float | None = None) -> dict | None:
     """Let the server carry out a request; the current folder is the compute package.
 
     Parameters
     ----------
     kind : "train" or "validate". model, output : absolute paths.
+    timeout : seconds after which the request is killed, None for never.
 
     Returns
     -------
-    ``{"exit": code}``, or ``{"signal": number}`` if the child was killed, or ``{"lost": True}`` if the server
-    went away; None if there is no server.
+    ``{"exit": code}``, or ``{"signal": number}`` if the child was killed, ``{"timed_out": True}`` if that was for its
+    timeout, or ``{"lost": True}`` if the server went away; None if there is no server.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
@@ -46,12 +49,20 @@ def ask(kind: str, model: str, output: str) -> dict | None:
         except OSError:
             return None
         request = {"kind": kind, "input": model, "output": output, "pid": os.getpid()}
+        connection.settimeout(timeout)
         try:
             connection.sendall(json.dumps(request).encode() + b"\n")
             reply = connection.makefile().readline()
+        except TimeoutError:
+            return {"timed_out": True}  # with the connection closed, the server kills the child
         except OSError:
             reply = ""
     return json.loads(reply) if reply else {"lost": True}
+
+
+def was_started() -> bool:
+    """Return whether a server was started in the compute package, which then was killed, or still runs."""
+    return os.path.exists(SOCKET)
 
 
 def start(launcher: launch.Launcher) -> None:
@@ -83,13 +94,25 @@ def start(launcher: launch.Launcher) -> None:
         os._exit(code)
 
 
-def run_alone(kind: str, model: str, output: str, launcher: launch.Launcher | None) -> dict:
+def run_alone(
+    kind: str, model: str, output: str, launcher: launch.Launcher | None, timeout: float | None = None
+) -> dict:
     """Carry out a request in a child that imports TensorFlow itself and ends; return the same as ``ask``."""
     asker = os.getpid()
     pid = os.fork()
-    if pid:
+    if not pid:
+        _run({"kind": kind, "input": model, "output": output, "pid": asker}, launcher, prepare=_save_memory)
+    if timeout is None:
         return _reply(os.waitpid(pid, 0)[1])
-    _run({"kind": kind, "input": model, "output": output, "pid": asker}, launcher, prepare=_save_memory)
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return _reply(status)
+        time.sleep(CHILD_POLL)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return {"timed_out": True}
 
 
 def _save_memory() -> None:

@@ -119,6 +119,7 @@ class Instructions:
     round_timeout : seconds after which the server no longer waits for an update of this round.
     probabilities : whether the server wants to know how probable the client's layers were (merge rule
         `inverse_probability`).
+    round_timeout : seconds after which a device ends a request; None: never.
     merged_rounds, participants, scores : what selectors go by, see ``fedn_partial.selection.Context``.
     previous : what became of the round before (who was merged, who was skipped and why); clients do not read it.
     """
@@ -135,6 +136,7 @@ class Instructions:
     round_timeout: int | None = bounded(None, at_least=1)
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     probabilities: bool = False
+    round_timeout: int | None = bounded(None, at_least=1)
     merged_rounds: int = bounded(0, at_least=0)
     participants: tuple[str, ...] = ()
     scores: dict = field(default_factory=dict)

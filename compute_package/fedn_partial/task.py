@@ -8,12 +8,12 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedn_partial import launch
+from fedn_partial import entry, launch
 from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
 from fedn_partial.refusal import write_refusal
 
-INSTRUCTIONS = Path(".state/instructions.json")  # what a training request leaves to the next validation
+INSTRUCTIONS = Path(entry.INSTRUCTIONS)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """The compute package's entry points as FEDn's client runs them: with the fork server, and without."""
 
+import contextlib
 import json
 import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -30,10 +32,19 @@ def wait_for(condition, seconds=10):
     return False
 
 
+def processes_of(device) -> list[psutil.Process]:
+    """The processes that run in the package: the fork server, and those of a request."""
+    running = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(device.package):
+                running.append(process)
+    return running
+
+
 def server_of(device) -> psutil.Process:
-    """The fork server: the process that runs in the package and was left behind by startup.py."""
-    found = [p for p in psutil.process_iter(["cmdline"]) if "startup.py" in (p.info["cmdline"] or [])]
-    (server,) = (p for p in found if p.cwd() == str(device.package))
+    """The fork server: it leads a session of its own."""
+    (server,) = (process for process in processes_of(device) if os.getsid(process.pid) == process.pid)
     return server
 
 
@@ -226,6 +237,55 @@ def test_a_killed_child_is_named_and_the_next_request_works(device):
     device.write_model()
     device.run("train", "model.npz", "update.npz")
     assert "refused" not in device.metadata()
+
+
+def test_a_killed_server_is_started_again_by_the_next_request(device):
+    device.write_model()
+    server = server_of(device)
+    server.kill()
+    server.wait()
+    assert device.run("train", "model.npz", "update.npz") == 0
+    assert "refused" not in device.metadata()
+    again = server_of(device)
+    assert again.pid != server.pid
+    device.run("train", "model.npz", "update.npz")
+    assert device.metadata()["resources"]["phases"]["import"] < 0.5
+    assert server_of(device).pid == again.pid
+
+
+def test_a_server_that_is_killed_during_a_request_is_named_and_started_again(device):
+    device.write_model(training={"epochs": 100000, "batch_size": 1})
+    server = server_of(device)
+    killer = threading.Thread(target=lambda: wait_for(lambda: server.children()) and server.kill(), daemon=True)
+    killer.start()
+    assert device.run("train", "model.npz", "update.npz") == 0
+    killer.join()
+    assert "fork server was killed during the request" in device.metadata()["refused"]
+    device.write_model()
+    device.run("train", "model.npz", "update.npz")
+    assert "refused" not in device.metadata() and server_of(device).pid != server.pid
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["fork server", "process of its own"])
+def test_a_request_ends_with_the_time_of_its_round(device, served):
+    device.write_model(training={"epochs": 100000, "batch_size": 1}, round_timeout=4)
+    server = server_of(device)
+    away = device.package / ".state" / "away"
+    if not served:
+        (device.package / ".state" / "server.sock").rename(away)  # it ends, for the want of its socket
+        server.wait()
+    started = time.monotonic()
+    assert device.run("train", "model.npz", "update.npz") == 0
+    assert 4 < time.monotonic() - started < 9
+    assert "stopped after 4 s, the round's timeout" in device.metadata()["refused"]
+    wanted = [server] if served else []
+    assert wait_for(lambda: processes_of(device) == wanted), "the request goes on"
+    if not served:
+        away.rename(device.package / ".state" / "server.sock")
+    device.write_model(round_timeout=60)
+    device.run("train", "model.npz", "update.npz")
+    assert "refused" not in device.metadata()
+    assert device.run("validate", "model.npz", "metrics.json") == 0
 
 
 def test_without_a_server_the_same_code_runs_in_the_process_itself(device, tmp_path):
