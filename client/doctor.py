@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from fedn_partial.client import device_checks as device
 from fedn_partial.client import plan
 from fedn_partial.client import server_checks as server
-from fedn_partial.client.check import NOT_CHECKED, OK, PROBLEM, Check
+from fedn_partial.client.check import NOT_CHECKED, OK, PROBLEM, WARNING, Check
 from fedn_partial.client.node import device_connection
 from fedn_partial.client_file import ClientFile, load_client_file, load_device, load_name
 from fedn_partial.errors import FednPartialError
@@ -72,4 +73,9 @@ def _client_yaml(config: Path | None) -> tuple[list[Check], ClientFile | None, D
         return [Check("client.yaml", PROBLEM, str(error))], file, own
     ignored = f"; without effect here: {', '.join(file.ignored)}" if file.ignored else ""
     told = f"{config}: device {name}, working folder {own.workdir}{ignored}"
-    return [Check("client.yaml", OK, told)], file, own
+    checks = [Check("client.yaml", OK, told)]
+    mode = config.stat().st_mode
+    if (file.token or file.refresh_token) and mode & 0o004:
+        text = f"{config} holds a token, and every user here can read it; chmod o-rwx {shlex.quote(str(config))}"
+        checks.append(Check("token", WARNING, text))
+    return checks, file, own

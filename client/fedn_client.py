@@ -14,19 +14,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import fedn.network.grpc.fedn_pb2 as messages
 import grpc
 from fedn.network.clients.client_v2 import Client, ClientOptions
 from fedn.network.clients.fedn_client import ConnectToApiResult, FednClient
-from fedn.network.clients.grpc_handler import GrpcHandler
+from fedn.network.clients.grpc_handler import GRPC_OPTIONS, GrpcAuth, GrpcHandler
 
+from fedn_partial.client.access_token import Access
 from fedn_partial.client.active_package import ActivePackage
 from fedn_partial.client.connection_bytes import ByteCounter
-from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
 from fedn_partial.refusal import empty_update, refusal_metadata
-from fedn_partial.seed_model.api import Api, Connection
+from fedn_partial.seed_model.api import Api
 
 PACKAGE_POLL = 60  # seconds between two looks for a new compute package while no request comes
 
@@ -36,7 +37,7 @@ class PatientClient(Client):
 
     Parameters
     ----------
-    connection : to the controller.
+    access : to the controller.
     options, combiner : as FEDn's own client takes them.
     package : what it runs.
     waits : returns the seconds to wait between tries to reach the server.
@@ -44,17 +45,26 @@ class PatientClient(Client):
 
     def __init__(
         self,
-        connection: Connection,
+        access: Access,
         options: ClientOptions,
         combiner: tuple[str | None, int | None],
         package: ActivePackage,
         waits: Callable[[], Iterator[int]],
     ):
         host, port = combiner
-        super().__init__(connection.base_url, None, options, host, port, token=connection.token)
-        self.fedn_client = Transport(package, Api(connection))
+        super().__init__(access.connection.base_url, None, options, host, port)
+        self.fedn_client = Transport(package, access)
+        self._access = access
         self._package = package
         self._waits = waits
+
+    @property
+    def token(self):
+        return self._access.connection.token
+
+    @token.setter
+    def token(self, value):
+        pass  # FEDn's constructor sets none
 
     def _connect_to_api(self):
         where = self.api_url
@@ -62,14 +72,18 @@ class PatientClient(Client):
             result, answer = self.fedn_client.connect_to_api(self.fedn_api_url, self.token, self.client_obj.to_json())
             if result == ConnectToApiResult.Assigned:
                 return True, answer
-            if result == ConnectToApiResult.UnAuthorized:
-                raise FednPartialError(f"{where} does not accept this device's token; put a valid one into client.yaml")
+            if result == ConnectToApiResult.UnAuthorized and self._access.renew():
+                log(f"trying with another token in {wait} s")
+                time.sleep(wait)
+                continue
             reasons = {
+                ConnectToApiResult.UnAuthorized: f"{where} does not accept this device's token, which may have "
+                "expired; put a valid one into client.yaml",
                 ConnectToApiResult.ComputePackageMissing: f"{where} has no compute package yet",
                 ConnectToApiResult.IncorrectUrl: f"there is no FEDn controller at {where}",
                 ConnectToApiResult.UnMatchedConfig: f"{where} refuses this client: {answer}",
             }
-            log(f"{reasons.get(result, f'no answer from {where}')}; trying again in {wait} s")
+            log(f"{reasons.get(result, f'no answer from {where}: {answer}')}; trying again in {wait} s")
             time.sleep(wait)
 
     def on_train(self, in_model, client_settings):
@@ -115,14 +129,22 @@ def temporary_folder():
 class Transport(FednClient):
     """FEDn's connection to its combiner: looks for new packages, and says what an update weighed."""
 
-    def __init__(self, package: ActivePackage, api: Api):
+    def __init__(self, package: ActivePackage, access: Access):
         super().__init__()
         self._package = package
-        self._api = api
+        self._access = access
+
+    def connect_to_api(self, url, token, json):
+        """Register this client, also under the name that the controller has for its preferred combiner."""
+        json = {**json, "combiner_preferred": json["preferred_combiner"]}
+        result, answer = super().connect_to_api(url, token, json) or (ConnectToApiResult.UnknownError, "an error")
+        if result == ConnectToApiResult.UnknownError and json["preferred_combiner"]:
+            answer = f"{answer} (is there a combiner {json['preferred_combiner']!r}, the 'preferred_combiner'?)"
+        return result, answer
 
     def init_remote_compute_package(self, url, token, package_checksum=None):
         """Join whether or not the package can be run: one that cannot is refused at each request, and may change."""
-        self._package.refresh(self._api)
+        self._package.refresh(Api(self._access.connection))
         return True
 
     @property
@@ -138,7 +160,7 @@ class Transport(FednClient):
 
         def poll():
             while not ended.wait(PACKAGE_POLL):
-                self._package.look(self._api)
+                self._package.look(Api(self._access.connection))
 
         threading.Thread(target=poll, daemon=True).start()
         try:
@@ -157,7 +179,7 @@ class Transport(FednClient):
 
     def update_local_model(self, request):
         self.grpc_handler.counter.sent.clear()
-        self._package.look(self._api)
+        self._package.look(Api(self._access.connection))
         super().update_local_model(request)
 
     def create_update_message(self, model_id, model_update_id, meta, request):
@@ -190,6 +212,16 @@ class CountingHandler(GrpcHandler):
     def _init_channel(self, host, port, token):
         super()._init_channel(host, port, token)
         self.channel = grpc.intercept_channel(self.channel, self.counter)
+
+    def _init_secure_channel(self, host, port, token):
+        """As FEDn's, which leaves the token out where a certificate authority is given."""
+        path = os.environ.get("FEDN_GRPC_ROOT_CERT_PATH")
+        credentials = grpc.ssl_channel_credentials(Path(path).read_bytes() if path else None)
+        if token:
+            credentials = grpc.composite_channel_credentials(
+                credentials, grpc.metadata_call_credentials(GrpcAuth(token))
+            )
+        self.channel = grpc.secure_channel(f"{host}:{port}", credentials, options=GRPC_OPTIONS)
 
     def get_model_from_combiner(self, *args, **kwargs):
         model = super().get_model_from_combiner(*args, **kwargs)

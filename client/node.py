@@ -17,8 +17,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedn_partial.client import work_folder
+from fedn_partial.client.access_token import Access
 from fedn_partial.client_file import ClientFile, load_client_file, load_device, load_name
-from fedn_partial.errors import FednPartialError
 from fedn_partial.forkserver import return_freed_memory
 from fedn_partial.launch import CONFIG_VARIABLE
 from fedn_partial.log import log
@@ -32,7 +33,7 @@ def run_client(config: str | Path, connection: Connection) -> None:
 
     Raises
     ------
-    SettingsError : client.yaml is refused. FednPartialError : the server does not accept the token.
+    SettingsError : client.yaml is refused. FednPartialError : another client runs in the working folder.
     """
     config = Path(config).resolve()
     device = load_device(config)
@@ -41,21 +42,32 @@ def run_client(config: str | Path, connection: Connection) -> None:
     if file.ignored:
         log(f"{config}: without effect here: {', '.join(file.ignored)}")
     workdir = Path(device.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    lock = work_folder.claim(workdir, config)
+    try:
+        _join(config, file, connection, workdir)
+    finally:
+        os.close(lock)
+
+
+def _join(config: Path, file: ClientFile, connection: Connection, workdir: Path) -> None:
+    """Take part from the folder `workdir`, which is locked."""
     _set_environment(config, connection)
     _make_temporary(workdir / "tmp")
     os.chdir(workdir)
     return_freed_memory()
     from fedn_partial.client.active_package import ActivePackage  # FEDn, now that its environment is set
 
+    def read_tokens():
+        now = load_client_file(config)
+        return now.token, now.refresh_token
+
+    access = Access(connection, read_tokens)
     package = ActivePackage(Path("package"), file.package_checksum)
     waits = waiting_times()
     while True:  # FEDn's client returns or raises where it should try again
         started = time.monotonic()
         try:
-            _make_client(file, connection, package).start()
-        except FednPartialError:
-            raise
+            _make_client(file, access, package).start()
         except Exception as error:
             log(f"the client stopped: {type(error).__name__}: {error}")
         if time.monotonic() - started > LONGEST_WAIT:
@@ -111,7 +123,7 @@ def _own_id() -> str:
     return path.read_text().strip()
 
 
-def _make_client(file: ClientFile, connection: Connection, package):
+def _make_client(file: ClientFile, access: Access, package):
     """Return FEDn's client for this device, which runs `package`."""
     from fedn.common.log_config import set_log_level_from_string
     from fedn.network.clients.client_v2 import ClientOptions
@@ -120,7 +132,7 @@ def _make_client(file: ClientFile, connection: Connection, package):
 
     set_log_level_from_string("INFO")
     return PatientClient(
-        connection,
+        access,
         ClientOptions(file.name, "remote", file.preferred_combiner, file.client_id or _own_id()),
         combiner=(file.combiner, file.combiner_port),
         package=package,

@@ -8,6 +8,7 @@ import pytest
 from fedn.network.clients.client_v2 import ClientOptions
 from test_package_archive import archive
 
+from fedn_partial.client.access_token import Access
 from fedn_partial.client.active_package import ActivePackage
 from fedn_partial.client.fedn_client import PatientClient
 from fedn_partial.seed_model.api import Api, ApiError, Connection
@@ -77,7 +78,9 @@ def package(tmp_path):
 @pytest.fixture
 def client(tmp_path, monkeypatch, fedn, package):
     monkeypatch.chdir(tmp_path)
-    made = PatientClient(fedn.api.connection, ClientOptions("a", "remote"), (None, None), package, iter)
+    made = PatientClient(
+        Access(fedn.api.connection, lambda: (None, None)), ClientOptions("a", "remote"), (None, None), package, iter
+    )
     made.set_helper()
     return made
 

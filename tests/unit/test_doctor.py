@@ -691,6 +691,16 @@ def test_a_file_that_is_not_right(tmp_path, fedn, quick, content, words, server)
     assert checks["server"].state == server, checks["server"].text
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, False), (0o600, False)], ids=oct)
+@pytest.mark.parametrize("key", ["token", "refresh_token", None])
+def test_a_token_that_every_user_can_read(tmp_path, fedn, quick, mode, warned, key):
+    path = client_yaml(tmp_path, fedn, **({key: "t"} if key else {}))
+    path.chmod(mode)
+    checks = {check.name: check for check in doctor.examine(path, {}, say=lambda line: None)}
+    assert ("token" in checks) == (warned and key is not None)
+    assert "token" not in checks or "chmod o-rwx" in checks["token"].text
+
+
 def test_without_a_file_the_options_say_where_fedn_is(fedn, quick):
     checks = {check.name: check for check in doctor.examine(None, {"api_url": fedn.url}, say=lambda line: None)}
     assert (checks["client.yaml"].state, checks["data"].state) == (NOT_CHECKED, NOT_CHECKED)

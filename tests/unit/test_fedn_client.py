@@ -1,21 +1,29 @@
 """FEDn's client on a device, with real processes for its requests and without a network."""
 
+import concurrent.futures
 import contextlib
+import http.server
 import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import fedn.network.grpc.fedn_pb2 as messages
+import grpc
 import psutil
 import pytest
+from fedn.network.clients import grpc_handler
 from fedn.network.clients.client_v2 import ClientOptions
 from fedn.utils.dispatcher import Dispatcher
+from test_doctor import Certificates
 
 from fedn_partial.client import fedn_client, node
+from fedn_partial.client.access_token import Access
 from fedn_partial.client.active_package import ActivePackage
 from fedn_partial.client.fedn_client import CountingHandler, PatientClient
 from fedn_partial.seed_model.api import Connection
@@ -71,7 +79,13 @@ def client(tmp_path, monkeypatch):
     (package.folder / "train.py").write_text(TRAIN)
     commands = {name: {"command": "python3 train.py"} for name in ("train", "validate")}
     package.dispatcher, package.problem = Dispatcher({"entry_points": commands}, str(package.folder)), None
-    made = PatientClient(Connection("http://127.0.0.1:1"), ClientOptions("a", "remote"), (None, None), package, iter)
+    made = PatientClient(
+        Access(Connection("http://127.0.0.1:1"), lambda: (None, None)),
+        ClientOptions("a", "remote"),
+        (None, None),
+        package,
+        iter,
+    )
     made.set_helper()
     transport = made.fedn_client
     transport.grpc_handler = Handler()
@@ -147,3 +161,172 @@ def test_a_refusal_is_a_model_for_fedn(tmp_path):
     Path(tmp_path / "u.npz").write_bytes(update.getvalue())
     (array,) = Helper().load(io.BytesIO(update.getvalue()))
     assert array.shape == (0,) and meta["training_metadata"]["refused"] == "no"
+
+
+# The way to the controller and to the combiner
+
+
+class Controller(http.server.BaseHTTPRequestHandler):
+    """FEDn's clients/add, and a server that refreshes tokens; `server.valid` is the token that it accepts."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, body, self.headers.get("Authorization")))
+        status, answer = 401, {"message": "Token expired"}
+        if "refresh" in self.path and body == {"refresh": "good"}:
+            status, answer = 200, {"access": self.server.valid}
+        elif self.headers.get("Authorization") == f"Bearer {self.server.valid}":
+            status, answer = 200, {"client_id": "id", "host": "127.0.0.1", "port": 1}
+        if self.server.broken:
+            status = self.server.broken.pop()
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def controller():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Controller) as server:
+        server.seen, server.valid, server.broken = [], "new", []
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def connect(controller, tokens, tries=3, preferred=None):
+    """Let a client with an expired token register; `tokens` returns what client.yaml has. Return whether it could."""
+    access = Access(Connection(controller.url, token="old"), tokens)
+    options = ClientOptions("a", "remote", preferred)
+    client = PatientClient(access, options, (None, None), ActivePackage(Path("package")), lambda: iter([0] * tries))
+    return client._connect_to_api() is not None
+
+
+def test_an_expired_token_is_refreshed(tmp_path, monkeypatch, controller):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEDN_AUTH_REFRESH_TOKEN_URI", raising=False)
+    assert connect(controller, lambda: ("old", "good"))
+    assert [path for path, *_ in controller.seen] == [
+        "/api/v1/clients/add",
+        "/api/token/refresh/",
+        "/api/v1/clients/add",
+    ]
+
+
+def test_fedns_variable_says_where_a_token_is_refreshed(tmp_path, monkeypatch, controller):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEDN_AUTH_REFRESH_TOKEN_URI", f"{controller.url}/other/refresh")
+    assert connect(controller, lambda: ("old", "good"))
+    assert controller.seen[1][0] == "/other/refresh"
+
+
+def test_an_expired_token_is_waited_for_in_the_file(tmp_path, monkeypatch, controller):
+    monkeypatch.chdir(tmp_path)
+    tokens = iter(["old", "old", "old", "new"])
+    assert connect(controller, lambda: (next(tokens), None), tries=4)
+    assert [authorization for *_, authorization in controller.seen] == ["Bearer old"] * 3 + ["Bearer new"]
+
+
+def test_a_refused_refresh_token_and_a_broken_server_are_waited_for(tmp_path, monkeypatch, controller, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert not connect(controller, lambda: ("old", "s3cret"))
+    assert "refuses the refresh token (401)" in (told := capfd.readouterr().err) and "s3cret" not in told
+    assert "may have expired" in told
+    controller.broken = [500, 500]
+    controller.valid = "old"
+    assert connect(controller, lambda: ("old", None))
+
+
+def test_the_controller_is_told_the_preferred_combiner_by_its_own_name_for_it(tmp_path, monkeypatch, controller):
+    monkeypatch.chdir(tmp_path)
+    controller.valid = "old"
+    assert connect(controller, lambda: ("old", None), preferred="north")
+    assert controller.seen[0][1]["combiner_preferred"] == controller.seen[0][1]["preferred_combiner"] == "north"
+
+
+@pytest.mark.parametrize("token", ["t", None])
+def test_a_private_authority_and_a_token_go_together(tmp_path, monkeypatch, token):
+    """Against a gRPC server with a certificate of a private authority."""
+    certificates = Certificates(tmp_path)
+    certificates.context()
+    pem = (tmp_path / "server.pem").read_bytes()
+    seen = []
+
+    class Recorder(grpc.GenericRpcHandler):
+        def service(self, details):
+            seen.append(dict(details.invocation_metadata).get("authorization"))
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: messages.Response().SerializeToString())
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), handlers=[Recorder()])
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pem, pem)]))
+    server.start()
+    monkeypatch.setenv("FEDN_GRPC_ROOT_CERT_PATH", str(certificates.ca))
+    monkeypatch.setattr(grpc_handler, "GRPC_SECURE_PORT", port)
+    try:
+        handler = CountingHandler("127.0.0.1", port, name="id", token=token, combiner_name="c")
+        handler.heartbeat("a", "id")
+        handler._disconnect()
+    finally:
+        server.stop(None)
+    assert seen == [token and f"Bearer {token}"]
+
+
+# The working folder
+
+HOLD = """
+import pathlib, sys, time
+from fedn_partial.client import work_folder
+work_folder.claim(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+print("claimed", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_working_folder_is_for_one_client_and_one_user(tmp_path):
+    folder, config = tmp_path / "work", tmp_path / "client.yaml"
+    folder.mkdir(mode=0o755)
+    command = [sys.executable, "-c", HOLD, str(folder), str(config)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "claimed\n"
+        assert folder.stat().st_mode & 0o777 == 0o700
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert f"client that runs (process {first.pid}, of {config})" in second.stderr and "'workdir:'" in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+    third = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert third.stdout.readline() == "claimed\n", "a killed client must not keep its folder"
+    third.kill()
+    third.wait()
+
+
+def test_a_second_start_in_a_folder_leaves_the_firsts_files_alone(tmp_path):
+    (tmp_path / "client.yaml").write_text(
+        "name: a\napi_url: http://127.0.0.1:1\nfedn_partial: {data: d, workdir: work}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "fedn_partial.client",
+        "client",
+        "start",
+        "--config",
+        str(tmp_path / "client.yaml"),
+    ]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        while "trying again" not in first.stderr.readline():
+            pass
+        (tmp_path / "work/tmp/model").touch()
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert second.returncode == 2 and f"process {first.pid}" in second.stderr
+        assert (tmp_path / "work/tmp/model").exists()
+        modes = {path.name: path.stat().st_mode & 0o077 for path in [tmp_path / "work", *(tmp_path / "work").iterdir()]}
+        assert set(modes) >= {"work", "tmp", "client-id"} and not any(modes.values()), modes
+    finally:
+        first.kill()
+        first.wait()
