@@ -65,7 +65,7 @@ def glibc(library: tuple[str, str] | None = None) -> Check:
 
 def processor(machine: str = platform.machine(), cpuinfo: Path = Path("/proc/cpuinfo")) -> Check:
     try:
-        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
+        lines = [line.partition(":") for line in cpuinfo.read_text(errors="replace").splitlines()]
     except OSError as error:
         return Check("processor", NOT_CHECKED, f"{cpuinfo}: {error.strerror}")
     values = {key.strip(): value.strip() for key, _, value in lines}
@@ -152,13 +152,13 @@ class Memory:
 
     total: int | None
     available: int | None
-    swap: int
+    swap: int | None
     limited: bool
 
 
 def read_memory() -> Memory:
     limited = cgroup.find().memory_limit() is not None
-    swapped = 0 if limited else psutil.swap_memory().total  # a control group has swap of its own, or none
+    swapped = 0 if limited else cgroup.host_memory("SwapTotal")  # a control group has swap of its own, or none
     return Memory(cgroup.machine_memory(), cgroup.available_memory(), swapped, limited)
 
 
@@ -169,7 +169,7 @@ def memory(there: Memory, base_mb: float | None) -> Check:
     total, available, base_mb = there.total / MB, there.available / MB, base_mb or BASE_MB
     told = f"{available:,.0f} of {total:,.0f} MB free; FEDn's client and TensorFlow take {base_mb:.0f}"
     more = f"training {SMALL_MODEL_MB} more with a small model, {VGG16_MB} at least with VGG16"
-    if total + there.swap / MB < base_mb + SMALL_MODEL_MB:
+    if there.swap is not None and total + there.swap / MB < base_mb + SMALL_MODEL_MB:
         return Check("memory", PROBLEM, f"{told}, {more}: add memory, or swap")
     if available < base_mb + VGG16_MB:
         return Check("memory", WARNING, f"{told}, {more}: stop what else runs, a desktop for example")
@@ -178,7 +178,7 @@ def memory(there: Memory, base_mb: float | None) -> Check:
 
 def swap(there: Memory) -> Iterator[Check]:
     """Check the swap of a small machine; say nothing of others, and of control groups, which cannot add any."""
-    if there.limited or there.total is None or there.total > SMALL_MACHINE:
+    if there.limited or there.total is None or there.swap is None or there.total > SMALL_MACHINE:
         return
     if there.swap:
         yield Check("swap", OK, f"{there.swap / MB:,.0f} MB")

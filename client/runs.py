@@ -173,7 +173,7 @@ def describe(case: Case) -> dict:
 
 def machine() -> str:
     """Return what this machine is, or what its control group leaves of it: system, processors, memory."""
-    processors = min(len(os.sched_getaffinity(0)), cgroup.find().cpu_limit() or float("inf"))
+    processors = cgroup.processors()
     memory = cgroup.machine_memory()
     size = f"{memory / 1e9:.1f} GB of memory" if memory else "memory n/a"
     return f"{platform.system()} {platform.machine()}, {processors:g} processor{'s' * (processors != 1)}, {size}"

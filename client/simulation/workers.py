@@ -66,7 +66,7 @@ def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
 
 def processors() -> int:
     """Return how many processors this process may use, whole ones."""
-    return max(1, int(min(len(os.sched_getaffinity(0)), cgroup.find().cpu_limit() or float("inf"))))
+    return max(1, int(cgroup.processors()))
 
 
 def train(task: Task) -> str | None:

@@ -1,14 +1,20 @@
 """What the kernel's control groups allow this process, and what they count: version 1 and version 2.
 
-In a container psutil shows the host's memory and processors. The control group shows the container's.
+In a container psutil shows the host's memory and processors. The control group shows the container's. Nothing here
+raises: what a file does not say, or says in a way that cannot be, is None.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 UNLIMITED = 1 << 60  # version 1 writes a number near 2**63 where there is no limit
+MEMINFO = Path("/proc/meminfo")
+_NUMBER = re.compile(r"[0-9]{1,20}")
+_LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")  # above memory.high processes are throttled to a halt
 _USAGE = ("memory.current", "memory.usage_in_bytes")  # in version 2, in version 1
 
 
@@ -31,27 +37,26 @@ class Cgroup:
         """
         limited = self._memory_limited()
         for folder in (limited,) if limited else self.memory:
-            for name in _USAGE:
-                used = _number(folder / name)
-                if used is not None:
-                    stat = _table(folder / "memory.stat")
-                    return used - stat.get("total_inactive_file", stat.get("inactive_file", 0))
+            used = _memory_used(folder)
+            if used is not None:
+                return max(used - _file_cache(folder, "inactive"), 0)
         return None
 
     def memory_left(self) -> int | None:
-        """Return the bytes up to the lowest limit, file cache counted as free, or None if there is no limit."""
-        folder = self._memory_limited()
-        if folder is None:
-            return None
-        used = next((n for n in (_number(folder / name) for name in _USAGE) if n is not None), None)
-        if used is None:
-            return None
-        stat = _table(folder / "memory.stat")
-        cache = sum(stat.get(f"total_{kind}_file", stat.get(f"{kind}_file", 0)) for kind in ("inactive", "active"))
-        return max(_memory_limit(folder) - used + cache, 0)
+        """Return the bytes up to the limit that is nearest, file cache counted as free, or None if there is none.
+
+        That need not be the lowest limit: other groups below the same parent use what the parent allows.
+        """
+        left = []
+        for folder in self.memory:
+            limit, used = _memory_limit(folder), _memory_used(folder)
+            if limit is not None and used is not None:
+                left.append(max(limit - used + _file_cache(folder, "inactive", "active"), 0))
+        return min(left, default=None)
 
     def _memory_limited(self) -> Path | None:
-        limited = [folder for folder in self.memory if _memory_limit(folder) is not None]
+        # Of equal limits the outermost: in version 1 a group repeats its parents' limit in memory.stat.
+        limited = [folder for folder in reversed(self.memory) if _memory_limit(folder) is not None]
         return min(limited, key=_memory_limit, default=None)
 
     def cpu_limit(self) -> float | None:
@@ -59,11 +64,11 @@ class Cgroup:
         limits = []
         for folder in self.cpu:
             words = _text(folder / "cpu.max").split()
-            quota, period = (
-                words if len(words) == 2 else (_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us"))
-            )
-            if quota.strip().isdigit() and period.strip().isdigit():
-                limits.append(int(quota) / int(period))
+            if len(words) != 2:
+                words = [_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")]
+            quota, period = map(_parsed, words)  # no limit is "max" or -1
+            if quota and period:
+                limits.append(quota / period)
         return min(limits, default=None)
 
     def cpu_seconds(self) -> float | None:
@@ -80,8 +85,7 @@ class Cgroup:
 
 def available_memory() -> int | None:
     """Return the bytes that could still be had without swapping, on the machine or in the control group, or None."""
-    machine = next((int(row[1]) * 1024 for row in _rows(Path("/proc/meminfo")) if row[0] == "MemAvailable:"), None)
-    return min((size for size in (machine, find().memory_left()) if size is not None), default=None)
+    return min((size for size in (host_memory("MemAvailable"), find().memory_left()) if size is not None), default=None)
 
 
 def memory_kills() -> int | None:
@@ -96,8 +100,19 @@ def memory_kills() -> int | None:
 
 def machine_memory() -> int | None:
     """Return the bytes of memory that this process may use: the machine's, or less by its control group; or None."""
-    total = next((int(row[1]) * 1024 for row in _rows(Path("/proc/meminfo")) if row[0] == "MemTotal:"), None)
-    return min((size for size in (total, find().memory_limit()) if size is not None), default=None)
+    return min((size for size in (host_memory("MemTotal"), find().memory_limit()) if size is not None), default=None)
+
+
+def host_memory(key: str) -> int | None:
+    """Return the bytes that /proc/meminfo has under `key`, such as "MemTotal", or None."""
+    rows = [row for row in _rows(MEMINFO) if len(row) == 3 and row[0] == f"{key}:"]
+    kibibytes = _parsed(rows[0][1]) if rows else None
+    return None if kibibytes is None else kibibytes * 1024
+
+
+def processors() -> float:
+    """Return how many processors this process may use, by its affinity and its control groups."""
+    return min(len(os.sched_getaffinity(0)), find().cpu_limit() or float("inf"))
 
 
 def find(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> Cgroup:
@@ -110,40 +125,57 @@ def find(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") ->
     """
     places = {"": "/"}
     for line in _text(Path(membership)).splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            places[controller] = path
+        _, _, line = line.partition(":")
+        controllers, colon, path = line.partition(":")
+        if colon and ".." not in Path(path).parts:  # ".." leads out of what can be seen: the mount is all there is
+            places |= dict.fromkeys(controllers.split(","), path)
 
     def folders(controller: str) -> tuple[Path, ...]:
-        mounted = Path(root) / controller if (Path(root) / controller).is_dir() else Path(root)
+        mounted = Path(root) / controller if os.path.isdir(Path(root) / controller) else Path(root)
         path = places.get(controller, places[""])
         below = mounted / path.lstrip("/")
         chain = [below, *below.parents]
         # Inside a container the path is the host's and does not exist; the mount itself is then the container's group.
-        return tuple(folder for folder in chain if folder.is_dir() and (folder == mounted or mounted in folder.parents))
+        return tuple(folder for folder in chain if os.path.isdir(folder) and folder.is_relative_to(mounted))
 
     return Cgroup(memory=folders("memory"), cpu=folders("cpu"), cpuacct=folders("cpuacct"))
 
 
 def _memory_limit(folder: Path) -> int | None:
-    limits = [_number(folder / name) for name in ("memory.max", "memory.limit_in_bytes")]
-    return min((limit for limit in limits if limit is not None and limit < UNLIMITED), default=None)
+    """Return the limit in bytes of a group, in version 1 also that of parents which a container does not see."""
+    limits = [_number(folder / name) for name in _LIMITS]
+    limits.append(_table(folder / "memory.stat").get("hierarchical_memory_limit"))
+    return min((limit for limit in limits if limit and limit < UNLIMITED), default=None)
+
+
+def _memory_used(folder: Path) -> int | None:
+    return next((used for name in _USAGE if (used := _number(folder / name)) is not None), None)
+
+
+def _file_cache(folder: Path, *kinds: str) -> int:
+    stat = _table(folder / "memory.stat")
+    return sum(stat.get(f"total_{kind}_file", stat.get(f"{kind}_file", 0)) for kind in kinds)
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
-    except OSError:
+        return path.read_text(errors="replace").replace("\0", "")  # LXC on ARM pads files with zero bytes
+    except (OSError, ValueError):
         return ""
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else None  # "max" is no number
+    return _parsed(_text(path))
+
+
+def _parsed(text: str) -> int | None:
+    text = text.strip()
+    return int(text) if _NUMBER.fullmatch(text) else None  # "max" is no number
 
 
 def _table(path: Path) -> dict[str, int]:
-    return {row[0]: int(row[1]) for row in _rows(path) if len(row) == 2 and row[1].isdigit()}
+    rows = [(row[0], _parsed(row[1])) for row in _rows(path) if len(row) == 2]
+    return {key: number for key, number in rows if number is not None}
 
 
 def _rows(path: Path) -> list[list[str]]:

@@ -187,11 +187,11 @@ def anonymous_memory(roots) -> int | None:
     """
     pids = set(roots)
     for root in roots:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError, ValueError):
             pids.update(child.pid for child in psutil.Process(root).children(recursive=True))
     total = None
     for pid in pids:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, LookupError):
             total = (total or 0) + _anonymous_share(Path(f"/proc/{pid}"))
     return total
 
@@ -214,7 +214,7 @@ def _anonymous_share(process: Path) -> int:
 
 def _kilobytes(text: str) -> dict[str, int]:
     rows = (line.split() for line in text.splitlines())
-    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
+    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB" and len(row[1]) < 16}
 
 
 class _Machine:
@@ -223,7 +223,7 @@ class _Machine:
     def __init__(self):
         self._group = _known(cgroup.find) or cgroup.Cgroup((), (), ())
         self._memory_limit = _known(self._group.memory_limit)
-        self._cpu_limit = self._group.cpu_limit()
+        self._cpu_limit = _known(self._group.cpu_limit)
         self._last: tuple[float, float | None] | None = None
         self._board = _known(sensors.find) or sensors.Board()
         _known(psutil.cpu_percent)  # the first call only sets psutil's starting point
@@ -234,24 +234,25 @@ class _Machine:
             "ram_used_mb": _rounded(used),
             "ram_percent": _rounded(percent),
             "machine_cpu_percent": _rounded(_known(self._cpu_percent)),
-            "cpu_mhz": _rounded(_known(lambda: psutil.cpu_freq().current)),
+            "cpu_mhz": _rounded(_known(_frequency)),
             **{key: _rounded(value) for key, value in (_known(lambda: self._board.read(patient)) or {}).items()},
         }
 
-    def _memory(self) -> tuple[float, float]:
+    def _memory(self) -> tuple[float, float] | None:
         """Return MB and percent in use."""
-        memory = psutil.virtual_memory()
-        used, total = memory.total - memory.available, memory.total
-        if self._memory_limit is not None and self._memory_limit < total:
+        total = cgroup.host_memory("MemTotal")
+        if self._memory_limit is not None and (total is None or self._memory_limit < total):
             used, total = self._group.memory_used(), self._memory_limit
-        return used / MB, 100 * used / total
+        else:
+            used = total - cgroup.host_memory("MemAvailable")
+        return (used / MB, 100 * used / total) if used >= 0 else None
 
     def _cpu_percent(self) -> float | None:
         if self._cpu_limit is None:
             return psutil.cpu_percent()
         used, now = self._group.cpu_seconds(), time.monotonic()
         last, self._last = self._last, (now, used)
-        if last is None or now <= last[0]:
+        if last is None or now <= last[0] or used < last[1]:
             return None
         return 100 * (used - last[1]) / (now - last[0]) / self._cpu_limit
 
@@ -264,13 +265,19 @@ def _known(measure):
         return None
 
 
+def _frequency() -> float | None:
+    """Return the mean MHz of the cores that are on: psutil shows the others with 0."""
+    running = [core.current for core in psutil.cpu_freq(percpu=True) if core.current > 0]
+    return sum(running) / len(running) if running else None
+
+
 def _peak_rss(pid: int) -> float | None:
     """Return the highest resident MB of one process, as the kernel kept it (Linux), or None."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / MB
-    except OSError:
+    except (OSError, ValueError, LookupError):
         pass
     return None
 

@@ -1,11 +1,13 @@
 """What a board tells of itself: the load of its GPU, temperatures, power. Standard library only.
 
 It comes from sysfs, and from NVIDIA's program tegrastats where that knows more. What a board does not tell is None.
+
+The lines of JetPack 7 are known from logs of AGX Thor and AGX Orin (JetPack 7.2) in other projects' issues, not from a
+board of our own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import subprocess
@@ -19,15 +21,30 @@ KEYS = ("gpu_percent", "temperature_c", "power_mw")
 
 # Rails through which all of a Jetson module's power comes. Boards without one (AGX Xavier, AGX Orin) have rails side by
 # side, some unmeasured: their sum would be a made-up number. So would be a sensor without a label on any other board.
-INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
+# AGX Thor measures VIN, which feeds its carrier board as well.
+INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN")
 GPU_LOADS = ("sys/devices/gpu.0/load", "sys/devices/platform/gpu.0/load")  # per mille, on JetPack 4, and since
-POSSIBLE_C = (-50, 150)  # a sensor that is switched off tells -256 on Jetsons
+POSSIBLE = {  # a sensor that is switched off tells -256 degrees on Jetsons
+    "gpu_percent": (0, 100),
+    "temperature_c": (-50, 150),
+    "power_mw": (0, 1e6),
+}
+# The zones of chips and boards, by the words in their names. Others are those of Wi-Fi cards, disks, batteries and
+# chargers, which get hotter for reasons of their own, or no measurements at all: a Jetson's PMIC-Die tells 50 or 100
+# degrees, always, and INT3400 on PCs 20.
+_CHIP = re.compile(
+    r"(?<![a-z])([mbt]?cpu|gpu|soc|npu|tj|ao|pll|cv|aux|t?board|t?diode|pkg|package|(big|little)?core|cluster|center"
+    r"|acpitz)(?![a-z])|(?<![a-z])[cg]puss",
+    re.IGNORECASE,
+)
 
 TEGRASTATS_EVERY = 10  # seconds from one line of tegrastats to the next
 TEGRASTATS_PATIENCE = 1  # seconds that it may take to write one
-_RAIL = re.compile(r"(?<!\S)([A-Za-z]\w*) (\d+)(?:mW)?/\d+(?:mW)?(?!\S)")  # name, power now, mean power
-_ZONE = re.compile(r"(?<!\S)([A-Za-z][\w-]*)@(-?\d+(?:\.\d+)?)C(?!\S)")
-_GPU = re.compile(r"(?<!\S)GR3D(?:_FREQ)? (\d+)%")
+# Name, power now, mean power, and since JetPack 7 the highest; name, degrees now, and since JetPack 7.2 once more.
+_RAIL = re.compile(r"(?<!\S)([A-Za-z]\w*) ([0-9]{1,9})(?:mW)?(?:/[0-9]+(?:mW)?){1,2}(?!\S)")
+_ZONE = re.compile(r"(?<!\S)([A-Za-z][\w-]*)@(-?[0-9]{1,9}(?:\.[0-9]+)?)C(?:/-?[0-9]+(?:\.[0-9]+)?C)?(?!\S)")
+_GPU = re.compile(r"(?<!\S)GR3D(?:_FREQ)? ([0-9]{1,9})%")  # AGX Thor does not tell it
+_INTEGER = re.compile(r"-?[0-9]{1,12}")
 
 
 @dataclass
@@ -58,11 +75,8 @@ class Board:
             runs for one line: a program that ran along would have to be kept out of the task's figures, and stopped.
         """
         powers = [_number(path) for path in self.power]
-        reading = {
-            "gpu_percent": _scaled(_number(self.gpu), 10),
-            "temperature_c": _hottest(_scaled(_number(path), 1000) for path in self.zones),
-            "power_mw": None if None in powers or not powers else powers[0] * (powers[1] / 1000 if powers[1:] else 1),
-        }
+        power = None if None in powers or not powers else powers[0] * (powers[1] / 1000 if powers[1:] else 1)
+        reading = _reading(_scaled(_number(self.gpu), 10), [_scaled(_number(path), 1000) for path in self.zones], power)
         missing = [key for key in KEYS if reading[key] is None]
         if patient and missing and self.tegrastats and time.monotonic() >= self._ask_at:
             told = parse_tegrastats(_tegrastats_line(self.tegrastats))
@@ -81,7 +95,7 @@ def find(root: str = "/", tegrastats: str | None = "tegrastats") -> Board:
     tegrastats : name or path of that program.
     """
     top = Path(root)
-    zones = [zone for zone in sorted(top.glob("sys/class/thermal/thermal_zone*")) if _is_real(_text(zone / "type"))]
+    zones = [zone for zone in sorted(top.glob("sys/class/thermal/thermal_zone*")) if _CHIP.search(_text(zone / "type"))]
     return Board(
         zones=tuple(zone / "temp" for zone in zones),
         gpu=next((top / name for name in GPU_LOADS if (top / name).exists()), None),
@@ -91,25 +105,24 @@ def find(root: str = "/", tegrastats: str | None = "tegrastats") -> Board:
 
 
 def parse_tegrastats(line: str) -> dict[str, float | None]:
-    """Return what `line`, as JetPack 4 to 6 write it, tells of KEYS."""
+    """Return what `line`, as JetPack 4 to 7 write it, tells of KEYS."""
     load = _GPU.search(line)
     rails = {name: float(power) for name, power in _RAIL.findall(line)}
-    return {
-        "gpu_percent": float(load[1]) if load else None,
-        "temperature_c": _hottest(float(degrees) for name, degrees in _ZONE.findall(line) if _is_real(name)),
-        "power_mw": next((rails[name] for name in INPUT_RAILS if name in rails), None),
-    }
+    return _reading(
+        float(load[1]) if load else None,
+        [float(degrees) for name, degrees in _ZONE.findall(line) if _CHIP.search(name)],
+        next((rails[name] for name in INPUT_RAILS if name in rails), None),
+    )
 
 
-def _hottest(zones: Iterable[float | None]) -> float | None:
-    """Return the highest of the temperatures that can be, or None."""
-    low, high = POSSIBLE_C
-    return max((degrees for degrees in zones if degrees is not None and low < degrees < high), default=None)
+def _reading(gpu: float | None, zones: Iterable[float | None], power: float | None) -> dict[str, float | None]:
+    """Return KEYS with their values, the highest of the temperatures; None where a value cannot be."""
 
+    def possible(key: str, values: Iterable[float | None]) -> float | None:
+        low, high = POSSIBLE[key]
+        return max((value for value in values if value is not None and low <= value <= high), default=None)
 
-def _is_real(zone: str) -> bool:
-    """Whether a zone is measured: that of a Jetson's power chip tells 50 or 100 degrees, always."""
-    return not zone.startswith("PMIC")
+    return dict(zip(KEYS, map(possible, KEYS, ([gpu], zones, [power])), strict=True))
 
 
 def _rails(top: Path) -> dict[str, tuple[Path, ...]]:
@@ -141,15 +154,14 @@ def _tegrastats_line(program: str) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace").strip()
-    except OSError:  # also where a sensor is switched off
+        return path.read_text(errors="replace").replace("\0", "").strip()
+    except (OSError, ValueError):  # also where a sensor is switched off
         return ""
 
 
 def _number(path: Path | None) -> float | None:
-    with contextlib.suppress(ValueError):
-        return float(int(_text(path))) if path else None
-    return None
+    text = _text(path) if path else ""
+    return float(text) if _INTEGER.fullmatch(text) else None
 
 
 def _scaled(value: float | None, parts: int) -> float | None:

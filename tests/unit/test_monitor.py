@@ -83,10 +83,23 @@ def tree(folder, membership, files):
         ("4:memory:/a\n1:cpu:/b\n0::/c", {"memory/a/memory.limit_in_bytes": "5000\n", "unified/c/x": ""}, 5000),
         ("4:memory:/a\n", {"memory/b/memory.limit_in_bytes": "5000\n"}, None),
         ("", {"memory.max": "6000\n"}, 6000),
+        ("0::/a", {"a/memory.max": "max\n", "a/memory.high": "5000\n"}, 5000),
+        ("0::/a/b", {"a/b/memory.max": "9000\n", "a/memory.high": "7000\n"}, 7000),
+        ("0::/a", {"a/memory.max": "max\n", "a/memory.swap.max": "10\n", "a/memory.high": "max\n"}, None),
+        (
+            "4:memory:/docker/1f",
+            {
+                "memory/memory.limit_in_bytes": V1_UNLIMITED,
+                "memory/memory.stat": "hierarchical_memory_limit 6000\nhierarchical_memsw_limit 5000\n",
+            },
+            6000,
+        ),
+        ("0::/../outside", {"memory.max": "6000\n"}, 6000),
     ],
     ids=[
         *("v2", "v2 unlimited", "v2 parent", "v2 lowest", "v2 other group", "v2 root", "v2 container", "v2 nothing"),
         *("v1", "v1 unlimited", "v1 parent", "v1 container", "v1 hybrid", "v1 other group", "no membership"),
+        *("v2 high", "v2 parent high", "v2 swap", "v1 parent that is not seen", "v2 outside of the namespace"),
     ],
 )
 def test_memory_limit(tmp_path, membership, files, limit):
@@ -97,6 +110,8 @@ def test_memory_limit(tmp_path, membership, files, limit):
     ("membership", "files", "limit"),
     [
         ("0::/a", {"a/cpu.max": "50000 100000\n"}, 0.5),
+        ("0::/a", {"a/cpu.max": "50000 0\n"}, None),
+        ("2:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "50000\n", "cpu/a/cpu.cfs_period_us": "0\n"}, None),
         ("0::/a", {"a/cpu.max": "max 100000\n"}, None),
         ("0::/a/b", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "150000 100000\n"}, 1.5),
         ("0::/a/b", {"a/b/cpu.max": "200000 100000\n", "a/cpu.max": "150000 100000\n"}, 1.5),
@@ -130,6 +145,20 @@ def test_processor_limit(tmp_path, membership, files, limit):
 )
 def test_memory_used(tmp_path, membership, files, used):
     assert tree(tmp_path, membership, files).memory_used() == used
+
+
+def test_memory_left_is_what_the_tightest_group_leaves(tmp_path):
+    files = {"a/memory.max": "2000\n", "a/memory.current": "1900\n", "a/b/memory.max": "1000\n"}
+    group = tree(tmp_path, "0::/a/b", files | {"a/b/memory.current": "100\n"})
+    assert (group.memory_limit(), group.memory_left()) == (1000, 100)
+
+
+def test_memory_used_in_a_hierarchy_of_version_1_is_the_parents(tmp_path):
+    stat = "hierarchical_memory_limit 1000\n"
+    files = {"a/memory.limit_in_bytes": "1000\n", "a/memory.usage_in_bytes": "950\n", "a/memory.stat": stat}
+    files |= {"a/b/memory.limit_in_bytes": V1_UNLIMITED, "a/b/memory.usage_in_bytes": "100\n", "a/b/memory.stat": stat}
+    group = tree(tmp_path, "4:memory:/a/b", {f"memory/{name}": text for name, text in files.items()})
+    assert (group.memory_limit(), group.memory_used(), group.memory_left()) == (1000, 950, 50)
 
 
 def test_memory_used_is_that_of_the_group_with_the_limit(tmp_path):
@@ -306,7 +335,7 @@ def test_frequency_that_cannot_be_read_costs_no_other_figure(monkeypatch):
     assert summary["ram_used_mb"] > 0
 
 
-@pytest.mark.parametrize("name", ["virtual_memory", "cpu_percent", "Process"])
+@pytest.mark.parametrize("name", ["cpu_percent", "cpu_freq", "Process"])
 def test_task_survives_what_the_machine_does_not_tell(monkeypatch, name):
     def fails(*arguments, **options):
         raise OSError("no such file")

@@ -64,6 +64,19 @@ BOARDS = {
         thermal(cpu_thermal=51121) | {f"{HWMON}/name": "rpi_volt", f"{HWMON}/in0_lcrit_alarm": 0},
         {"gpu_percent": None, "temperature_c": 51.121, "power_mw": None},
     ),
+    "laptop, whose Wi-Fi card is hottest": (
+        thermal(acpitz=31000, iwlwifi_1=71000, nvme=66000, BAT0=75000, INT3400_Thermal=90000, x86_pkg_temp=52000),
+        {"gpu_percent": None, "temperature_c": 52.0, "power_mw": None},
+    ),
+    "a Wi-Fi card alone": (thermal(ath10k_phy0=71000), NOTHING),
+    "Rockchip": (
+        thermal(bigcore0_thermal=61000, littlecore_thermal=55000, wifi=90000),
+        NOTHING | {"temperature_c": 61.0},
+    ),
+    "impossible": (
+        thermal(cpu_thermal=999000) | {"sys/devices/gpu.0/load": 12345},
+        NOTHING,
+    ),
     "PC": ({"sys/class/net/lo/mtu": 65536}, NOTHING),
     "broken files": (
         thermal(cpu_thermal="", x_thermal="hot")
@@ -100,7 +113,19 @@ JETPACK_5 = (
     "diode@40.5C soc0@43.5C CV1@-256C gpu@43.906C tj@45.906C soc1@43.25C VDD_IN 4800mW/4750mW "
     "VDD_CPU_GPU_CV 960mW/900mW VDD_SOC 1440mW/1440mW\n"
 )
+JETPACK_7_THOR = (  # logged on an AGX Thor with JetPack 7.2: no load of the GPU
+    "07-02-2026 13:45:44 RAM 36529/125749MB (lfb 12x4MB) SWAP 11/4096MB (cached 9MB) CPU [2%@972,1%@972,0%@972] "
+    "cpu@60.406C tj@63.281C soc012@58.468C gpu@62.906C soc345@63.281C VDD_GPU 37528mW/37528mW/37528mW "
+    "VDD_CPU_SOC_MSS 18961mW/18961mW/18961mW VIN_SYS_5V0 18331mW/18331mW/18331mW VIN 87426mW/43713mW/87426mW\n"
+)
+JETPACK_7_ORIN = (  # the beginning as logged on an AGX Orin with JetPack 7.2
+    "07-25-2026 09:08:28 RAM 20642/62817MB (lfb 1x2MB) CPU [23%@2201,10%@2201] EMC_FREQ 3%@3199 "
+    "GR3D_FREQ 0%@[1300,1300] NVENC0 off NVDEC0 off APE 174 cpu@52.968C/52.968C gpu@49.5C/50.1C\n"
+)
 LINES = {
+    "JetPack 7, Thor": (JETPACK_7_THOR, (None, 63.281, 87426.0)),
+    "JetPack 7, Orin": (JETPACK_7_ORIN, (0.0, 52.968, None)),
+    "JetPack 7, clocks without a load": ("GR3D_FREQ @[1000,1000,1000] cpu@40C", (None, 40.0, None)),
     "JetPack 4": (JETPACK_4, (7.0, 33.5, 1234.0)),
     "JetPack 4, Nano 2GB": (JETPACK_4.partition(" POM")[0], (7.0, 33.5, None)),
     "JetPack 4, load with frequency": ("GR3D_FREQ 32%@921 APE 25 CPU@38C", (32.0, 38.0, None)),
@@ -109,7 +134,8 @@ LINES = {
     "cut off": (JETPACK_4[: JETPACK_4.index("5C AO")], (7.0, 27.5, None)),
     "empty": ("", (None, None, None)),
     "no words of it": ("tegrastats: permission denied\x00 VDD_IN mW/mW cpu@C GR3D_FREQ %", (None, None, None)),
-    "impossible": ("cpu@-256C gpu@1000C VDD_IN -5/3", (None, None, None)),
+    "a Wi-Fi card": ("wifi@90C cpu@40C", (None, 40.0, None)),
+    "impossible": ("cpu@-256C gpu@1000C VDD_IN -5/3 GR3D_FREQ 700%", (None, None, None)),
 }
 
 
