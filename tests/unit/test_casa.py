@@ -148,6 +148,55 @@ def test_activities_that_are_not_known_count_as_other_and_are_named(tmp_path):
     assert np.isin(whole.train.y, [whole.classes.index(name) for name in CLASSES if name != "Watch_TV"]).all()
 
 
+@pytest.mark.parametrize("written", [" {}", "{} ", '"{}"', '" {} "', "'{}'", "\t{}\t"])
+def test_padded_and_quoted_activities_are_known(homes, written):
+    whole = load("casa", homes)
+    for path in homes.glob("*/*.csv"):
+        lines = path.read_text().splitlines()
+        rows = (line.rpartition(",") for line in lines[1:])
+        path.write_text("\n".join([lines[0], *(f"{values},{written.format(name)}" for values, _, name in rows)]) + "\n")
+    again = load("casa", homes)
+    np.testing.assert_array_equal(again.train.y, whole.train.y)
+    assert again.source == whole.source
+
+
+def test_a_file_whose_every_value_is_quoted_is_read(tmp_path):
+    path = write_home(tmp_path / "csh101.ann.features.csv", 700)
+    expected = load("casa", tmp_path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(",".join(f'"{value}"' for value in line.split(",")) for line in lines))
+    whole = load("casa", tmp_path)
+    np.testing.assert_array_equal(whole.train.x, expected.train.x)
+    np.testing.assert_array_equal(whole.train.y, expected.train.y)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n   \n\n"])
+def test_blank_lines_at_the_end_are_no_rows(homes, end):
+    whole = load("casa", homes)
+    path = homes / "csh101" / "csh101.ann.features.csv"
+    path.write_text(path.read_text() + end)
+    np.testing.assert_array_equal(load("casa", homes).train.x, whole.train.x)
+    path.write_text(path.read_text() + "1,2")
+    number = len(path.read_text().splitlines())
+    with pytest.raises(DataError, match=f"line {number} is truncated"):
+        load("casa", homes)
+
+
+def test_what_macos_puts_beside_the_homes_is_left_alone(homes):
+    for folder in ("csh101", "__MACOSX", "__MACOSX/csh101"):
+        (homes / folder).mkdir(exist_ok=True)
+        (homes / folder / "._csh101.ann.features.csv").write_bytes(b"\0\5\x16\7")
+    assert load("casa", homes).owners == ("csh101", "csh102", "csh110")
+
+
+def test_a_home_without_any_known_activity_is_named(tmp_path):
+    path = write_home(tmp_path / "csh101.ann.features.csv", 700)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *(f"{line.rpartition(',')[0]},5" for line in lines[1:])]))
+    with pytest.raises(DataError, match=r"csh101.*none of its activities is known; the most common is '5'"):
+        load("casa", tmp_path)
+
+
 def test_other_columns_are_named(tmp_path):
     path = write_home(tmp_path / "csh101.ann.features.csv", 700)
     path.write_text(path.read_text().replace("complexity", "entropy", 1))

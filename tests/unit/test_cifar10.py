@@ -36,6 +36,14 @@ def write_python(folder):
     return folder
 
 
+def write_keras_cache(folder):
+    """As keras.datasets.cifar10 of Keras 3.15 leaves it below ~/.keras/datasets, with labels of shape (n, 1)."""
+    (folder / "cifar-10-batches-py-target").mkdir(parents=True)
+    inner = write_python(folder / "cifar-10-batches-py-target/cifar-10-batches-py")
+    (folder / "cifar-10-batches-py-target_archive").write_bytes(b"the archive itself")
+    return inner
+
+
 def write_binary(folder):
     folder.mkdir()
     for number, name in enumerate(NAMES):
@@ -79,6 +87,38 @@ def test_images_are_those_of_the_files(tmp_path, write, name):
     assert whole.files == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+def test_the_cache_of_keras_is_read(tmp_path):
+    folder = write_keras_cache(tmp_path / ".keras/datasets")
+    for source in (tmp_path / ".keras/datasets", folder.parent, folder):
+        assert load("cifar10", source).train.x.shape == (5 * IMAGES, 32, 32, 3)
+
+
+def test_what_macos_puts_beside_the_files_is_left_alone(tmp_path):
+    folder = write_python(tmp_path / "cifar-10-batches-py")
+    (tmp_path / "__MACOSX/cifar-10-batches-py").mkdir(parents=True)
+    for name in NAMES:
+        (folder / f"._{name}").write_bytes(b"\0\5\x16\7")
+    assert len(load("cifar10", tmp_path).files) == 6
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_labels_may_stand_in_a_column(tmp_path, shape):
+    folder = write_python(tmp_path / "c")
+    images, labels = original(0)
+    batch = {b"labels": labels.reshape(shape), b"data": rows(images).astype(np.uint8)}
+    (folder / "data_batch_1").write_bytes(pickle.dumps(batch, protocol=2))
+    assert load("cifar10", folder).train.y[:IMAGES].tolist() == labels.tolist()
+
+
+def test_one_hot_labels_are_named(tmp_path):
+    folder = write_keras(tmp_path / "k")
+    with np.load(folder / "cifar10.npz") as arrays:
+        changed = {**arrays, "y_train": np.eye(10, dtype=np.uint8)[arrays["y_train"].reshape(-1)]}
+    np.savez(folder / "cifar10.npz", **changed)
+    with pytest.raises(DataError, match=r"y_train are uint8 \(20, 10\), expected whole numbers .*argmax"):
+        load("cifar10", folder)
+
+
 def test_missing_file_is_named_with_what_was_expected(tmp_path):
     (write_python(tmp_path / "c") / "data_batch_3").unlink()
     with pytest.raises(DataError, match=r"c/data_batch_3 is missing; expected the 6 files data_batch_1, .*test_batch"):
@@ -117,6 +157,9 @@ def test_truncated_records_are_named(tmp_path):
         ({b"data": np.zeros((2, 3071), np.uint8), b"labels": [1, 2]}, r"uint8 \(2, 3071\) for 2 labels"),
         ({b"data": np.zeros((2, 3072)), b"labels": [1, 2]}, "float64"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]}, "whole numbers from 0 to 9"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [[1], [1, 2]]}, "data and labels must be arrays"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": np.eye(2, 10)}, r"labels are float64 \(2, 10\)"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": 3}, r"labels are int64 \(\)"),
     ],
 )
 def test_pickle_of_something_else_is_refused(tmp_path, batch, told):

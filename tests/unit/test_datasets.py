@@ -102,6 +102,13 @@ def test_pickled_array_is_refused(tmp_path, shard):
         open_shard(tmp_path)
 
 
+def test_labels_of_another_shape_are_refused(tmp_path, shard):
+    write_shard(tmp_path, shard, "made here")
+    np.save(tmp_path / "y_test.npy", np.array([[0], [1]], np.int32))
+    with pytest.raises(DataError, match=r"y_test has shape \(2, 1\), expected one class number an example"):
+        open_shard(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -113,6 +120,7 @@ def test_pickled_array_is_refused(tmp_path, shard):
         ({"x_train": np.zeros((6, 4, 4, 3), np.float64)}, "x_train is float64"),
         ({"y_test": np.zeros(2, np.int64)}, "y_test int64"),
         ({"x_test": np.full((2, 4, 4, 3), np.nan, np.float32)}, "x_test has values that are not finite"),
+        ({"x_test": np.array([[3, 2], [1, -5]], np.int32)}, "x_test has the word -5; words are numbered from 0"),
     ],
 )
 def test_arrays_that_do_not_belong_together_are_refused(tmp_path, shard, change, told):

@@ -91,6 +91,14 @@ def test_other_files_are_no_vocabulary(tmp_path):
             words.read_vocabulary(tmp_path / name)
 
 
+def test_what_macos_puts_beside_the_reviews_is_left_alone(tmp_path):
+    folder = write_folders(tmp_path / "aclImdb") / "train/neg"
+    for name in ("._0_7.txt", "._1_7.txt"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    (tmp_path / "__MACOSX/aclImdb/train/pos").mkdir(parents=True)
+    assert load("imdb", tmp_path).train.y.tolist() == [0, 0, 1, 1]
+
+
 def test_missing_review_is_named(tmp_path):
     (write_folders(tmp_path) / "train/neg/0_7.txt").unlink()
     with pytest.raises(DataError, match=r"train/neg: review 0_\*.txt is missing; expected all numbers to 1"):
@@ -155,6 +163,12 @@ def test_keras_file_is_read_with_its_own_ranks(tmp_path):
     assert whole.texts == {} and "no vocabulary" in whole.source
 
 
+def test_an_empty_review_and_labels_in_a_column_are_read(tmp_path):
+    write_keras(tmp_path, x_train=lists([], [1]), y_train=np.array([[1], [0]]))
+    whole = load("imdb", tmp_path)
+    assert whole.train.x[0].tolist() == [0] * 100 and whole.train.y.tolist() == [1, 0]
+
+
 def test_keras_words_become_the_vocabulary(tmp_path):
     write_keras(tmp_path)
     (tmp_path / "imdb_word_index.json").write_text(json.dumps({"film": 3, "the": 1, "a": 2}))
@@ -171,7 +185,13 @@ def test_keras_words_become_the_vocabulary(tmp_path):
     ("change", "told"),
     [
         ({"y_train": np.array([1])}, "x_train must be lists of numbers and y_train as many 0 and 1"),
-        ({"y_test": np.array([0, 2])}, "x_test must be lists"),
+        ({"y_test": np.array([0, 2])}, "y_test must be whole numbers from 0 to 1"),
+        ({"y_test": np.eye(2, dtype=int)}, r"y_test are int64 \(2, 2\), expected whole numbers .*argmax"),
+        ({"x_train": lists([1, 2], [3, -7])}, "x_train has the word -7; expected the ranks of words, .* from 1"),
+        ({"x_train": lists([1, 2], [0, 3])}, "x_train has the word 0"),
+        ({"x_test": lists([1.5], [2])}, "x_test has the word 1.5"),
+        ({"x_test": lists(["good"], [2])}, "x_test has the word 'good'"),
+        ({"x_test": lists([10**30], [2])}, "x_test has the word"),
         ({"x_train": np.zeros((2, 5))}, "x_train must be lists"),
         ({"x_test": lists([1], pytest.approx)}, "not read"),
     ],

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedn_partial.datasets import files
 from fedn_partial.datasets.dataset import DataSet, Examples
 from fedn_partial.datasets.download import Archive
 from fedn_partial.errors import DataError
@@ -78,6 +79,7 @@ _LOGARITHMIC = [
     for number, name in enumerate(RANGES)
     if name in ("windowDuration", "timeSinceLastSensorEvent") or name.startswith("sensorElTime")
 ]
+_PADDING = " \t\r\n\"'"  # around a name or a number
 _ROWS = 100_000  # of a file that are read at once
 
 
@@ -89,7 +91,7 @@ def read(folder: Path) -> DataSet:
     DataError : files are missing, truncated or not those of this data set.
     """
     homes = {}
-    for path in sorted([*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*/*{SUFFIX}")]):
+    for path in files.glob(folder, f"*{SUFFIX}", f"*/*{SUFFIX}"):
         name = path.name.removesuffix(SUFFIX)
         if name in homes:
             raise DataError(f"{folder}: home {name} is there twice, {homes[name]} and {path}; leave one")
@@ -98,7 +100,14 @@ def read(folder: Path) -> DataSet:
         raise DataError(f"{folder}: no homes here; expected files such as csh101{SUFFIX}, also in folders of their own")
     train, test, checksums, unknown = [], [], {}, Counter()
     for owner, path in enumerate(homes.values()):
-        x, y, checksums[path.name] = _read_home(path, unknown)
+        unknown_here = Counter()
+        x, y, checksums[path.name] = _read_home(path, unknown_here)
+        if unknown_here.total() == len(y):
+            raise DataError(
+                f"{path}: none of its activities is known; the most common is {unknown_here.most_common(1)[0][0]!r}, "
+                "expected names such as 'Sleep' and 'Cook_Lunch'"
+            )
+        unknown += unknown_here
         kept, held_out = _split(len(y), path)
         for part, rows in ((train, kept), (test, held_out)):
             part.append((x[rows], y[rows], np.full(len(rows), owner, np.int32)))
@@ -127,60 +136,62 @@ def _read_home(path: Path, unknown: Counter) -> tuple[np.ndarray, np.ndarray, st
     with path.open("rb") as file:
         header = file.readline()
         digest.update(header)
-        found = header.decode("utf-8-sig", errors="replace").strip().split(",")
+        found = [name.strip(_PADDING) for name in header.decode("utf-8-sig", errors="replace").split(",")]
         if found != expected:
             wrong = next(pair for pair in itertools.zip_longest(found, expected) if pair[0] != pair[1])
             raise DataError(f"{path}: column {wrong[0]!r} where {wrong[1]!r} is expected; the header has 37 columns")
         first = 2
         while lines := list(itertools.islice(file, _ROWS)):
             digest.update(b"".join(lines))
-            numbers, names = _parse(lines, path, first, unknown)
-            features.append(scale(numbers))
-            activities.append(names)
+            rows = {number: line for number, line in enumerate(lines, start=first) if line.strip()}
             first += len(lines)
+            if rows:
+                numbers, names = _parse(rows, path, unknown)
+                features.append(scale(numbers))
+                activities.append(names)
     if not features:
         raise DataError(f"{path} has no rows; expected a window each")
     return np.concatenate(features), np.concatenate(activities), digest.hexdigest()
 
 
-def _parse(lines: list[bytes], path: Path, first: int, unknown: Counter) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (n, 36) float64 and activities (n,) of a file's lines from number `first` on.
+def _parse(rows: dict[int, bytes], path: Path, unknown: Counter) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (n, 36) float64 and activities (n,) of a file's lines, {number of the line: line}.
 
     `unknown` counts the names of activities that count as Other because they are none of those known here.
     """
-    numbers, activities = [], []
-    for number, line in enumerate(lines, start=first):
+    numbers, activities = {}, []
+    for number, line in rows.items():
         values, _, activity = line.rstrip().rpartition(b",")
         if values.count(b",") != len(RANGES) - 1 or not activity:
             raise DataError(
                 f"{path}, line {number} is truncated or damaged; expected {len(RANGES)} numbers and an activity"
             )
-        numbers.append(values)
+        numbers[number] = values
         # Where several people live, an activity can carry the resident's number: "R1.Sleep".
-        name = activity.decode(errors="replace")
+        name = activity.decode(errors="replace").strip(_PADDING)
         name = name[3:] if name[:3].lower() in ("r1.", "r2.") else name
         if name not in _NUMBER:
             unknown[name] += 1
         activities.append(_NUMBER.get(name, _OTHER))
     try:
-        features = np.loadtxt(numbers, delimiter=",", ndmin=2)
+        features = np.loadtxt(list(numbers.values()), delimiter=",", quotechar='"', ndmin=2)
     except ValueError:
-        raise DataError(_bad_number(numbers, path, first)) from None
+        raise DataError(_bad_number(numbers, path)) from None
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
-        raise DataError(f"{path}, line {first + bad[0]} has a value that is not finite")
+        raise DataError(f"{path}, line {list(numbers)[bad[0]]} has a value that is not finite")
     return features, np.array(activities, np.int32)
 
 
-def _bad_number(rows: list[bytes], path: Path, first: int) -> str:
-    """Return what is wrong with the first of `rows`, from line `first` on, that are not all numbers."""
-    for line, row in enumerate(rows, start=first):
+def _bad_number(rows: dict[int, bytes], path: Path) -> str:
+    """Return what is wrong with the first of `rows`, {number of the line: values}, that are not all numbers."""
+    for line, row in rows.items():
         for column, value in zip(RANGES, row.decode(errors="replace").split(","), strict=True):
             try:
-                float(value)
+                float(value.strip(_PADDING))
             except ValueError:
                 return f"{path}, line {line}: {column} is {value!r}, expected a number"
-    return f"{path}, lines {first} to {first + len(rows) - 1}: not all values are numbers"
+    return f"{path}, lines {min(rows)} to {max(rows)}: not all values are numbers"
 
 
 def _split(rows: int, path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images, 32x32, ten classes of equal size.
 
-Read from the python version (``cifar-10-batches-py``), the binary version (``cifar-10-batches-bin``), or the arrays
-that Keras returns, saved as ``cifar10.npz`` with Keras' usual names.
+Read from the python version (``cifar-10-batches-py``, also where Keras keeps it, in ``~/.keras/datasets``), the binary
+version (``cifar-10-batches-bin``), or the arrays that Keras returns, saved as ``cifar10.npz`` with Keras' usual names.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST = "test_batch"
 PIXELS = 3 * 32 * 32
 NPZ = "cifar10.npz"
+PYTHON_FOLDERS = (
+    "cifar-10-batches-py",
+    "cifar-10-batches-py-target/cifar-10-batches-py",  # below ~/.keras/datasets, in Keras 3.15
+)
 
 
 def read(folder: Path) -> DataSet:
@@ -36,12 +40,12 @@ def read(folder: Path) -> DataSet:
     ------
     DataError : files are missing, truncated or not CIFAR-10's.
     """
-    for version, subfolder, suffix, parse in (
-        ("python", "cifar-10-batches-py", "", _parse_python),
-        ("binary", "cifar-10-batches-bin", ".bin", _parse_binary),
+    for version, subfolders, suffix, parse in (
+        ("python", PYTHON_FOLDERS, "", _parse_python),
+        ("binary", ("cifar-10-batches-bin",), ".bin", _parse_binary),
     ):
         names = tuple(name + suffix for name in (*TRAIN, TEST))
-        home = files.find_folder(folder, subfolder, names)
+        home = files.find_folder(folder, subfolders, names)
         if home is not None:
             return _read_batches(home, version, names, parse)
     if (folder / NPZ).exists():
@@ -71,7 +75,11 @@ def _parse_python(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
     batch = files.unpickle(content, path)
     if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
         raise DataError(f"{path} is no batch of CIFAR-10; expected a pickle of a dictionary with data and labels")
-    return _images(np.asarray(batch[b"data"]), np.asarray(batch[b"labels"]), path)
+    try:
+        planes, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+    except ValueError:  # rows of different lengths
+        raise DataError(f"{path}: data and labels must be arrays") from None
+    return _images(planes, labels, path)
 
 
 def _parse_binary(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -83,18 +91,12 @@ def _parse_binary(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _images(planes: np.ndarray, labels: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return images from rows of 1,024 red, 1,024 green, 1,024 blue values."""
+    labels = files.flat_labels(labels, len(CLASSES), path)
     if planes.dtype != np.uint8 or planes.shape != (len(labels), PIXELS) or len(labels) == 0:
         raise DataError(
             f"{path}: data are {planes.dtype} {planes.shape} for {len(labels)} labels, expected uint8, {PIXELS} each"
         )
-    images = np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    return images, _labels(labels, path)
-
-
-def _labels(labels: np.ndarray, path: Path) -> np.ndarray:
-    if labels.dtype.kind not in "ui" or labels.min(initial=0) < 0 or labels.max(initial=0) >= len(CLASSES):
-        raise DataError(f"{path}: labels must be whole numbers from 0 to {len(CLASSES) - 1}")
-    return labels.astype(np.int32)
+    return np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 
 def _read_npz(path: Path) -> DataSet:
@@ -105,8 +107,8 @@ def _read_npz(path: Path) -> DataSet:
         raise DataError(f"{path}: {error}; expected arrays x_train, y_train, x_test and y_test") from None
     parts = []
     for part in ("train", "test"):
-        x, y = found[f"x_{part}"], found[f"y_{part}"].reshape(-1)
+        x, y = found[f"x_{part}"], files.flat_labels(found[f"y_{part}"], len(CLASSES), path, f"y_{part}")
         if x.dtype != np.uint8 or x.shape != (len(y), 32, 32, 3) or len(y) == 0:
             raise DataError(f"{path}: x_{part} is {x.dtype} {x.shape}, expected uint8 ({len(y)}, 32, 32, 3)")
-        parts.append(Examples(x, _labels(y, path)))
+        parts.append(Examples(x, y))
     return DataSet("CIFAR-10, arrays of Keras", CLASSES, *parts, {path.name: files.sha256(path)})

@@ -1,4 +1,4 @@
-"""Reading official files: where they are, their checksums, and pickles that can run no code."""
+"""Reading official files: where they are, their checksums, labels, and pickles that can run no code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 import io
 import pickle
 from pathlib import Path
+
+import numpy as np
 
 from fedn_partial.errors import DataError
 
@@ -28,12 +30,19 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def find_folder(folder: Path, subfolder: str, names: tuple[str, ...]) -> Path | None:
-    """Return `folder` or its `subfolder`, whichever holds a file or a folder with one of `names`; or None."""
-    for candidate in (folder, folder / subfolder):
+def find_folder(folder: Path, subfolders: tuple[str, ...], names: tuple[str, ...]) -> Path | None:
+    """Return `folder` or the first of its `subfolders` that holds a file or a folder with one of `names`; or None."""
+    for candidate in (folder, *(folder / subfolder for subfolder in subfolders)):
         if any((candidate / name).exists() for name in names):
             return candidate
     return None
+
+
+def glob(folder: Path, *patterns: str) -> list[Path]:
+    """Return the files that match any of `patterns`, sorted, without what macOS puts beside them."""
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
+    hidden = {path for path in paths if path.name.startswith("._") or "__MACOSX" in path.relative_to(folder).parts}
+    return sorted(paths - hidden)
 
 
 def read_file(path: Path, expected: str) -> bytes:
@@ -47,6 +56,23 @@ def read_file(path: Path, expected: str) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path} is missing; expected {expected}") from None
+
+
+def flat_labels(labels: np.ndarray, classes: int, path: Path, name: str = "labels") -> np.ndarray:
+    """Return class numbers as (n,) int32 from an array of shape (n,) or (n, 1).
+
+    Raises
+    ------
+    DataError : it has another shape, as one-hot labels have, or other values than 0 to `classes` - 1.
+    """
+    if labels.dtype.kind not in "ui" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
+        raise DataError(
+            f"{path}: {name} are {labels.dtype} {labels.shape}, expected whole numbers (n,) or (n, 1); one-hot labels "
+            "become that by their argmax"
+        )
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
+        raise DataError(f"{path}: {name} must be whole numbers from 0 to {classes - 1}")
+    return labels.reshape(-1).astype(np.int32)
 
 
 def unpickle(content: bytes, path: Path):

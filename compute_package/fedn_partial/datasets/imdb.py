@@ -35,7 +35,7 @@ def read(folder: Path) -> DataSet:
     ------
     DataError : files are missing, truncated or not those of this data set.
     """
-    home = files.find_folder(folder, "aclImdb", ("train/pos", "train/neg"))
+    home = files.find_folder(folder, ("aclImdb",), ("train/pos", "train/neg"))
     if home is not None:
         return _read_folders(home)
     if (folder / NPZ).exists():
@@ -71,7 +71,7 @@ def _read_folders(home: Path) -> DataSet:
 def _read_reviews(folder: Path) -> tuple[list[str], str]:
     """Return the reviews in ID_RATING.txt files by ID, and one SHA-256 of all their contents in that order."""
     paths = {}
-    for path in folder.glob("*_*.txt"):
+    for path in files.glob(folder, "*_*.txt"):
         number = path.name.partition("_")[0]
         if number.isdecimal():
             if int(number) in paths:
@@ -99,11 +99,10 @@ def _read_npz(path: Path) -> DataSet:
     parts = []
     for part in ("train", "test"):
         rows, y = (_read_array(path, f"{letter}_{part}") for letter in "xy")
-        whole = y.dtype.kind in "ui" and len(rows) == len(y) > 0 and np.isin(y, (0, 1)).all()
-        if not whole or not all(isinstance(row, list) for row in rows):
+        y = files.flat_labels(y, len(CLASSES), path, f"y_{part}")
+        if rows.shape != y.shape or len(y) == 0 or not all(isinstance(row, list) for row in rows):
             raise DataError(f"{path}: x_{part} must be lists of numbers and y_{part} as many 0 and 1")
-        known = ([rank + 1 if rank + 1 < words.SIZE else words.UNKNOWN for rank in row] for row in rows)
-        parts.append(Examples(words.pad(known), y.astype(np.int32)))
+        parts.append(Examples(words.pad(_known(row, path, f"x_{part}") for row in rows), y))
     index = path.with_name(WORD_INDEX)
     texts, checksums = {}, {path.name: files.sha256(path)}
     source = "Large Movie Review Dataset, imdb.npz of Keras"
@@ -113,6 +112,15 @@ def _read_npz(path: Path) -> DataSet:
     else:
         source += f"; no vocabulary, as {WORD_INDEX} was not beside it"
     return DataSet(source, CLASSES, *parts, checksums, texts=texts)
+
+
+def _known(ranks: list, path: Path, name: str) -> list[int]:
+    """Return the numbers of a review's words from their ranks in Keras' file."""
+    array = np.asarray(ranks or [1])
+    if array.dtype.kind not in "iu" or array.ndim != 1 or array.min() < 1:
+        wrong = next((rank for rank in ranks if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1), ranks)
+        raise DataError(f"{path}: {name} has the word {wrong!r}; expected the ranks of words, whole numbers from 1")
+    return np.where(array < words.SIZE - 1, array + 1, words.UNKNOWN)[: len(ranks)].tolist()
 
 
 def _read_array(path: Path, name: str) -> np.ndarray:

@@ -86,6 +86,8 @@ def open_shard(folder: str | Path) -> Shard:
     shard = Shard(**arrays, classes=tuple(classes))
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if y.ndim != 1:
+            raise DataError(f"{folder}: y_{part} has shape {y.shape}, expected one class number an example")
         if len(x) != len(y) or len(y) == 0:
             raise DataError(f"{folder}: {len(x)} x_{part} and {len(y)} y_{part}; both must be equal, and at least 1")
         if x.dtype not in (np.uint8, np.float32, np.int32) or y.dtype != np.int32:
@@ -95,6 +97,8 @@ def open_shard(folder: str | Path) -> Shard:
             )
         if x.dtype == np.float32 and not np.isfinite(x).all():
             raise DataError(f"{folder}: x_{part} has values that are not finite")
+        if x.dtype == np.int32 and x.min(initial=0) < 0:
+            raise DataError(f"{folder}: x_{part} has the word {x.min()}; words are numbered from 0")
         wrong = [number for number in (y.min(), y.max()) if not 0 <= number < len(classes)]
         if wrong:
             raise DataError(f"{folder}: y_{part} has class {wrong[0]}, but shard.json names {len(classes)} classes")
