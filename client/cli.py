@@ -92,17 +92,19 @@ def run_command(config, source, runs, as_json):
     from fedn_partial.settings import load_case
 
     case = load_case(config)
-    if case.data is None:
-        raise FednPartialError(
-            f"{config}: section 'data' is missing: which data set is dealt to the clients of a local run"
-        )
+    from fedn_partial.seed_model.case_checks import check_case, check_fleet
+
+    check_fleet(case)
+    check_case(case)
+    from fedn_partial import datasets
     from fedn_partial.client.local_run import run
     from fedn_partial.client.runs import RunFolder, new_folder
 
+    origin, shards = datasets.deal_case(case.data, case.seed, source)
     folder = RunFolder(new_folder(runs, case.name), case)
     with _telling(as_json) as tell:
         try:
-            final = run(case, folder, tell, source)
+            final = run(case, folder, origin, shards, tell)
         except KeyboardInterrupt:
             raise click.ClickException(
                 f"interrupted; everything is stopped, what there was is in {folder.path}"
@@ -128,6 +130,11 @@ def simulate_command(config, source, data, processes, resume, runs, as_json):
     case = load_case(config)
     from fedn_partial.client.report.load import load_run
     from fedn_partial.client.runs import new_folder
+    from fedn_partial.seed_model.case_checks import check_case, check_fleet
+
+    if data is None:
+        check_fleet(case)
+    check_case(case)
     from fedn_partial.client.simulation import simulate
     from fedn_partial.client.simulation.workers import processors, workers
 
@@ -225,6 +232,9 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
     from fedn_partial.settings import load_case
 
     case = load_case(config)
+    from fedn_partial.seed_model.case_checks import check_case
+
+    check_case(case)
     case = dataclasses.replace(case, session=dataclasses.replace(case.session, rounds=rounds, min_clients=1))
     numbers = _numbers(layers)
     playable, refused = known.pick([name.strip() for name in flavours.split(",")])
@@ -260,8 +270,10 @@ def plan_command(config, memory, as_json):
 
     case = load_case(config)
     from fedn_partial.client.plan import make_plan, parse_bytes
+    from fedn_partial.seed_model.case_checks import check_case
 
     size = parse_bytes(memory)
+    check_case(case)
     plan = make_plan(case, size)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(plan)))
@@ -403,18 +415,25 @@ def session_start(config, runs, as_json, **options):
     from fedn_partial.client import progress
     from fedn_partial.client.runs import RunFolder, new_folder
     from fedn_partial.client.watch import Watcher
+    from fedn_partial.seed_model.server_state import release
     from fedn_partial.seed_model.session import start_session
 
-    folder = RunFolder(new_folder(runs, case.name), case)
+    path = new_folder(runs, case.name)
     with _telling(as_json) as tell:
         click.echo("comparing FEDn's newest model with the case")
-        session_id, table = start_session(api, case)
+        try:
+            session_id, table = start_session(api, case)
+        except BaseException:
+            path.rmdir()  # nothing has begun
+            raise
+        folder = RunFolder(path, case)
         click.echo(f"session {session_id}")
         tell({"event": "session", "session": session_id})
         try:
             final = progress.follow(Watcher(api, session_id), case, table, folder, tell=tell)
         except KeyboardInterrupt:
             raise click.ClickException(f"no longer following; session {session_id} goes on in FEDn") from None
+        release(api, lambda line: click.echo(line, err=True))
         _conclude(final, folder.rows, folder.path, tell)
 
 

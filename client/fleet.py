@@ -15,7 +15,6 @@ from fedn_partial import datasets
 from fedn_partial.client import processes
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.api import Api
-from fedn_partial.settings import Case
 
 READY_TIMEOUT = 120  # seconds
 
@@ -27,14 +26,13 @@ class Fleet:
         self.folder = folder
         self.clients: dict[str, psutil.Process] = {}
 
-    def prepare(self, case: Case, url: str, source: Path | None = None) -> None:
-        """Deal the case's data, write each client's shard, and its client.yaml for the controller at `url`.
+    def prepare(self, origin: str, shards: list[datasets.Shard], url: str) -> None:
+        """Write each client's shard, and its client.yaml for the controller at `url`.
 
         Parameters
         ----------
-        source : folder with the official files, see ``fedn_partial.datasets.load``.
+        origin, shards : as ``fedn_partial.datasets.deal_case`` returns them.
         """
-        origin, shards = datasets.deal_case(case.data, case.seed, source)
         for number, shard in enumerate(shards, start=1):
             home = self.folder / f"client-{number}"
             datasets.write_shard(home / "data", shard, origin)

@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedn_partial import datasets
 from fedn_partial.client import progress
 from fedn_partial.client.fleet import Fleet
 from fedn_partial.client.network import Network
@@ -19,13 +20,13 @@ from fedn_partial.seed_model.session import start_session
 from fedn_partial.settings import Case
 
 
-def run(case: Case, folder: RunFolder, tell=lambda event: None, source: Path | None = None) -> dict:
+def run(case: Case, folder: RunFolder, origin: str, shards: list[datasets.Shard], tell=lambda event: None) -> dict:
     """Run `case` on this machine and return its final metrics.
 
     Parameters
     ----------
+    origin, shards : of the clients' data, as ``fedn_partial.datasets.deal_case`` returns them.
     tell : called with each round as a dict, see fedn_partial.client.progress.
-    source : folder with the official files of the case's data set; None: the download cache.
 
     Raises
     ------
@@ -35,8 +36,8 @@ def run(case: Case, folder: RunFolder, tell=lambda event: None, source: Path | N
     fleet = Fleet(folder.path / "clients")
     with local_network(folder.path) as (network, api):
         try:
-            print(f"starting {case.data.clients} clients", flush=True)
-            fleet.prepare(case, network.url, source)
+            print(f"starting {len(shards)} clients", flush=True)
+            fleet.prepare(origin, shards, network.url)
             fleet.start()
             print("building seed model", flush=True)
             seed = folder.path / "seed.npz"

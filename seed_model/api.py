@@ -117,6 +117,10 @@ class Api:
         """Return what POST answers; `kwargs` are those of requests (json, files, data)."""
         return self._call("POST", path, **kwargs)
 
+    def patch(self, path: str, **kwargs):
+        """Return what PATCH answers."""
+        return self._call("PATCH", path, **kwargs)
+
     def put(self, path: str, **kwargs):
         """Return what PUT answers."""
         return self._call("PUT", path, **kwargs)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
-from fedn_partial import models
 from fedn_partial.errors import FednPartialError
-from fedn_partial.layers import Layer, layer_table
+from fedn_partial.layers import Layer
 from fedn_partial.schema import parse
-from fedn_partial.seed_model import fallback, seed, server_functions
+from fedn_partial.seed_model import fallback, server_functions
 from fedn_partial.seed_model.api import Api, ApiError
-from fedn_partial.selection import Context, choose, from_dict
+from fedn_partial.seed_model.case_checks import check_case
+from fedn_partial.seed_model.server_state import check_server
 from fedn_partial.settings import Case
 
 
@@ -22,14 +21,11 @@ def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
 
     Raises
     ------
-    FednPartialError : the newest model is not of this case, or a layer name in `selection` is none of the model's.
-    ApiError : FEDn refuses, such as with too few clients connected.
+    FednPartialError : something is missing or in the way, see ``check_case`` and ``check_server``; nothing was
+    created. ApiError : FEDn refuses; the session that was created is marked as terminated.
     """
-    table = layer_table(models.build(case.model))
-    choose(from_dict(case.selection), table, Context(seed=case.seed, round=1, client=""))
-    model_id = seed.newest_model(api)
-    with tempfile.TemporaryDirectory() as folder:
-        digest = seed.check_seed(api, model_id, table, Path(folder) / "model.npz")
+    table = check_case(case)
+    model_id, digest = check_server(api, case, table)
     settings = server_functions.session_settings(case, table, secrets.token_hex(8), digest)
     session = api.post(
         "sessions/",
@@ -53,7 +49,12 @@ def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
     )
     session_id = session["session_id"]
     start = {"session_id": session_id, "rounds": case.session.rounds, "round_timeout": case.session.round_timeout}
-    api.post("sessions/start", json=start)
+    try:
+        api.post("sessions/start", json=start)
+    except ApiError:
+        with contextlib.suppress(ApiError):
+            api.patch(f"sessions/{session_id}", json={"status": "Terminated"})
+        raise
     return session_id, table
 
 

@@ -18,6 +18,7 @@ from fedn_partial.client.prepare import prepare
 from fedn_partial.client.simulation import devices
 from fedn_partial.client.simulation.session import Session
 from fedn_partial.errors import FednPartialError
+from fedn_partial.seed_model.case_checks import check_clients
 from fedn_partial.settings import Case
 
 
@@ -53,10 +54,7 @@ def simulate(
     known = _known(folder, case, digest)
     if known.get("final", {}).get("rounds") == case.session.rounds:
         return known["final"]
-    if len(shards) < case.session.min_clients:
-        raise FednPartialError(
-            f"the data have {len(shards)} clients, session: min_clients is {case.session.min_clients}"
-        )
+    check_clients(case, len(shards), "the number of clients that the data were dealt to")
     if data is not None:
         for shard in shards.values():
             datasets.verify(shard)

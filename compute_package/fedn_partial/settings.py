@@ -56,8 +56,10 @@ class Data:
     test_examples: int | None = bounded(None, at_least=1)
 
     def __post_init__(self):
-        from fedn_partial.datasets import partition
+        from fedn_partial.datasets import READERS, partition
 
+        if self.name not in READERS:
+            raise SettingsError(f"name {self.name!r} is unknown. Allowed are: {', '.join(READERS)}")
         partition.parse(self.partition)
 
 

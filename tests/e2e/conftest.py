@@ -18,7 +18,7 @@ from fedn import APIClient
 from fedn.utils.helpers.plugins.numpyhelper import Helper
 from merging import assert_merged, kept_updates
 
-from fedn_partial import settings
+from fedn_partial import datasets, settings
 from fedn_partial.client import progress
 from fedn_partial.client.fleet import Fleet
 from fedn_partial.client.network import Network
@@ -127,7 +127,8 @@ class RunningFleet:
         self.network.up(tied=True)
         self.api = Api(self.network.url)
         upload_package(self.api, self._package(folder))
-        self.fleet.prepare(make_case(), self.network.url)
+        case = make_case()
+        self.fleet.prepare(*datasets.deal_case(case.data, case.seed), self.network.url)
         self.fleet.start()
         build_seed(make_case(), folder / "seed.npz")
         upload_seed(self.api, folder / "seed.npz")

@@ -5,7 +5,7 @@ import shutil
 import packs
 import pytest
 
-from fedn_partial import settings
+from fedn_partial import datasets, settings
 from fedn_partial.client import local_run
 from fedn_partial.client.runs import RunFolder, over_examples
 
@@ -40,7 +40,7 @@ def test_a_real_data_set_is_learnt_through_fedn(name, tmp_path):
     folder = RunFolder(tmp_path / "run", case)
     try:
         source = packs.unpack(name, tmp_path / "files")
-        final = local_run.run(case, folder, source=source)
+        final = local_run.run(case, folder, *datasets.deal_case(case.data, case.seed, source))
     finally:
         shutil.rmtree(tmp_path / "files", ignore_errors=True)
     assert final["problem"] is None and final["failed_rounds"] == 0

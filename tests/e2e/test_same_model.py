@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from fedn_partial import settings, update
+from fedn_partial import datasets, settings, update
 from fedn_partial.client import local_run
 from fedn_partial.client.report.load import load_run
 from fedn_partial.client.runs import RunFolder
@@ -47,7 +47,8 @@ def test_simulator_and_fedn_give_the_same_global_model(name, tmp_path, monkeypat
         simulate(case, tmp_path / "simulated", None, pool)
     with np.load(tmp_path / "simulated" / "model-3.npz") as archive:
         simulated = [archive[str(index)] for index in range(len(archive.files))]
-    assert local_run.run(case, RunFolder(tmp_path / "real", case))["problem"] is None
+    dealt = datasets.deal_case(case.data, case.seed)
+    assert local_run.run(case, RunFolder(tmp_path / "real", case), *dealt)["problem"] is None
 
     stored = {}
     for path in (tmp_path / "real" / "network" / "storage" / "fedn-models").iterdir():

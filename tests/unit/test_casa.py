@@ -111,7 +111,7 @@ def test_natural_partition_is_by_home(homes):
 def test_a_local_fleet_gets_the_shards_of_a_case(homes, tmp_path):
     case = Case(name="x", model={}, selection={}, data=Data(name="casa", clients=3, partition="natural"))
     fleet = Fleet(tmp_path / "clients")
-    fleet.prepare(case, "http://localhost:1", homes)
+    fleet.prepare(*deal_case(case.data, case.seed, homes), "http://localhost:1")
     for number, tests in enumerate((200, 400, 140), start=1):
         assert len(open_shard(fleet.folder / f"client-{number}" / "data").y_test) == tests
         description = json.loads((fleet.folder / f"client-{number}" / "data" / "shard.json").read_text())
