@@ -26,6 +26,7 @@ from fedn_partial.log import log
 
 STATE = ".state"  # folder in the compute package, closed to other users
 SOCKET = os.path.join(STATE, "server.sock")
+KILL_PATIENCE = 5  # seconds that a killed request has to be gone
 CHILD_POLL = 0.1  # seconds between two looks at whether a request without a server has ended
 POLL = 1.0  # seconds between two looks at whether the client still lives
 
@@ -54,10 +55,19 @@ def ask(kind: str, model: str, output: str, timeout: float | None = None) -> dic
             connection.sendall(json.dumps(request).encode() + b"\n")
             reply = connection.makefile().readline()
         except TimeoutError:
-            return {"timed_out": True}  # with the connection closed, the server kills the child
+            _let_it_be_killed(connection)
+            return {"timed_out": True}
         except OSError:
             reply = ""
     return json.loads(reply) if reply else {"lost": True}
+
+
+def _let_it_be_killed(connection: socket.socket) -> None:
+    """Tell the server that nobody waits for this request, and wait until its child is gone: it may be writing."""
+    connection.settimeout(KILL_PATIENCE)
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(4096)
 
 
 def was_started() -> bool:
@@ -90,6 +100,8 @@ def start(launcher: launch.Launcher) -> None:
         code = 0
     except Exception as error:
         log(f"fork server: {type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):
+            os.unlink(SOCKET)  # another would end so as well; each request on its own says why
     finally:
         os._exit(code)
 

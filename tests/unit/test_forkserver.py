@@ -266,6 +266,18 @@ def test_a_server_that_is_killed_during_a_request_is_named_and_started_again(dev
     assert "refused" not in device.metadata() and server_of(device).pid != server.pid
 
 
+def test_a_server_that_cannot_import_is_not_started_for_every_request(tmp_path):
+    device = Device(tmp_path)
+    (device.package / "keras.py").write_text("raise ImportError('no Keras here')\n")
+    device.write_model()
+    device.start_client()
+    device.run("startup")
+    assert wait_for(lambda: not (device.package / ".state/server.sock").exists(), seconds=60)
+    assert device.run("train", "model.npz", "update.npz") == 0
+    device.process.kill()
+    assert "no Keras here" in device.metadata()["refused"]
+
+
 @pytest.mark.parametrize("served", [True, False], ids=["fork server", "process of its own"])
 def test_a_request_ends_with_the_time_of_its_round(device, served):
     device.write_model(training={"epochs": 100000, "batch_size": 1}, round_timeout=4)
