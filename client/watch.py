@@ -1,7 +1,8 @@
 """Follows a session through FEDn's REST interface: who answered, what it cost, how good the model is.
 
-Everything comes through FEDn: updates and their metadata from its statuses, accuracy from its validations, what
-the server functions did with an update from the settings that they send in the round after.
+Everything comes through FEDn: updates and their metadata, and the metrics of validations, from the statuses that
+clients send after each; what the server functions did with an update from the settings of a later round. (FEDn's
+list of validations does not hold its clients' ids where it is kept in SQL.)
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import contextlib
 import json
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
+from fedn_partial.client.listing import Listing
+from fedn_partial.client.outcomes import outcome
 from fedn_partial.client.runs import Row
 from fedn_partial.parts import STATISTICS
 from fedn_partial.seed_model.api import Api
@@ -31,6 +35,7 @@ FROM_RESOURCES = (
 
 
 LARGEST = 1e15  # of any number in a row: bytes, weights, seconds, operations
+SETTLE = 10  # seconds after a round in which FEDn may still be writing down its last updates
 
 
 @dataclass
@@ -42,6 +47,9 @@ class Round:
     id : FEDn's number.
     model : id of the global model that it started from. new_model : of the one it made, or None.
     rows : by client. ids : {FEDn's id of a client: its key in `rows`}. expected : clients that were asked.
+    aggregated : updates that FEDn's combiner had at the end of the round, refused ones included.
+    online : {FEDn's id: name} of the clients that were online when it began.
+    validations : {FEDn's id: bytes downloaded} of clients that tested the new model without an update in this round.
     """
 
     id: str
@@ -51,9 +59,13 @@ class Round:
     number: int | None = None
     warmup: bool | None = None
     expected: int | None = None
+    aggregated: int | None = None
     rows: dict[str, Row] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
+    online: dict[str, str] = field(default_factory=dict)
+    validations: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
     seconds: float | None = None
 
     @property
@@ -66,45 +78,68 @@ class Round:
 
 
 class Watcher:
-    """The state of one session, brought up to date by ``poll``."""
+    """The state of one session, brought up to date by ``poll``.
+
+    Attributes
+    ----------
+    online : {FEDn's id: name} of the clients that are online.
+    """
 
     def __init__(self, api: Api, session_id: str):
         self.api = api
         self.session_id = session_id
         self.status = "Created"
         self.rounds: dict[str, Round] = {}
+        self.online: dict[str, str] = {}
         self._began: datetime | None = None
-        self._previous: dict[int, dict] = {}  # number of a round -> what the next one's settings say became of it
-        self._seen: defaultdict[str, int] = defaultdict(int)
+        self._reports: dict[int, dict] = {}  # number of a round -> what later settings say became of it
+        self._names: dict[str, str] = {}  # FEDn's id of a client -> its name in the rows
         self._updates: list[str] = []  # whose round FEDn has not told of yet
-        self._validations: dict[str, dict[str, dict]] = defaultdict(dict)  # model -> client -> metrics
+        self._validations: dict[str, dict[str, dict]] = defaultdict(dict)  # model -> FEDn's id of a client -> metrics
+        self._new_updates = self._statuses("MODEL_UPDATE", "Model update completed.")
+        self._new_validations = self._statuses("MODEL_VALIDATION", "Model validation completed.")
+
+    def _statuses(self, kind: str, text: str) -> Listing:
+        return Listing(
+            self.api, "statuses/", {"session_id": self.session_id, "type": kind, "status": text}, "status_id"
+        )
 
     def poll(self) -> None:
         """Ask FEDn what is new (raises ApiError)."""
         session = self.api.get(f"sessions/{self.session_id}")
         self.status = session["status"]
         self._began = _date(session.get("committed_at"))
+        if not self.over:
+            clients = self.api.get("clients/", params={"status": "online"})["result"]
+            self.online = {client["client_id"]: plain(client["name"]) for client in clients}
         self._read_rounds()
-        statuses = self._new("statuses/", {"session_id": self.session_id, "type": "MODEL_UPDATE"})
-        self._updates += [status["data"] for status in statuses if status["status"] == "Model update completed."]
+        self._updates += [status["data"] for status in self._new_updates.new()]
         waiting, self._updates = self._updates, []
         for data in waiting:
             _from_client(self._read_update, data)
         self._join_outcomes()
-        for validation in self._new("validations/", {"session_id": self.session_id}):
-            if validation["session_id"] == self.session_id:
-                _from_client(self._read_validation, validation["data"], validation)
+        for status in self._new_validations.new():
+            _from_client(self._read_validation, status["data"])
         self._join_validations()
 
-    def validated(self, round_: Round) -> bool:
-        """Whether every client that sent an update in `round_` has tested the model that came of it."""
-        waited_for = [row for row in round_.rows.values() if not row.outcome.startswith("refused")]
-        return round_.failed or all(row.accuracy is not None for row in waited_for)
+    @property
+    def over(self) -> bool:
+        """Whether FEDn does not go on with the session."""
+        return self.status in ("Finished", "Terminated")
 
-    def _new(self, path: str, params: dict) -> list[dict]:
-        found = self.api.get(path, params=params, order="asc", skip=self._seen[path])["result"]
-        self._seen[path] += len(found)
-        return found
+    def validated(self, round_: Round) -> bool:
+        """Whether all updates of a round that is over are known, and their clients have tested the new model."""
+        settled = round_.ended is not None and time.monotonic() - round_.ended > SETTLE
+        if round_.failed or (len(round_.rows) < (round_.aggregated or 0) and not settled):
+            return round_.failed
+        waited_for = [row for row in round_.rows.values() if not row.outcome.startswith("refused")]
+        return all(row.accuracy is not None for row in waited_for)
+
+    def notes(self) -> Iterator[tuple[int, str]]:
+        """Yield what the server functions say of a whole round, with its number."""
+        for number, report in sorted(self._reports.items()):
+            for text in report.get("notes") or ():
+                yield number, plain(text, 500)
 
     def _read_rounds(self) -> None:
         # Each carries the session's settings twice, so only the newest are asked for, and older ones until one is
@@ -124,11 +159,12 @@ class Watcher:
             if not round_.over and raw["status"] != round_.status:
                 round_.status = raw["status"]
                 if round_.over:
-                    round_.seconds = _seconds(raw) if is_new else time.monotonic() - round_.started
+                    round_.ended = time.monotonic()
+                    round_.seconds = _seconds(raw) if is_new else round_.ended - round_.started
+            if is_new and not self.over:
+                round_.online = self.online
             round_.model = config.get("model_id")
-            for combiner in raw.get("combiners") or []:
-                round_.expected = (combiner.get("data") or {}).get("nr_expected_updates")
-                self._read_instructions(round_, (combiner.get("config") or {}).get("client_settings") or {})
+            self._read_combiners(round_, raw.get("combiners") or [])
 
     def _is_ours(self, raw: dict) -> bool:
         return (raw.get("round_config") or {}).get("session_id") == self.session_id
@@ -137,25 +173,33 @@ class Watcher:
         date = _date(raw.get("committed_at"))
         return not self._is_ours(raw) and (None in (date, self._began) or date < self._began)
 
+    def _read_combiners(self, round_: Round, combiners: list[dict]) -> None:
+        data = [combiner.get("data") or {} for combiner in combiners]
+        round_.expected = _sum(part.get("nr_expected_updates") for part in data)
+        round_.aggregated = _sum((part.get("aggregation_time") or {}).get("nr_aggregated_models") for part in data)
+        for combiner in combiners:
+            self._read_instructions(round_, (combiner.get("config") or {}).get("client_settings") or {})
+
     def _read_instructions(self, round_: Round, instructions: dict) -> None:
         round_.number = instructions.get("round")
         round_.warmup = instructions.get("warmup")
         for row in round_.rows.values():
             row.warmup = round_.warmup
-            row.round = row.round or round_.number
+            row.round = round_.number or row.round
         previous = instructions.get("previous") or {}
         if "round" in previous:
-            self._previous[previous["round"]] = previous
+            self._reports[previous["round"]] = previous
 
     def _join_outcomes(self) -> None:
         for round_ in self.rounds.values():
-            previous = self._previous.get(round_.number, {"merged": (), "skipped": {}})
             for client_id, name in round_.ids.items():
                 row = round_.rows[name]
-                if client_id in previous["merged"]:
-                    row.outcome = "merged"
-                elif client_id in previous["skipped"] and not row.outcome.startswith("refused"):
-                    row.outcome = f"skipped: {previous['skipped'][client_id]}"
+                if row.outcome.startswith("refused"):
+                    continue
+                result = outcome(client_id, round_.number, self._reports)
+                if round_.failed and result in (None, "merged"):  # merged into a model that FEDn has not kept
+                    result = "round failed"
+                row.outcome = result or row.outcome
 
     def _read_update(self, update: dict) -> None:
         meta = json.loads(update["meta"])
@@ -167,12 +211,13 @@ class Watcher:
             self._updates.append(json.dumps(update))
             return
         round_ = self.rounds[fedn_round]
-        client, client_id = plain(update["sender"]["name"]), update["sender"]["clientId"]
-        if client in round_.rows and round_.ids.get(client_id) != client:
-            client = f"{client} ({plain(client_id, 8)})"  # two devices were given one name
+        client_id = str(update["sender"]["clientId"])
+        if client_id in round_.ids:  # the server functions take the first one of a client
+            return
+        client = self._name(round_, client_id, plain(update["sender"]["name"]))
         seconds = [_number(meta.get(key)) for key in ("fetch_model", "processing_time", "upload_model")]
         round_.rows[client] = Row(
-            round=_number(data.get("round")) or round_.number,
+            round=round_.number or _number(data.get("round")),
             fedn_round=fedn_round,
             client=client,
             limited=plain(data["limited"], 300) if data.get("limited") else None,
@@ -189,26 +234,37 @@ class Watcher:
             **{key: _number(resources.get(key)) for key in FROM_RESOURCES},
         )
         round_.ids[client_id] = client  # last: of an update that could not be read there must be no trace
+        self._names[client_id] = client
 
-    def _read_validation(self, metrics: dict, validation: dict) -> None:
+    def _name(self, round_: Round, client_id: str, name: str) -> str:
+        """Return a name for a client that no other has in this round: two devices may have been given one."""
+        name = self._names.get(client_id, name)
+        if name in round_.rows and round_.ids.get(client_id) != name:
+            return f"{name} ({plain(client_id, 8)})"
+        return name
+
+    def _read_validation(self, validation: dict) -> None:
+        metrics = json.loads(validation["data"])
         known = {key: _number(metrics.get(key)) for key in ("accuracy", "loss", "test_examples", "download_bytes")}
         if known["accuracy"] is not None and not 0 <= known["accuracy"] <= 1:
             known["accuracy"] = None
-        self._validations[validation["model_id"]][plain(validation["sender"]["name"])] = known
+        self._validations[validation["modelId"]][str(validation["sender"]["clientId"])] = known
 
     def _join_validations(self) -> None:
         models = {m["model_id"]: m for m in self._models()}
         for round_ in self.rounds.values():
             if round_.failed:
-                for row in round_.rows.values():
-                    row.outcome = "round failed" if row.outcome == "sent" else row.outcome
                 continue
             if round_.new_model is None and round_.over:
                 children = [id for id, m in models.items() if m.get("parent_model") == round_.model]
                 round_.new_model = children[0] if children else None
-            for client, metrics in self._validations.get(round_.new_model, {}).items():
-                row = round_.rows.get(client)
-                if row is not None and row.accuracy is None:
+            for client_id, metrics in self._validations.get(round_.new_model, {}).items():
+                row = round_.rows.get(round_.ids.get(client_id))
+                if row is None:
+                    round_.validations[client_id] = metrics["download_bytes"] or 0
+                    continue
+                round_.validations.pop(client_id, None)
+                if row.accuracy is None:
                     row.accuracy, row.loss = metrics["accuracy"], metrics["loss"]
                     row.test_examples = metrics["test_examples"]
                     if row.download_bytes is not None:
@@ -231,6 +287,12 @@ def _date(text) -> datetime | None:
         return parsedate_to_datetime(text)
     except (TypeError, ValueError):
         return None
+
+
+def _sum(counts) -> int | None:
+    """Return the sum of the counts that are known, or None if none is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _seconds(raw: dict) -> float | None:

@@ -33,17 +33,24 @@ class Fedn:
     def __init__(self):
         self.answers = {
             "sessions/s": {"status": "Started"},
+            "clients/": [{"client_id": f"id-{name}", "name": name, "status": "online"} for name in "ab"],
             "rounds/": [self.round("1", "m0", {"round": 1, "warmup": True, "previous": {}})],
-            "statuses/": [self.update("a"), self.update("b")],
-            "validations/": [self.validation("m1", "a", 0.5, 10), self.validation("m1", "b", 1.0, 30)],
+            "statuses/": {
+                "updates": [self.update("a"), self.update("b")],
+                "validations": [self.validation("m1", "a", 0.5, 10), self.validation("m1", "b", 1.0, 30)],
+            },
             "models/": [{"model_id": "m1", "parent_model": "m0", "session_id": "s"}],
         }
 
     def get(self, path, params=None, limit=None, order=None, skip=0):
         answer = self.answers[path]
-        if path == "rounds/":
-            return {"result": answer[::-1][skip : skip + limit]}
-        return {"result": answer[skip:]} if isinstance(answer, list) else answer
+        if path == "statuses/":
+            kind = "validations" if params["type"] == "MODEL_VALIDATION" else "updates"
+            answer = [{"status_id": f"{kind} {index}", **row} for index, row in enumerate(self.answers[path][kind])]
+        if not isinstance(answer, list):
+            return answer
+        found = answer[::-1] if order == "desc" else answer
+        return {"count": len(answer), "result": found[skip : skip + (limit or len(answer))]}
 
     def round(self, number, model, instructions, status="Finished"):
         combiner = {"data": {"nr_expected_updates": 2}, "config": {"client_settings": instructions}}
@@ -64,7 +71,17 @@ class Fedn:
 
     def validation(self, model, client, accuracy, examples):
         metrics = {"accuracy": accuracy, "loss": 1.0, "test_examples": examples, "download_bytes": 100}
-        return {"session_id": "s", "model_id": model, "sender": {"name": client}, "data": json.dumps(metrics)}
+        sender = {"name": client, "clientId": f"id-{client}"}
+        data = {"modelId": model, "sessionId": "s", "sender": sender, "data": json.dumps(metrics)}
+        return {"status": "Model validation completed.", "data": json.dumps(data)}
+
+    @property
+    def updates(self):
+        return self.answers["statuses/"]["updates"]
+
+    @property
+    def validations(self):
+        return self.answers["statuses/"]["validations"]
 
 
 @pytest.fixture
@@ -124,7 +141,7 @@ def test_a_session_that_ended_long_ago_is_found_below_the_rounds_of_later_ones(f
     fedn.get = lambda path, **how: (asked.append(how.get("skip")) if path == "rounds/" else None, get(path, **how))[1]
     fedn.answers["rounds/"] = [*older, *own, *newer]
     fedn.answers["sessions/s"] = {"status": "Finished", "committed_at": "Sat, 21 Nov 2026 10:09:50 GMT"}
-    fedn.answers["statuses/"] = [fedn.update("a", "10"), fedn.update("b", "10"), fedn.update("a", "11")]
+    fedn.updates[:] = [fedn.update("a", "10"), fedn.update("b", "10"), fedn.update("a", "11")]
     rows, watcher = rows_of(fedn)
     assert {number: {name: row.outcome for name, row in found.items()} for number, found in rows.items()} == {
         "10": {"a": "merged", "b": "skipped: too late"},
@@ -137,7 +154,7 @@ def test_a_session_that_ended_long_ago_is_found_below_the_rounds_of_later_ones(f
 
 def test_a_device_that_trained_less_than_asked_says_why(fedn):
     words = "6 of the 14 layers asked for: memory 384.2 MB predicted,\x1b[31m 341.3 allowed"
-    fedn.answers["statuses/"] = [fedn.update("a", limited=words, predicted_memory_mb=330.5), fedn.update("b")]
+    fedn.updates[:] = [fedn.update("a", limited=words, predicted_memory_mb=330.5), fedn.update("b")]
     watcher = Watcher(fedn, "s")
     watcher.poll()
     a, b = (watcher.rounds["1"].rows[name] for name in ("a", "b"))
@@ -147,7 +164,7 @@ def test_a_device_that_trained_less_than_asked_says_why(fedn):
 
 def test_a_refusal_is_the_devices_word_and_a_failed_round_has_no_accuracy(fedn):
     fedn.answers["rounds/"] = [fedn.round("1", "m0", {}, status="Failed")]
-    fedn.answers["statuses/"][1] = fedn.update("b", refused="no data", num_examples="0", layers=[], round=None)
+    fedn.updates[1] = fedn.update("b", refused="no data", num_examples="0", layers=[], round=None)
     rows, watcher = rows_of(fedn)
     assert rows["1"]["a"].outcome == "round failed" and rows["1"]["a"].accuracy is None
     assert rows["1"]["b"].outcome == "refused: no data"
@@ -165,25 +182,26 @@ HOSTILE = {
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_what_a_client_garbles_is_left_out(fedn, data):
-    fedn.answers["statuses/"].insert(0, {"status": "Model update completed.", "data": data})
-    fedn.answers["validations/"].insert(0, {"session_id": "s", "model_id": "m1", "sender": {"name": "x"}, "data": data})
+    fedn.updates.insert(0, {"status": "Model update completed.", "data": data})
+    for hostile in (data, json.dumps({"modelId": "m1", "sender": {"name": "x", "clientId": "id-a"}, "data": data})):
+        fedn.validations.insert(0, {"status": "Model validation completed.", "data": hostile})
     rows, _ = rows_of(fedn)
     assert set(rows["1"]) == {"a", "b"} and rows["1"]["b"].accuracy == 1.0
 
 
 def test_numbers_that_nobody_measured_are_not_believed(fedn):
     """They would break the sums, or the files that a report reads."""
-    fedn.answers["statuses/"][0] = fedn.update("a", train_loss=10**400, trained_params=1e300, num_examples="9" * 30)
-    deep = {"session_id": "s", "model_id": "m1", "sender": {"name": "a"}, "data": "[" * 100_000}
-    fedn.answers["validations/"] = [
+    fedn.updates[0] = fedn.update("a", train_loss=10**400, trained_params=1e300, num_examples="9" * 30)
+    deep = {"status": "Model validation completed.", "data": "[" * 100_000}
+    fedn.validations[:] = [
         deep,
         fedn.validation("m1", "a", 50.0, 10**400),
         fedn.validation("m1", "b", 1.0, 30),
     ]
-    sums = json.loads(json.loads(fedn.answers["statuses/"][1]["data"])["meta"])
+    sums = json.loads(json.loads(fedn.updates[1]["data"])["meta"])
     sums |= {"fetch_model": 9e14, "upload_model": 9e14}
     data = {"sender": {"name": "b", "clientId": "id-b"}, "meta": json.dumps(sums)}
-    fedn.answers["statuses/"][1]["data"] = json.dumps(data)
+    fedn.updates[1]["data"] = json.dumps(data)
     rows, _ = rows_of(fedn)
     row = rows["1"]["a"]
     assert (row.train_loss, row.trained_params, row.num_examples) == (None, None, None)
@@ -196,7 +214,7 @@ UNREADABLE = {"layers": {"layers": 5}, "count": {"num_examples": "9" * 5000}, "p
 
 @pytest.mark.parametrize("changes", UNREADABLE.values(), ids=UNREADABLE)
 def test_an_update_that_cannot_be_read_leaves_no_trace_for_the_next_round_to_trip_over(fedn, changes):
-    fedn.answers["statuses/"].insert(0, fedn.update("x", **changes))
+    fedn.updates.insert(0, fedn.update("x", **changes))
     previous = {"round": 1, "merged": ["id-x", "id-a"], "skipped": {}, "staleness": {}}
     fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2, "previous": previous}))
     rows, _ = rows_of(fedn, polls=2)
@@ -204,9 +222,7 @@ def test_an_update_that_cannot_be_read_leaves_no_trace_for_the_next_round_to_tri
 
 
 def test_what_a_client_says_cannot_drive_the_terminal_or_break_the_sums(fedn):
-    fedn.answers["statuses/"][0] = fedn.update(
-        "a\x1b[2J\nround 9", refused="\x1b[31mred\nround 3", download_bytes="much", layers=[]
-    )
+    fedn.updates[0] = fedn.update("a\x1b[2J\nround 9", refused="\x1b[31mred\nround 3", download_bytes="much", layers=[])
     rows, watcher = rows_of(fedn)
     (row,) = (row for row in rows["1"].values() if row.client != "b")
     assert "\x1b" not in row.client + row.outcome and "\n" not in row.client + row.outcome
@@ -233,14 +249,14 @@ def test_bytes_in_words(count, words):
 def test_a_network_that_was_away_for_many_rounds_costs_none_of_them(fedn):
     for number in range(2, 12):
         fedn.answers["rounds/"].append(fedn.round(str(number), f"m{number - 1}", {"round": number}))
-        fedn.answers["statuses/"].append(fedn.update("a", fedn_round=str(number)))
+        fedn.updates.append(fedn.update("a", fedn_round=str(number)))
     rows, watcher = rows_of(fedn)
     assert len(watcher.rounds) == len(rows) == 11
     assert all("a" in rows[str(number)] for number in range(1, 12))
 
 
 def test_an_update_that_fedn_tells_of_before_its_round_is_kept(fedn):
-    fedn.answers["statuses/"].append(fedn.update("a", fedn_round="2"))
+    fedn.updates.append(fedn.update("a", fedn_round="2"))
     watcher = Watcher(fedn, "s")
     watcher.poll()
     assert "2" not in watcher.rounds
@@ -253,14 +269,90 @@ def test_two_devices_of_one_name_have_a_row_each(fedn):
     twin = fedn.update("a")
     data = json.loads(twin["data"])
     data["sender"]["clientId"] = "other-id-of-a"
-    fedn.answers["statuses/"].append({**twin, "data": json.dumps(data)})
+    fedn.updates.append({**twin, "data": json.dumps(data)})
     rows, _ = rows_of(fedn)
     assert set(rows["1"]) == {"a", "b", "a (other-id)"}
 
 
+def test_two_devices_of_one_name_have_their_own_accuracy_and_their_own_row_in_every_round(fedn):
+    def of(client_id, status):
+        data = json.loads(status["data"])
+        data["sender"]["clientId"] = client_id
+        return {**status, "data": json.dumps(data)}
+
+    fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2}))
+    first = [of("one", fedn.update("a")), of("two", fedn.update("a"))]
+    second = [of("two", fedn.update("a", "2")), of("one", fedn.update("a", "2"))]  # in another order
+    fedn.updates[:] = first + second
+    fedn.validations[:] = [
+        of("two", fedn.validation("m1", "a", 0.25, 10)),
+        of("one", fedn.validation("m1", "a", 1, 30)),
+    ]
+    rows, watcher = rows_of(fedn)
+    assert {name: row.accuracy for name, row in rows["1"].items()} == {"a": 1, "a (two)": 0.25}
+    assert watcher.rounds["2"].ids == {"one": "a", "two": "a (two)"}
+
+
+def test_a_device_that_was_started_again_with_a_new_id_keeps_its_name(fedn):
+    fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2}))
+    status = fedn.update("a", "2")
+    fedn.updates.append({**status, "data": status["data"].replace("id-a", "id-new")})
+    rows, _ = rows_of(fedn)
+    assert set(rows["2"]) == {"a"}
+
+
+def test_a_round_that_the_hooks_merged_and_fedn_failed_merged_nothing(fedn):
+    fedn.answers["rounds/"] = [
+        fedn.round("1", "m0", {"round": 1}, status="Failed"),
+        fedn.round("2", "m0", {"round": 2, "previous": {"round": 1, "merged": ["id-a"], "skipped": {"id-b": "x"}}}),
+    ]
+    rows, _ = rows_of(fedn)
+    assert [row.outcome for row in rows["1"].values()] == ["round failed", "skipped: x"]
+
+
+def test_an_update_belongs_to_the_round_in_which_fedn_asked_for_it_whatever_it_says(fedn):
+    fedn.updates[:] = [fedn.update("a", round=7), fedn.update("a", train_loss=9.0), fedn.update("b")]
+    rows, _ = rows_of(fedn, polls=2)
+    assert rows["1"]["a"].round == 1 and rows["1"]["a"].train_loss == 0.5  # and its first one counts
+
+
+def test_late_updates_are_not_called_merged(fedn):
+    previous = {"round": 1, "merged": ["id-a"], "skipped": {}, "late": {}, "notes": ["one\x1b[2J note"]}
+    second = {"round": 2, "previous": previous}
+    third = {"round": 3, "previous": {"round": 2, "merged": ["id-a", "id-b"], "skipped": {}, "late": {"id-b": 1}}}
+    fedn.answers["rounds/"] += [fedn.round("2", "m1", second), fedn.round("3", "m2", third)]
+    fedn.updates.extend([fedn.update("a", "2"), fedn.update("b", "2"), fedn.update("c")])
+    rows, watcher = rows_of(fedn)
+    assert [row.outcome for row in rows["1"].values()] == [
+        "merged",
+        "skipped: late, it came in round 2",
+        "skipped: not merged, see the notes on this round",
+    ]
+    assert [row.outcome for row in rows["2"].values()] == ["merged", "merged"]
+    assert list(watcher.notes()) == [(1, "one [2J note")]
+
+
+def test_a_round_is_not_complete_before_all_updates_that_the_combiner_had_are_known(fedn):
+    fedn.answers["rounds/"][0]["combiners"][0]["data"]["aggregation_time"] = {"nr_aggregated_models": 3}
+    _, watcher = rows_of(fedn)
+    assert not watcher.validated(watcher.rounds["1"])
+    fedn.updates.append(fedn.update("c"))
+    fedn.validations.append(fedn.validation("m1", "c", 1.0, 30))
+    watcher.poll()
+    assert watcher.validated(watcher.rounds["1"])
+
+
+def test_what_clients_download_only_to_validate_is_counted(fedn):
+    fedn.validations.extend(fedn.validation("m1", name, 0.1, 10) for name in "xyz")
+    _, watcher = rows_of(fedn)
+    round_ = watcher.rounds["1"]
+    assert round_.validations == {"id-x": 100, "id-y": 100, "id-z": 100}
+    assert over_examples(round_.rows.values(), "accuracy") == pytest.approx((0.5 * 10 + 1.0 * 30) / 40)
+
+
 def test_a_device_that_refused_is_not_waited_for(fedn):
-    fedn.answers["statuses/"][1] = fedn.update("b", refused="no data", layers=[])
-    del fedn.answers["validations/"][1]
+    fedn.updates[1] = fedn.update("b", refused="no data", layers=[])
+    del fedn.validations[1]
     _, watcher = rows_of(fedn)
     assert watcher.validated(watcher.rounds["1"])
 
