@@ -613,6 +613,8 @@ def _conclude(final: dict, rows, folder: Path, tell) -> None:
     share = f" ({100 * final['upload_bytes'] / full:.0f} % of what full updates are)" if full else ""
     click.echo(f"\naccuracy of the global model on held-out examples: {reached}")
     click.echo(f"uploaded {size(final['upload_bytes'])}{share}, downloaded {size(final['download_bytes'])}")
+    if final["validation_bytes"]:
+        click.echo(f"of that, {size(final['validation_bytes'])} by clients that were only asked to validate")
     if final["failed_rounds"]:
         click.echo(f"{final['failed_rounds']} of {final['rounds']} rounds failed")
     click.echo(f"the run's folder: {folder}; 'fedn-partial report {folder}' makes a page of it")

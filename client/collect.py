@@ -40,8 +40,10 @@ def collect(api: Api, name: str, parent: Path) -> Path:
     )
     for round_ in rounds:
         folder.write_rows(list(round_.rows.values()))
-    final = progress.summary(rounds, known.case)
-    if watcher.status not in ("Finished", "Terminated"):
+    for number, text in watcher.notes():
+        folder.note(number, text)
+    final = progress.summary(rounds, known.case, watcher.status)
+    if not watcher.over:
         of = f"{len(rounds)} of {known.case.session.rounds} rounds"
         final["problem"] = f"FEDn says that it still goes on, after {of} (or its controller was stopped meanwhile)"
     folder.finish(final)

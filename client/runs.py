@@ -1,6 +1,7 @@
 """A run's folder: what was asked for, and one line for each client and round.
 
-``runs/NAME/session.json`` holds settings, versions, seed, the model's layers and final metrics;
+``runs/NAME/session.json`` holds settings, versions, seed, the model's layers, final metrics, and what the server
+functions noted on whole rounds;
 ``runs/NAME/rounds.jsonl`` one JSON object for each client and round, with the columns below.
 """
 
@@ -33,8 +34,9 @@ class Row:
     round : of the session, from 1, as the server functions count.
     fedn_round : FEDn's own number of it.
     client : name.
-    outcome : "merged", "skipped: why" (by the server functions), "refused: why" (by the device), "round failed",
-        or "sent" as long as the server has not said (which for the last round FEDn does not tell).
+    outcome : "merged", "skipped: why" (by the server functions, or "skipped: late, ..."), "refused: why" (by the
+        device), "round failed", or "sent" as long as the server has not said (which for the last round FEDn does not
+        tell).
     warmup : whether it was a full round.
     layers : names of the layers that were trained and sent.
     limited : why the device trained fewer layers than it was asked for, null if it did not.
@@ -118,13 +120,17 @@ class RunFolder:
         self.path, self.case = path, case
         self.rows: list[Row] = []
         path.mkdir(parents=True, exist_ok=True)
-        self._session = describe(case) | known
+        self._session = describe(case) | known | {"notes": []}
         self.finish({})
 
     def know_layers(self, table: list[Layer]) -> None:
         """Write the model's layers with their parameters, from input to output: a report counts coverage by them."""
         self._session["layers"] = {layer.name: layer.parameters for layer in table}
         self.finish({})
+
+    def note(self, round_: int, text: str) -> None:
+        """Add a sentence about a whole round to session.json, written with what is known at the end."""
+        self._session["notes"].append({"round": round_, "text": text})
 
     def write_rows(self, rows: list[Row]) -> None:
         """Append rows to rounds.jsonl."""

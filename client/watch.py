@@ -155,7 +155,7 @@ class Watcher:
             if not self._is_ours(raw):
                 continue
             is_new = raw["round_id"] not in self.rounds
-            round_ = self.rounds.setdefault(raw["round_id"], Round(raw["round_id"]))
+            round_ = self.rounds.setdefault(raw["round_id"], Round(raw["round_id"], started=time.monotonic()))
             if not round_.over and raw["status"] != round_.status:
                 round_.status = raw["status"]
                 if round_.over:
