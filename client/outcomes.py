@@ -7,13 +7,15 @@ A report has the keys round, merged, skipped, late and notes, see
 from __future__ import annotations
 
 
-def outcome(client_id: str, trained_in: int, reports: dict[int, dict]) -> str | None:
+def outcome(client_id: str, trained_in: int | None, reports: dict[int, dict]) -> str | None:
     """Return the outcome of the update of the client with FEDn's id `client_id`, or None as long as nobody said.
 
     Parameters
     ----------
-    trained_in : number of the round that it was trained in. reports : {round: report}.
+    trained_in : number of the round that it was trained in, None while FEDn has not said. reports : {round: report}.
     """
+    if trained_in is None:
+        return None
     report = reports.get(trained_in, {})
     if client_id in report.get("merged", ()):
         return "merged"

@@ -14,7 +14,7 @@ def test_what_the_report_of_its_round_says():
     assert outcome("a", 3, reports) == "merged"
     assert outcome("b", 3, reports) == "skipped: has values that are not finite"
     assert outcome("c", 3, reports) == "merged"
-    assert outcome("a", 4, reports) is None
+    assert outcome("a", 4, reports) is None and outcome("d", None, reports) is None
 
 
 def test_an_update_that_came_in_a_later_round_is_called_late():
