@@ -6,6 +6,7 @@ Means leave out what is not known; a mean of nothing is None. Bytes are bytes, M
 from __future__ import annotations
 
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -113,6 +114,12 @@ def mean(values: Iterable) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def spread(values: Iterable) -> float | None:
+    """Return the sample standard deviation of what is known, or None if that is fewer than two values."""
+    known = [value for value in values if value is not None]
+    return statistics.stdev(known) if len(known) > 1 else None
+
+
 def total(values: Iterable) -> float | None:
     """Return the sum of what is known, or None."""
     known = [value for value in values if value is not None]
@@ -129,11 +136,13 @@ class Summary:
     Attributes
     ----------
     layers : of the model, None if not known. trained : fewest and most that a client trained after the warm-up.
-    full_training : whether every client trained every layer in every round.
+    full_training : whether every client trained every layer in every round, and not because it never got beyond its
+        warm-up.
     accuracy : of the global model after round `accuracy_round`, the last one that somebody tested.
     upload_bytes : of all updates. full_upload_bytes : if each of these had been a full one, as float32.
     partial_upload_bytes, partial_full_bytes : the same of partial rows alone.
-    partial_seconds, full_seconds : mean of a client's round. partial_memory_mb, full_memory_mb : mean of its highest
+    partial_seconds, full_seconds : mean of a client's round; partial_spread, full_spread : its standard deviation;
+        partial_count, full_count : rounds of clients in them. partial_memory_mb, full_memory_mb : mean of its highest
         memory.
     problem : what the run itself says went wrong, or that it has not ended.
     """
@@ -155,6 +164,10 @@ class Summary:
     partial_full_bytes: float | None
     partial_seconds: float | None
     full_seconds: float | None
+    partial_spread: float | None
+    full_spread: float | None
+    partial_count: int
+    full_count: int
     partial_memory_mb: float | None
     full_memory_mb: float | None
     problem: str | None
@@ -188,7 +201,7 @@ def summary(run: Run, memory: str) -> Summary:
         label=run.label,
         layers=layers,
         trained=(min(after_warmup), max(after_warmup)) if after_warmup else None,
-        full_training=bool(full) and not partial,
+        full_training=bool(full) and not partial and bool(after_warmup),
         rounds=len(found),
         warmup_rounds=sum(round_.warmup for round_ in found),
         failed_rounds=len(found) - len(good),
@@ -202,6 +215,10 @@ def summary(run: Run, memory: str) -> Summary:
         partial_full_bytes=_full_bytes(partial),
         partial_seconds=mean(row.round_seconds for row in partial),
         full_seconds=mean(row.round_seconds for row in full),
+        partial_spread=spread(row.round_seconds for row in partial),
+        full_spread=spread(row.round_seconds for row in full),
+        partial_count=sum(row.round_seconds is not None for row in partial),
+        full_count=sum(row.round_seconds is not None for row in full),
         partial_memory_mb=mean(getattr(row, memory) for row in partial),
         full_memory_mb=mean(getattr(row, memory) for row in full),
         problem=_problem(run.session.get("final") or {}),

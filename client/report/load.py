@@ -39,6 +39,12 @@ class Run:
         """Return a setting of the case, such as ``setting("model", "name")``, or None if the file has none."""
         return _dig(self.session.get("settings"), keys)
 
+    @property
+    def data(self) -> dict | None:
+        """What the clients' data were: those that were used, where the run says so, else those of its case."""
+        data = self.session.get("data") or self.setting("data")
+        return data if isinstance(data, dict) else None
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -113,7 +113,8 @@ def _full(main: Summary | None, runs: list[Run], summaries: list[Summary]) -> Su
     alike = [
         one
         for one in summaries
-        if all(of[one.label].setting(key) == of[main.label].setting(key) for key in ("model", "data"))
+        if (of[one.label].setting("model"), of[one.label].data)
+        == (of[main.label].setting("model"), of[main.label].data)
     ]
     return figures.baseline(alike)
 

@@ -77,6 +77,12 @@ def result(one: Summary, full: Summary | None) -> str:
             f"Every client trained all {one.layers} layers in every round (full training), "
             f"{reached}; {amount(one.upload_bytes)} were sent and {amount(one.download_bytes)} received."
         )
+    if one.trained is None and one.warmup_rounds:
+        reached = "nobody has tested the model" if one.accuracy is None else f"the model has {reached}"
+        return (
+            f"Only {plural(one.warmup_rounds, 'warm-up round')} of all layers "
+            f"{'was' if one.warmup_rounds == 1 else 'were'} run, and no partial one; {reached}."
+        )
     sentence = f"Training {layers_trained(one)} layers in each client and round "
     if one.warmup_rounds:
         sentence = f"{sentence.rstrip()}, after {plural(one.warmup_rounds, 'warm-up round')} of all layers, "
@@ -96,8 +102,21 @@ def result(one: Summary, full: Summary | None) -> str:
     if time or space:
         savings.append(
             f"a round took each of them {' and '.join(filter(None, (time, space)))} than one with all layers"
+            f"{_spread(one, full if full and full.full_seconds is not None else one) if time else ''}"
         )
     return f"{sentence}{'; ' if savings else ''}{', and '.join(savings)}."
+
+
+def _spread(partial: Summary, full: Summary) -> str:
+    """Return means, standard deviations and numbers of the rounds whose seconds are compared, in brackets."""
+    told = [
+        f"{number(seconds)} ± {number(spread)}{SPACE}s in {count:,} {what}"
+        for seconds, spread, count, what in (
+            (partial.partial_seconds, partial.partial_spread, partial.partial_count, "rounds of a client"),
+            (full.full_seconds, full.full_spread, full.full_count, "with all layers"),
+        )
+    ]
+    return f" ({', '.join(told)})"
 
 
 def full_costs(one: Summary, full: Summary | None) -> tuple[float | None, float | None, str]:
@@ -182,7 +201,7 @@ def _profile_saving(found: Costs) -> str:
 def subtitle(item: Run | Profile, one: Summary | None = None) -> str:
     """Return what ran, and on what, in one line."""
     content = item.session if isinstance(item, Run) else item.content
-    model, data = item.setting("model", "name"), item.setting("data", "name")
+    model, data = item.setting("model", "name"), (_data(item) or {}).get("name")
     parts = [f"{model or NOT_KNOWN}{f' on {data}' if data else ''}"]
     if one:
         kind = "simulated client" if item.session.get("simulated") else "client"
@@ -204,7 +223,7 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
         weights = next((row.total_params for row in item.rows if row.total_params), None)
         parts += [f"{weights:,.0f} weights"] if weights else []
     training = item.setting("training") if isinstance(item.setting("training"), dict) else {}
-    data = item.setting("data") if isinstance(item.setting("data"), dict) else None
+    data = _data(item)
     in_turn = listed(list(dict.fromkeys(str(cell.layers) for cell in item.cells))) if one is None else None
     found = [("Model", ", ".join(parts)), ("Layers trained", selection(item, in_turn))]
     if one:
@@ -214,7 +233,7 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
         found += [("Images", f"{content.get('examples', NOT_KNOWN)}, the same for all")]
     if data:
         found.append(
-            ("Data", f"{data.get('name')}, dealt to {data.get('clients')} clients ({data.get('partition', 'iid')})")
+            ("Data", f"{data.get('name')}, dealt to {data.get('clients')} clients ({data.get('partition') or 'iid'})")
         )
     elif one:
         found.append(("Data", "the devices' own"))
@@ -232,6 +251,12 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
         ("Folder", item.path.resolve().name),
     ]
     return found
+
+
+def _data(item: Run | Profile) -> dict | None:
+    """Return what the data were, with the keys of a case's section `data`, or None if only the devices know."""
+    data = item.data if isinstance(item, Run) else item.setting("data")
+    return data if isinstance(data, dict) else None
 
 
 def machine(raw) -> str:

@@ -59,7 +59,8 @@ def simulate(
         for shard in shards.values():
             datasets.verify(shard)
     machines = devices.devices(case)
-    kept = {"simulated": True, "data_digest": digest} | {key: known[key] for key in ("started",) if known}
+    used = {"simulated": True, "data_digest": digest, "data": _description(shards)}
+    kept = used | {key: known[key] for key in ("started",) if known}
     with _alone(folder), _quiet():
         try:
             return Session(case, folder, kept, shards, machines, pool).play(tell, say)
@@ -119,6 +120,16 @@ def _shards(folder: Path) -> dict[str, Path]:
     if len(found) != dealt_to:
         raise FednPartialError(f"{folder} has the data of {len(found)} clients, but they were dealt to {dealt_to}")
     return {name: found[name] for name in sorted(found, key=lambda name: (len(name), name))}
+
+
+def _description(shards: dict[str, Path]) -> dict:
+    """Return what the clients' data are, with the keys of a case's section `data`, by their own description."""
+    told = json.loads((next(iter(shards.values())) / "shard.json").read_text())
+    return {
+        "name": told.get("data_set", told.get("source")),
+        "clients": len(shards),
+        "partition": told.get("partition"),
+    }
 
 
 def _digest(shards: dict[str, Path]) -> str:
