@@ -133,6 +133,8 @@ class Transport(FednClient):
         super().__init__()
         self._package = package
         self._access = access
+        self._sampled = False  # whether the session draws clients for each round
+        self._trained = False  # whether this one was asked to train since it last validated
 
     def connect_to_api(self, url, token, json):
         """Register this client, also under the name that the controller has for its preferred combiner."""
@@ -178,9 +180,19 @@ class Transport(FednClient):
             super()._task_stream_callback(request)
 
     def update_local_model(self, request):
+        settings = json.loads(request.data).get("client_settings") or {}
+        self._sampled, self._trained = bool(settings.get("clients_per_round")), True
         self.grpc_handler.counter.sent.clear()
         self._package.look(Api(self._access.connection))
         super().update_local_model(request)
+
+    def validate_global_model(self, request):
+        """Validate the model of a round that this client was drawn for; FEDn asks all clients that are connected."""
+        if self._sampled and not self._trained:
+            log("not drawn for this round: its model is not downloaded")
+            return
+        self._trained = False
+        super().validate_global_model(request)
 
     def create_update_message(self, model_id, model_update_id, meta, request):
         """Leave out the session's settings, which FEDn would send back, and put in how many bytes the update is."""

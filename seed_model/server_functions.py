@@ -88,7 +88,7 @@ class ServerFunctions(ServerFunctionsBase):
     def client_selection(self, client_ids):
         """Return which of the connected clients are asked to train in the round that begins."""
         self.asked = sorted(client_ids)
-        count = self.settings["clients_per_round"]
+        count = self.settings["client"]["clients_per_round"]
         if count is not None and count < len(self.asked) and not (self.aside or self.is_over()):
             draw = random.Random(f"{self.settings['client']['seed']}/{self.state['round'] + 1}/clients")
             self.asked = sorted(draw.sample(self.asked, count))
@@ -370,7 +370,7 @@ class ServerFunctions(ServerFunctionsBase):
         self.state["staleness"] = staleness
         self.state["merged_rounds"] += 1 if self.merged else 0
         if self.uninvited:
-            self.notes.append(f"{self.uninvited} updates of clients that were not asked")
+            self.notes.append(f"{self.uninvited} updates of clients not asked")
         length = max(20, self.max_reasons // (len(self.skipped) + 1))
         self.state["previous"] = {
             "round": self.state["round"],
@@ -451,12 +451,12 @@ def session_settings(case: Case, table, session: str, seed_model: str) -> dict:
             "codec": case.codec,
             "batchnorm_statistics": case.batchnorm_statistics,
             "round_timeout": case.session.round_timeout,
+            "clients_per_round": case.session.clients_per_round,
         },
         "rounds": case.session.rounds,
         "seed_model": seed_model,
         "warmup_rounds": selector.warmup_rounds,
         "wants": selector.wants,
-        "clients_per_round": case.session.clients_per_round,
         "merge": case.merge,
         "shrinkage": case.shrinkage,
         "fingerprint": layers.fingerprint(table),

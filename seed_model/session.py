@@ -104,7 +104,7 @@ def find_session(api: Api, name: str) -> Known:
                     "rounds": int(config["rounds"]),
                     "round_timeout": int(config["round_timeout"]),
                     "min_clients": int(config["clients_required"]),
-                    "clients_per_round": told["clients_per_round"],
+                    "clients_per_round": client["clients_per_round"],
                 },
             },
             f"session {name}",

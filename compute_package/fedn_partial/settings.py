@@ -119,6 +119,7 @@ class Instructions:
     base : digest of the global model that comes with it, see ``fedn_partial.update.digest``.
     session : name of the session; what a device keeps from round to round is kept under it.
     round_timeout : seconds after which the server no longer waits for an update of this round.
+    clients_per_round : how many clients are drawn for each round, None if all are asked.
     probabilities : whether the server wants to know how probable the client's layers were (merge rule
         `inverse_probability`).
     round_timeout : seconds after which a device ends a request; None: never.
@@ -136,6 +137,7 @@ class Instructions:
     codec: str = bounded(one_of=CODECS)
     session: str = bounded(matches="[A-Za-z0-9]+")
     round_timeout: int | None = bounded(None, at_least=1)
+    clients_per_round: int | None = bounded(None, at_least=1)
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     probabilities: bool = False
     round_timeout: int | None = bounded(None, at_least=1)

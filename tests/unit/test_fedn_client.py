@@ -95,11 +95,13 @@ def client(tmp_path, monkeypatch):
     return made
 
 
-def request(client, task, kind=messages.StatusType.MODEL_UPDATE):
+def request(client, task, kind=messages.StatusType.MODEL_UPDATE, **settings):
     """Let the client serve one request; return the metadata of its update, if it sent one."""
     handler = client.fedn_client.grpc_handler
     handler.task, handler.updates = task.encode(), []
-    message = messages.TaskRequest(model_id="m", type=kind, data=json.dumps({"round_id": "1"}))
+    message = messages.TaskRequest(
+        model_id="m", type=kind, data=json.dumps({"round_id": "1", "client_settings": settings})
+    )
     client.fedn_client._task_stream_callback(message)
     return handler.updates[0]["training_metadata"] if handler.updates else None
 
@@ -112,6 +114,21 @@ def test_temporary_models_of_a_killed_client_are_removed(tmp_path, monkeypatch):
     node._make_temporary(tmp_path / "tmp")
     assert not list((tmp_path / "tmp").iterdir())
     assert node.tempfile.mkstemp()[1].startswith(str(tmp_path / "tmp"))
+
+
+@pytest.mark.parametrize(("drawn", "models"), [(None, 4), (2, 3)])
+def test_a_client_that_was_not_drawn_downloads_no_model_to_validate(client, monkeypatch, drawn, models):
+    """FEDn asks all connected clients to validate, also those that a session did not draw for the round."""
+    handler, downloads = client.fedn_client.grpc_handler, []
+    get = handler.get_model_from_combiner
+    monkeypatch.setattr(handler, "get_model_from_combiner", lambda **options: downloads.append(options) or get())
+    validation = messages.StatusType.MODEL_VALIDATION
+    request(client, "train", clients_per_round=drawn)
+    request(client, "train", validation)
+    request(client, "train", validation)  # of a round that it was not drawn for
+    assert len(downloads) == models - 1
+    request(client, "train", clients_per_round=drawn)
+    assert len(downloads) == models
 
 
 @pytest.mark.parametrize("task", ["train", "fail", "nothing"])

@@ -803,7 +803,7 @@ def test_a_client_that_was_not_asked_is_skipped_by_name(normalised, start, send,
     assert log_lines(caplog, f"skipped the update of {other}: was not asked to train in this round")
     previous = combiner.round(result.model, []).settings["previous"]
     assert previous["skipped"] == {f"id-{other}": "was not asked to train in this round"}
-    assert previous["notes"] == ["1 updates of clients that were not asked"]
+    assert previous["notes"] == ["1 updates of clients not asked"]
 
 
 def test_a_client_with_the_id_of_the_global_model_does_not_replace_it(normalised, start, send):
