@@ -13,6 +13,7 @@ import psutil
 from docker.errors import DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 
+from fedn_partial.atomic import write_text
 from fedn_partial.client import processes, source
 from fedn_partial.client.flavours import MIB, Flavour
 from fedn_partial.errors import FednPartialError
@@ -156,5 +157,5 @@ class ClientContainer:
             return
         with contextlib.suppress(DockerException):
             self._container.stop(timeout=10)
-            (self.home / "client.log").write_text(self.log())
+            write_text(self.home / "client.log", self.log())
             self._container.remove(force=True, v=True)

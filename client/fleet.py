@@ -12,6 +12,7 @@ import psutil
 import yaml
 
 from fedn_partial import datasets
+from fedn_partial.atomic import write_text
 from fedn_partial.client import processes
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.api import Api
@@ -37,7 +38,7 @@ class Fleet:
             home = self.folder / f"client-{number}"
             datasets.write_shard(home / "data", shard, origin)
             config = {"name": home.name, "api_url": url, "fedn_partial": {"data": "data"}}
-            (home / "client.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+            write_text(home / "client.yaml", yaml.safe_dump(config, sort_keys=False))
 
     def start(self) -> None:
         """Start a process for every prepared client; they end with this process."""

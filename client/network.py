@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import yaml
 
+from fedn_partial.atomic import write_text
 from fedn_partial.client import processes
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.api import Api
@@ -219,7 +220,7 @@ class Network:
         state = {"ports": self.ports, "host": self.host, "running": running}
         if self.supervisor:
             state["supervisor"] = processes.identity(self.supervisor)
-        self._state_file().write_text(json.dumps(state, indent=1) + "\n")
+        write_text(self._state_file(), json.dumps(state, indent=1) + "\n")
 
     def _remove_leftovers(self) -> None:
         """Remove what killed processes left: temporary models, and uploads that rclone had not renamed yet."""
@@ -248,8 +249,7 @@ class Network:
             (self.folder / name).mkdir(exist_ok=True)
         key_file = self.folder / "storage-key"
         if not key_file.exists():
-            key_file.touch(mode=0o600)
-            key_file.write_text(secrets.token_hex(16))
+            write_text(key_file, secrets.token_hex(16), mode=0o600)
         self._key = key_file.read_text()
         settings = {
             "network_id": "fedn-network",
@@ -279,8 +279,7 @@ class Network:
         }
         for name, content in (("settings.yaml", settings), ("combiner.yaml", combiner)):
             path = self.folder / name
-            path.touch(mode=0o600)
-            path.write_text(yaml.safe_dump(content))
+            write_text(path, yaml.safe_dump(content), mode=0o600)
         database = self.folder / "fedn.db"
         if database.exists():  # FEDn writes its combiner's address down once, and this machine's may have changed
             with contextlib.closing(sqlite3.connect(database)) as connection, connection:

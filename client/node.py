@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedn_partial.atomic import write_text
 from fedn_partial.client import work_folder
 from fedn_partial.client.access_token import Access
 from fedn_partial.client_file import ClientFile, load_client_file, load_device, load_name
@@ -119,7 +120,7 @@ def _own_id() -> str:
     """Return this device's id, made at its first start: without one it would be a new client to FEDn every time."""
     path = Path("client-id")
     if not path.exists():
-        path.write_text(str(uuid.uuid4()))
+        write_text(path, str(uuid.uuid4()))
     return path.read_text().strip()
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from fedn_partial import datasets, models, selection
+from fedn_partial.atomic import write_text
 from fedn_partial.client import progress
 from fedn_partial.client.containers import ClientContainer, ClientEnded
 from fedn_partial.client.flavours import Flavour
@@ -24,7 +25,7 @@ from fedn_partial.client.fleet import wait_until_online
 from fedn_partial.client.local_run import local_network, uninterrupted
 from fedn_partial.client.report import paper
 from fedn_partial.client.report.load import Cell, load
-from fedn_partial.client.runs import Row, RunFolder, describe, new_folder, replace_text
+from fedn_partial.client.runs import Row, RunFolder, describe, new_folder
 from fedn_partial.client.watch import Watcher
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import layer_table
@@ -94,7 +95,7 @@ def run_profile(
 
 
 def _write(path: Path, profile: dict) -> None:
-    replace_text(path / "profile.json", json.dumps(profile, indent=1) + "\n")
+    write_text(path / "profile.json", json.dumps(profile, indent=1) + "\n")
 
 
 def check_layers(case: Case, layers: list[int]) -> None:
@@ -165,7 +166,7 @@ def prepare_client(home: Path, shard: datasets.Shard, url: str) -> None:
     """Write the folder of a client: its shard, and its client.yaml for the controller at `url`."""
     datasets.write_shard(home / "data", shard, "made up for a profile")
     config = {"name": CLIENT, "api_url": url, "fedn_partial": {"data": "data"}}
-    (home / "client.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    write_text(home / "client.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
 def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Path, shard, tell) -> Cell:

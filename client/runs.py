@@ -12,7 +12,6 @@ import dataclasses
 import importlib.metadata
 import itertools
 import json
-import os
 import platform
 import time
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import fedn_partial
 from fedn_partial import cgroup
+from fedn_partial.atomic import append_text, write_text
 from fedn_partial.layers import Layer
 from fedn_partial.settings import Case
 
@@ -135,23 +135,12 @@ class RunFolder:
     def write_rows(self, rows: list[Row]) -> None:
         """Append rows to rounds.jsonl."""
         self.rows += rows
-        with (self.path / "rounds.jsonl").open("a") as file:
-            for row in rows:
-                file.write(json.dumps(dataclasses.asdict(row)) + "\n")
+        lines = (json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
+        append_text(self.path / "rounds.jsonl", "".join(lines))
 
     def finish(self, final: dict) -> None:
         """Write session.json, with the final metrics if there are any yet."""
-        replace_text(self.path / "session.json", json.dumps({**self._session, "final": final}, indent=1) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file in one step: a kill, or a power cut, leaves the old one or the new one."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+        write_text(self.path / "session.json", json.dumps({**self._session, "final": final}, indent=1) + "\n")
 
 
 def new_folder(parent: Path, name: str) -> Path:

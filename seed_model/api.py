@@ -12,6 +12,7 @@ from pathlib import Path
 
 import requests
 
+from fedn_partial.atomic import write_atomically
 from fedn_partial.errors import FednPartialError
 from fedn_partial.schema import SettingsError, parse
 from fedn_partial.seed_model.address import base_url
@@ -127,7 +128,8 @@ class Api:
 
     def download_model(self, model_id: str, path: str | Path) -> None:
         """Save a global model to `path`."""
-        Path(path).write_bytes(self._request("GET", f"models/{model_id}/download").content)
+        with write_atomically(path) as file:
+            file.write(self._request("GET", f"models/{model_id}/download").content)
 
     def active_package(self) -> str | None:
         """Return the name under which FEDn stores its active compute package, None if there is none.

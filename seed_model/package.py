@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import fedn_partial
+from fedn_partial.atomic import write_atomically
 from fedn_partial.errors import FednPartialError
 from fedn_partial.package_archive import PackageError, check_runs, unpack
 from fedn_partial.seed_model.api import Api
@@ -27,7 +28,7 @@ def build_package(output: str | Path) -> list[str]:
     for folder in LIBRARY_FOLDERS:
         for path in sorted((library / folder).glob("*.py")):
             members[str(Path("fedn_partial") / folder / path.name)] = path
-    with tarfile.open(output, "w:gz") as archive:
+    with write_atomically(output) as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, path in members.items():
             archive.add(str(path), arcname=name, filter=_nobody)
     return list(members)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fedn_partial import models, update
+from fedn_partial.atomic import write_atomically
 from fedn_partial.layers import Layer, layer_table, tensor_list
 from fedn_partial.seed_model.api import Api, ApiError
 from fedn_partial.settings import Case
@@ -22,7 +23,7 @@ def build_seed(case: Case, path: str | Path) -> list[Layer]:
     keras.utils.set_random_seed(case.seed)
     model = models.build(case.model)
     table = layer_table(model)
-    with open(path, "wb") as file:  # given a name, numpy would append .npz to it
+    with write_atomically(path) as file:
         np.savez(
             file,
             **{

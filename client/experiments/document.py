@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedn_partial.atomic import write_text
 from fedn_partial.client.experiments import definitions, pictures, tables
 from fedn_partial.client.experiments import results as kept
 from fedn_partial.client.experiments.definitions import Cell, Experiment
@@ -44,18 +45,18 @@ def write(runs: Path, docs: Path) -> list[str]:
     found |= kept.collect(runs, list(wanted.values()))
     kept.write_all(store, found)
     book = Book(found, docs / "pictures")
-    (docs / "RESULTS.md").write_text(book.render())
+    write_text(docs / "RESULTS.md", book.render())
     return book.lacking()
 
 
 def write_one(experiment: Experiment, results: dict[str, Result], folder: Path) -> list[Path]:
     """Write table and picture of one experiment into `folder`, and return their paths."""
     paths = [folder / f"{experiment.slug}.md"]
-    paths[0].write_text(tables.table(experiment, results).markdown() + "\n")
+    write_text(paths[0], tables.table(experiment, results).markdown() + "\n")
     picture = pictures.draw(experiment, results)
     if picture is not None:
         paths.append(folder / f"{experiment.slug}.svg")
-        paths[1].write_text(picture)
+        write_text(paths[1], picture)
     return paths
 
 
@@ -176,7 +177,7 @@ class Book:
             path.unlink(missing_ok=True)
             return told
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(picture)
+        write_text(path, picture)
         return f"![{experiment.title}]({path.parent.name}/{path.name})\n\n{told}"
 
     def _line(self, name: str, label: str) -> tables.Line:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fedn_partial.atomic import write_text
 from fedn_partial.client.experiments.definitions import Run
 from fedn_partial.client.report.load import load_run
-from fedn_partial.client.runs import over_examples, replace_text
+from fedn_partial.client.runs import over_examples
 from fedn_partial.errors import FednPartialError
 
 FILE = "result.json"  # in a run's folder, when it is done
@@ -112,7 +113,7 @@ def _floor(shards: Path) -> float:
 
 def write(result: Result, folder: Path) -> None:
     """Write a run's result into its folder."""
-    replace_text(folder / FILE, _line(result))
+    write_text(folder / FILE, _line(result))
 
 
 def collect(folder: Path, runs: list[Run]) -> dict[str, Result]:
@@ -137,7 +138,7 @@ def read_all(path: Path) -> dict[str, Result]:
 def write_all(path: Path, results: dict[str, Result]) -> None:
     """Write the file of all results, in the order of their digests."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, "".join(_line(results[digest]) for digest in sorted(results)))
+    write_text(path, "".join(_line(results[digest]) for digest in sorted(results)))
 
 
 def _line(result: Result) -> str:

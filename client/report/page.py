@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from pathlib import Path
 from urllib.parse import quote
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import jinja2
 
 import fedn_partial
+from fedn_partial.atomic import write_text
 from fedn_partial.client.report import exhibits, figures, paper, words
 from fedn_partial.client.report.figures import Summary, Table
 from fedn_partial.client.report.load import Profile, Run, load
@@ -95,7 +97,7 @@ def write_report(folders: list[Path], output: Path) -> dict:
         words=words,
         swatch=exhibits.swatch,
     )
-    output.write_text(text, encoding="utf-8")
+    write_text(output, text)
     return {
         "output": str(output),
         "csv": [str(path) for path in written],
@@ -155,12 +157,13 @@ def _write_csv(folder: Path, tables) -> list[Path]:
     for name in earlier:
         if name in CSV_NAMES:
             (folder / name).unlink(missing_ok=True)
-    made.write_text("\n".join(tables) + "\n", encoding="utf-8")
+    write_text(made, "\n".join(tables) + "\n")
     for name, table in tables.items():
-        with (folder / name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(table.columns)
-            writer.writerows([[_harmless(cell) for cell in row] for row in table.rows])
+        content = io.StringIO()
+        writer = csv.writer(content)
+        writer.writerow(table.columns)
+        writer.writerows([[_harmless(cell) for cell in row] for row in table.rows])
+        write_text(folder / name, content.getvalue())
     return [folder / name for name in tables]
 
 

@@ -11,7 +11,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fedn_partial.client.runs import replace_text
+from fedn_partial.atomic import write_text
 from fedn_partial.errors import FednPartialError
 
 
@@ -62,4 +62,4 @@ def read(folder: Path) -> Checkpoint:
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Put `checkpoint` in the place of the last one."""
-    replace_text(folder / "checkpoint.json", json.dumps(asdict(checkpoint)))
+    write_text(folder / "checkpoint.json", json.dumps(asdict(checkpoint)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fedn_partial import local_round, selection, update
+from fedn_partial.atomic import write_atomically, write_text
 from fedn_partial.client import progress
 from fedn_partial.client.report.load import load_run
 from fedn_partial.client.runs import Row, RunFolder
@@ -267,7 +268,7 @@ def _server(case: Case, table: list, model: str, path: Path, state: dict | None)
 
     path.unlink(missing_ok=True)
     if state is not None:
-        path.write_text(json.dumps(state))
+        write_text(path, json.dumps(state))
 
     class Server(server_functions.ServerFunctions):
         settings = server_functions.session_settings(case, table, SESSION, model)
@@ -291,10 +292,8 @@ def _read_arrays(path: Path) -> list[np.ndarray]:
 
 
 def _write_arrays(path: Path, arrays: list[np.ndarray]) -> None:
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
+    with write_atomically(path) as file:
         np.savez(file, **{str(index): array for index, array in enumerate(arrays)})
-    new.replace(path)
 
 
 def _total(seconds: list[float | None]) -> float | None:

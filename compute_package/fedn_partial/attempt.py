@@ -12,6 +12,8 @@ import math
 import os
 from dataclasses import asdict, dataclass
 
+from fedn_partial.atomic import write_text
+
 _BEGUN = ".state/attempt.json"
 _KILLED = ".state/killed.json"
 
@@ -27,8 +29,8 @@ class Attempt:
 
 def begin(attempt: Attempt) -> None:
     """Note that training begins."""
-    with contextlib.suppress(OSError), open(_BEGUN, "w") as file:
-        json.dump(asdict(attempt), file)
+    with contextlib.suppress(OSError):
+        write_text(_BEGUN, json.dumps(asdict(attempt)), durable=False)
 
 
 def forget() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 import numpy as np
 
+from fedn_partial.atomic import write_atomically
 from fedn_partial.layers import Layer, tensor_list
 from fedn_partial.log import log
 
@@ -34,9 +34,8 @@ def keep(model, table: list[Layer], folder: Path, session: str) -> None:
             if other != path:
                 other.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".new"), "wb") as file:
+        with write_atomically(path, durable=False) as file:
             np.save(file, np.concatenate(values))
-        os.replace(path.with_suffix(".new"), path)
     except OSError as error:  # a full disk costs precision, not the round
         log(f"cannot keep this device's BatchNormalization statistics: {error}")
 

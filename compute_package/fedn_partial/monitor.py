@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from fedn_partial import cgroup, sensors
+from fedn_partial.atomic import append_text
 
 MB = 1e6
 SAMPLES_LIMIT = 10_000_000  # bytes of a samples file, after which it is set aside and a new one begun
@@ -173,9 +174,8 @@ class ResourceMonitor:
             self.samples_path.parent.mkdir(parents=True, exist_ok=True)
             if self.samples_path.exists() and self.samples_path.stat().st_size > SAMPLES_LIMIT:
                 self.samples_path.replace(self.samples_path.with_suffix(".old.jsonl"))
-            with self.samples_path.open("a") as file:
-                for sample in self._samples:
-                    file.write(json.dumps({**self.labels, **sample}) + "\n")
+            lines = (json.dumps({**self.labels, **sample}) + "\n" for sample in self._samples)
+            append_text(self.samples_path, "".join(lines))
         except OSError:
             pass
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedn_partial import costs
+from fedn_partial.atomic import write_text
 from fedn_partial.layers import Layer
 from fedn_partial.parts import parts_of, sent_by
 from fedn_partial.schema import bounded
@@ -164,11 +165,9 @@ class Experience:
         """Return it with `changes`, and write it."""
         changed = replace(self, **changes)
         values = {key: value for key, value in vars(changed).items() if key != "path"}
-        new = self.path.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk costs what was learnt, not the round
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps(values))
-            new.replace(self.path)
+            write_text(self.path, json.dumps(values))
         return changed
 
     def after_kill(self, predicted_mb: float, base_mb: float) -> Experience:

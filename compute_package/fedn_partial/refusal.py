@@ -12,6 +12,8 @@ import io
 import json
 import zipfile
 
+from fedn_partial.atomic import write_atomically, write_text
+
 # An npy file with a float32 array of shape (0,).
 _HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (0,), }"
 EMPTY_ARRAY = b"\x93NUMPY\x01\x00" + (len(_HEADER) + 1).to_bytes(2, "little") + _HEADER + b"\n"
@@ -32,7 +34,6 @@ def refusal_metadata(reason: str, **metadata) -> dict:
 
 def write_refusal(path: str, reason: str, **metadata) -> None:
     """Write an empty update to `path` and the reason to ``path-metadata``."""
-    with open(path, "wb") as file:
+    with write_atomically(path, durable=False) as file:
         file.write(empty_update())
-    with open(path + "-metadata", "w") as file:
-        json.dump(refusal_metadata(reason, **metadata), file)
+    write_text(path + "-metadata", json.dumps(refusal_metadata(reason, **metadata)), durable=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fedn_partial.atomic import write_atomically
 from fedn_partial.log import log
 
 
@@ -32,13 +32,11 @@ class Residual:
         """Put `residual` in the place of the last one."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path.with_suffix(".new"), "wb") as file:
+            with write_atomically(self.path, durable=False) as file:
                 np.save(file, residual)
-            os.replace(self.path.with_suffix(".new"), self.path)
         except OSError as error:  # a full disk costs precision, not the round
-            for path in (self.path, self.path.with_suffix(".new")):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            with contextlib.suppress(OSError):  # the last one was sent already
+                self.path.unlink()
             log(f"cannot keep what rounding took: {error}")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedn_partial import entry, launch
+from fedn_partial.atomic import write_text
 from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
 from fedn_partial.refusal import write_refusal
@@ -69,7 +70,7 @@ def _train(request: Request) -> None:
     raw = _read_json(request.input + "-metadata")
     instructions = settings.load_instructions(raw, device)
     INSTRUCTIONS.parent.mkdir(mode=0o700, exist_ok=True)
-    INSTRUCTIONS.write_text(json.dumps(raw))
+    write_text(INSTRUCTIONS, json.dumps(raw), durable=False)
     monitor = _monitor(request, device, client, instructions)
     with monitor:
         with monitor.phase("load"):
@@ -161,7 +162,7 @@ def _validate(request: Request) -> None:
         "download_bytes": os.path.getsize(request.input),
         "validate_seconds": monitor.summary()["seconds"],
     }
-    Path(request.output).write_text(json.dumps(metrics))
+    write_text(request.output, json.dumps(metrics), durable=False)
     log(f"round {instructions.round}: accuracy {accuracy:.4f} on {len(shard.y_test)} held-out examples")
 
 

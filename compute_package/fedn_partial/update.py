@@ -32,6 +32,7 @@ import zlib
 
 import numpy as np
 
+from fedn_partial.atomic import write_atomically, write_text
 from fedn_partial.errors import ModelError
 from fedn_partial.npz import check_npz, read_member
 
@@ -70,7 +71,10 @@ def encode(path: str, values, codec: str = "float32", base=None, residuals=None)
     base : iterable of the same tensors in the global model, for codec int8.
     residuals : list of fedn_partial.residuals.Residual, one a tensor, for codec int8.
     """
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        write_atomically(path, durable=False) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
         if codec == "float32":
             return _write(archive, "0", "<f4", values, 0)
         if codec == "float16":
@@ -122,8 +126,7 @@ def write_metadata(path: str, metadata: dict) -> None:
     metadata : num_examples, model (fingerprint), base (digest), round, client, layers, codec, checksum, resources.
     """
     metadata = {"format": FORMAT, **metadata, "num_examples": str(metadata["num_examples"])}
-    with open(path + "-metadata", "w") as file:
-        json.dump(metadata, file)
+    write_text(path + "-metadata", json.dumps(metadata), durable=False)
 
 
 def decode(arrays, metadata, fingerprint, codec, layers, base):

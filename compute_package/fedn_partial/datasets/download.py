@@ -15,6 +15,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fedn_partial.atomic import write_atomically
 from fedn_partial.datasets.files import sha256
 from fedn_partial.errors import DataError
 
@@ -106,14 +107,17 @@ def unpack(path: Path, folder: Path, members: tuple[str, ...]) -> None:
     """Unpack the files whose names begin with one of `members` from a tar archive to `folder`, all or none."""
     fresh = folder.with_name(f"{folder.name}.unpacking")
     shutil.rmtree(fresh, ignore_errors=True)
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.isfile() and member.name.startswith(members) and ".." not in PurePosixPath(member.name).parts:
-                target = fresh / member.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as file:
-                    shutil.copyfileobj(archive.extractfile(member), file)
-    fresh.rename(folder)
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and member.name.startswith(members) and ".." not in PurePosixPath(member.name).parts:
+                    target = fresh / member.name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with write_atomically(target, durable=False) as file:
+                        shutil.copyfileobj(archive.extractfile(member), file)
+        fresh.rename(folder)
+    finally:  # of a full disk, or Ctrl-C: once it is renamed there is nothing
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _try(url: str, part: Path) -> str | None:
@@ -157,7 +161,9 @@ def _try(url: str, part: Path) -> str | None:
         return str(error.reason)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise DataError(
+                f"{part} cannot be written: {error.strerror}; free some space there, the next try goes on from here"
+            ) from None
         return str(error) or type(error).__name__
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedn_partial.atomic import write_atomically, write_text
 from fedn_partial.datasets.files import sha256
 from fedn_partial.errors import DataError
 
@@ -48,9 +49,10 @@ def write_shard(folder: str | Path, shard: Shard, source: str) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ARRAYS:
-        np.save(folder / f"{name}.npy", getattr(shard, name))
+        with write_atomically(folder / f"{name}.npy") as file:
+            np.save(file, getattr(shard, name))
     for name, text in shard.texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     description = {
         "source": source,
         **shard.origin,
@@ -61,7 +63,7 @@ def write_shard(folder: str | Path, shard: Shard, source: str) -> None:
         "test_by_class": _by_class(shard.y_test, shard.classes),
         "sha256": {name: sha256(folder / name) for name in (*(f"{name}.npy" for name in ARRAYS), *shard.texts)},
     }
-    (folder / "shard.json").write_text(json.dumps(description, indent=1) + "\n")
+    write_text(folder / "shard.json", json.dumps(description, indent=1) + "\n")
 
 
 def open_shard(folder: str | Path) -> Shard:
