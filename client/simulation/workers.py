@@ -27,7 +27,7 @@ from fedn_partial.forkserver import die_with_parent
 from fedn_partial.settings import Instructions
 
 TEST_BATCH = 250
-KEEP = 0.6  # of the memory that is free at the beginning, for what all processes keep between tasks
+LEAVE = 0.3  # of the memory of this machine, or control group, that must be free for a process to keep one more step
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class Task:
 @contextmanager
 def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of `processes` that ``train`` and ``test`` run in; several simulations may use it in turn."""
-    room = KEEP * (cgroup.available_memory() or psutil.virtual_memory().available) / processes
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (room,))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
     try:
         yield pool
     finally:
@@ -134,13 +133,11 @@ def _test(task: Task) -> tuple[float, float, int]:
 # used for longest first. Tracing takes as long as training on some hundred images, and 8 MB with VGG16.
 _MODEL: dict[str, tuple] = {}
 _STEPS: OrderedDict[tuple, object] = OrderedDict()
-_ROOM = 0.0  # bytes that this process may take
-_MOST = float("inf")  # steps that fit in there
+_MOST = float("inf")  # steps that there is memory for
+_SIZE = 0  # bytes of this process when that was last lowered
 
 
-def _begin(room: float) -> None:
-    global _ROOM
-    _ROOM = room
+def _begin() -> None:
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the processes would take a card's memory from each other
@@ -149,10 +146,13 @@ def _begin(room: float) -> None:
 
 def _kept(key: tuple, make):
     """Return the step that is kept under `key`, made if need be; where memory is short, half of the others give way."""
-    global _MOST
+    global _MOST, _SIZE
     if key not in _STEPS:
-        if psutil.Process().memory_info().rss > _ROOM:  # it never shrinks again, so this number holds from then on
-            _MOST = min(_MOST, max(2, len(_STEPS)))
+        # What steps leave behind this process uses for the next ones, but does not give back. So the number is lowered
+        # once more only if it has grown since, whoever else takes memory.
+        size = psutil.Process().memory_info().rss
+        if size > _SIZE and _memory_is_short():
+            _MOST, _SIZE = max(2, len(_STEPS)), size
         if len(_STEPS) >= _MOST:
             for _ in range(len(_STEPS) // 2):
                 _STEPS.popitem(last=False)
@@ -162,6 +162,12 @@ def _kept(key: tuple, make):
         gc.freeze()  # graphs are millions of objects, which every collection would look through
     _STEPS.move_to_end(key)
     return _STEPS[key]
+
+
+def _memory_is_short() -> bool:
+    """Return whether less than `LEAVE` of the memory is free now, or nobody knows."""
+    free, there_is = cgroup.available_memory(), cgroup.machine_memory()
+    return free is None or there_is is None or free < LEAVE * there_is
 
 
 def _model(told: Instructions):
