@@ -64,7 +64,8 @@ class _Following:
     def __init__(self, watcher: Watcher, case: Case, layers: int, folder: RunFolder, tell):
         self.watcher, self.case, self.layers, self.folder, self.tell = watcher, case, layers, folder, tell
         self.shown: list[Round] = []
-        self._said: set[tuple[str, str]] = set()  # number or id of a round, sentence
+        self._said: set[tuple[str, str]] = set()  # id of a round, client with a problem
+        self._notes: set[tuple[int, str]] = set()  # that were shown
         self._written: set[tuple[str, str]] = set()  # id of a round, client
         self._problem: str | None = None  # why FEDn does not answer
         self._problem_since = 0.0
@@ -132,7 +133,7 @@ class _Following:
                 break
             known = figures(round_, self.case, self.layers)
             known["problems"] += self._not_answered(round_)
-            self._said |= {(round_.id, problem) for problem in _problems(round_)}
+            self._said |= {(round_.id, client) for client in _problems(round_)}
             _show(known)
             self.tell(known)
             self.shown.append(round_)
@@ -150,17 +151,18 @@ class _Following:
     def _show_problems(self) -> None:
         """Show what the server functions said of updates after their round's line was shown."""
         for round_ in self.shown:
-            new = [problem for problem in _problems(round_) if (round_.id, problem) not in self._said]
-            self._said |= {(round_.id, problem) for problem in new}
-            for text in bounded(new):
+            problems = _problems(round_).items()
+            new = {client: problem for client, problem in problems if (round_.id, client) not in self._said}
+            self._said |= {(round_.id, client) for client in new}
+            for text in bounded(list(new.values())):
                 self._say(
                     f"  round {round_.number}: {text}", {"event": "problem", "round": round_.number, "text": text}
                 )
 
     def _show_notes(self) -> None:
         for number, text in self.watcher.notes():
-            if (str(number), f"note: {text}") not in self._said:
-                self._said.add((str(number), f"note: {text}"))
+            if (number, text) not in self._notes:
+                self._notes.add((number, text))
                 self.folder.note(number, text)
                 self._say(f"  round {number}: {text}", {"event": "note", "round": number, "text": text})
 
@@ -313,13 +315,14 @@ def figures(round_: Round, case: Case, layers: int) -> dict:
         "validation_bytes": sum(round_.validations.values()),
         "only_validated": len(round_.validations),
         "seconds": None if round_.seconds is None else round(round_.seconds, 3),
-        "problems": bounded(_problems(round_)),
+        "problems": bounded(list(_problems(round_).values())),
     }
 
 
-def _problems(round_: Round) -> list[str]:
+def _problems(round_: Round) -> dict[str, str]:
+    """Return {client: problem} of the clients whose update was not merged."""
     rows = round_.rows.values()
-    return [f"{row.client} {row.outcome}" for row in rows if row.outcome.startswith(("refused", "skipped"))]
+    return {row.client: f"{row.client} {row.outcome}" for row in rows if row.outcome.startswith(("refused", "skipped"))}
 
 
 def bounded(lines: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from fedn_partial.schema import SettingsError, parse
 from fedn_partial.seed_model.address import base_url
 from fedn_partial.settings import read_yaml
 
+READ_TIMEOUT = 30  # seconds that a controller may take to answer a question
 DEFAULT_URL = "http://localhost:8092"
 CONFIG_FILES = (Path("fedn-partial.yaml"), Path("~/.config/fedn-partial.yaml"))
 
@@ -112,7 +113,7 @@ class Api:
             headers["X-Skip"] = str(skip)
         if order:
             headers |= {"X-Sort-Key": "committed_at", "X-Sort-Order": order}
-        return self._call("GET", path, params=params, headers=headers)
+        return self._call("GET", path, params=params, headers=headers, timeout=(10, READ_TIMEOUT))
 
     def post(self, path: str, **kwargs):
         """Return what POST answers; `kwargs` are those of requests (json, files, data)."""
@@ -162,7 +163,7 @@ class Api:
 
     def answer(self, path: str) -> requests.Response:
         """Return what GET answers, also if that is an error (raises ApiError if no controller answers)."""
-        return self._send("GET", path, timeout=(10, 30))
+        return self._send("GET", path, timeout=(10, READ_TIMEOUT))
 
     def _request(self, method: str, path: str, **kwargs) -> requests.Response:
         return self._checked(method, self._send(method, path, **kwargs))

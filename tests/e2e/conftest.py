@@ -104,6 +104,7 @@ def assert_models_are_what_clients_sent(running, run, tmp_path) -> None:
     good = [round_ for round_ in run.rounds() if round_.status == "Finished"]
     for earlier, later in itertools.pairwise(good):
         assert later.model == earlier.new_model, "a model was committed by a round that failed"
+        assert later.number > earlier.number, "the server functions began to count anew"
     for round_ in good:
         before = committed_model(running, round_.model, tmp_path)
         after = committed_model(running, round_.new_model, tmp_path)

@@ -2,12 +2,11 @@
 
 import tarfile
 
-from conftest import make_case
-from test_session import Run
+from conftest import Run, make_case, wait_until
 
 from fedn_partial.seed_model.package import upload_package
 
-SESSION = {"rounds": 1, "round_timeout": 60, "min_clients": 3}
+SESSION = {"rounds": 8, "round_timeout": 60, "min_clients": 3}
 
 
 def activate(running, folder, command):
@@ -23,20 +22,26 @@ def activate(running, folder, command):
         running.api.post("packages/", files={"file": ("bad.tgz", file)}, data=form)
 
 
-def outcomes(running, folder, name):
-    run = Run(running, folder, make_case(name=name, session=SESSION))
-    return [row["outcome"] for row in run.rows()]
-
-
 def test_devices_name_a_package_that_they_cannot_run_and_fetch_the_next_by_themselves(running, tmp_path):
     processes = {name: process.pid for name, process in running.fleet.clients.items()}
-    activate(running, tmp_path, "command: python3 no_such.py")
-    refused = outcomes(running, tmp_path, "bad")
-    assert len(refused) == 3
-    for outcome in refused:
+
+    def exchange(watcher):
+        wait_until(lambda: any(round_.over for round_ in watcher.rounds.values()))
+        activate(running, tmp_path, "command: python3 no_such.py")
+        wait_until(lambda: sum(len(refused(round_)) for round_ in watcher.rounds.values()) >= 3)
+        upload_package(running.api, running.fleet.folder.parent / "package.tgz")
+
+    run = Run(running, tmp_path, make_case(name="packages", session=SESSION), exchange)
+    told = [outcome for round_ in run.rounds() for outcome in refused(round_)]
+    assert len(told) >= 3
+    for outcome in told:
         assert "cannot run FEDn's compute package: entry point 'train' runs no_such.py" in outcome
-    upload_package(running.api, running.fleet.folder.parent / "package.tgz")
-    assert outcomes(running, tmp_path, "good") == ["sent"] * 3
+    assert {row.outcome for row in run.rounds()[-1].rows.values()} == {"sent"}
+    assert len(run.rounds()[-1].rows) == 3
     assert {name: process.pid for name, process in running.fleet.clients.items()} == processes
     assert all(process.is_running() for process in running.fleet.clients.values())
     assert not list(running.fleet.folder.glob("*/tmp/*")), "temporary files are left behind"
+
+
+def refused(round_) -> list[str]:
+    return [row.outcome for row in round_.rows.values() if row.outcome.startswith("refused")]

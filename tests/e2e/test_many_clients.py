@@ -1,15 +1,17 @@
-"""A hundred clients on a real FEDn network: every row of theirs is there, in time and after the event."""
+"""Clients without TensorFlow on a real FEDn network: every row of theirs is there, and says what happened to them."""
 
 import itertools
 import json
+import threading
+import time
 
 import pytest
 from conftest import make_case
-from light_clients import LightClient, take_part
+from fedn.network.grpc import fedn_pb2
+from light_clients import LightClient, take_part, train
 
 from fedn_partial.client import progress
 from fedn_partial.client.collect import collect
-from fedn_partial.client.fleet import wait_until_online
 from fedn_partial.client.network import Network
 from fedn_partial.client.runs import RunFolder
 from fedn_partial.client.watch import Watcher
@@ -21,40 +23,109 @@ from fedn_partial.seed_model.session import start_session
 CLIENTS, ROUNDS = 100, 2
 
 
-@pytest.fixture
-def api(tmp_path):
-    network = Network(tmp_path / "network")
+@pytest.fixture(scope="module")
+def api(tmp_path_factory):
+    """A network that has a compute package and a seed model."""
+    folder = tmp_path_factory.mktemp("many")
+    network = Network(folder / "network")
     try:
         network.up(tied=True)
-        yield Api(network.url)
+        api = Api(network.url)
+        build_package(folder / "package.tgz")
+        upload_package(api, folder / "package.tgz")
+        build_seed(make_case(), folder / "seed.npz")
+        upload_seed(api, folder / "seed.npz")
+        yield api
     finally:
         network.down()
+
+
+def wait_until_online_are(api, ids):
+    """Also until FEDn no longer counts those of another test, which is 15 seconds after they went."""
+    deadline = time.monotonic() + 60
+    while {client["client_id"] for client in api.get("clients/", params={"status": "online"})["result"]} != ids:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def follow(api, clients, case, folder, tell=lambda event: None):
+    """Run a session with light clients; return its final metrics and rows, in time and after the event."""
+    try:
+        for client in clients:
+            client.connect()
+        wait_until_online_are(api, {client.client_id for client in clients})
+        session_id, table = start_session(api, case)
+        run = RunFolder(folder / "run", case)
+        final = progress.follow(Watcher(api, session_id), case, table, run, tell=tell)
+        assert [client.errors for client in clients if client.errors] == []
+    finally:
+        for client in clients:
+            client.disconnect()
+    home = collect(api, session_id, folder / "collected")
+    texts = [(path / "rounds.jsonl").read_text() for path in (run.path, home)]
+    return final, *[[json.loads(line) for line in text.splitlines()] for text in texts]
+
+
+def test_a_late_update_is_called_late_a_silent_client_named_and_twins_kept_apart(api, tmp_path):
+    """One client sends its first update when it is asked for its second; two have one name."""
+    held, events, shown = [], [], threading.Event()
+
+    def tell(event):
+        events.append(event)
+        if event.get("round") == 1:
+            shown.set()
+
+    def slow(client, request):
+        if request.type == fedn_pb2.StatusType.MODEL_UPDATE:
+            if not held:
+                held.append((request, client.download(request.model_id)))
+                return
+            if len(held) == 1:
+                shown.wait(7)
+                train(client, *held[0])
+                held.append(None)
+        take_part(client, request)
+
+    def tested(accuracy):
+        def answer(client, request):
+            if request.type == fedn_pb2.StatusType.MODEL_UPDATE:
+                train(client, request)
+            else:
+                metrics = {"accuracy": accuracy, "loss": 1.0, "test_examples": 10}
+                client.validate(request.model_id, metrics, request.session_id)
+
+        return answer
+
+    url = api.connection.base_url
+    clients = [
+        LightClient(url, "slow", "slow-id", slow),
+        LightClient(url, "twin", "one-of-two", tested(0.25)),
+        LightClient(url, "twin", "two-of-two", tested(0.75)),
+    ]
+    case = make_case(session={"rounds": 3, "round_timeout": 8, "min_clients": 3})
+    _, *runs = follow(api, clients, case, tmp_path, tell)
+    first = next(event for event in events if event.get("round") == 1)
+    (problem,) = first["problems"]
+    assert problem.startswith("slow  no answer after ")
+    assert any(str(event.get("text")).startswith("slow skipped: late, ") for event in events)
+    for rows in runs:
+        outcomes = {(row["round"], row["client"]): row["outcome"] for row in rows}
+        twins = {name for _, name in outcomes} - {"slow"}
+        assert "twin" in twins and len(twins) == 2 and len(rows) == 9
+        assert outcomes[1, "slow"] == "skipped: late, it came in round 2"
+        assert {outcomes[1, name] for name in twins} == {outcomes[2, name] for name in (*twins, "slow")} == {"merged"}
+        accuracies = [{row["accuracy"] for row in rows if row["client"] == name} for name in sorted(twins)]
+        assert sorted(accuracies, key=str) == [{0.25}, {0.75}], accuracies
 
 
 def test_every_row_of_100_clients_is_there(api, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "POLL", 0.05)  # the more looks, the more rows come in between that FEDn dated before
     case = make_case(session={"rounds": ROUNDS, "round_timeout": 60, "min_clients": CLIENTS})
-    build_package(tmp_path / "package.tgz")
-    upload_package(api, tmp_path / "package.tgz")
-    build_seed(case, tmp_path / "seed.npz")
-    upload_seed(api, tmp_path / "seed.npz")
     names = [f"light-{number}" for number in range(1, CLIENTS + 1)]
     clients = [LightClient(api.connection.base_url, name, on_request=take_part) for name in names]
-    try:
-        for client in clients:
-            client.connect()
-        wait_until_online(api, set(names), lambda: None, 60, tmp_path)
-        session_id, table = start_session(api, case)
-        folder = RunFolder(tmp_path / "run", case)
-        final = progress.follow(Watcher(api, session_id), case, table, folder)
-        assert [client.errors for client in clients if client.errors] == []
-    finally:
-        for client in clients:
-            client.disconnect()
+    final, *runs = follow(api, clients, case, tmp_path)
     assert final["problem"] is None
-    home = collect(api, "e2e", tmp_path / "collected")
-    for path in (folder.path, home):
-        rows = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    for rows in runs:
         expected = set(itertools.product(range(1, ROUNDS + 1), names))
         assert {(row["round"], row["client"]) for row in rows} == expected
         assert len(rows) == CLIENTS * ROUNDS

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -133,7 +134,7 @@ def online(running) -> set[str]:
     return {client["name"] for client in running.api.get("clients/", params={"status": "online"})["result"]}
 
 
-def test_the_session_goes_on_when_a_client_is_killed_in_mid_round(running, tmp_path):
+def test_the_session_goes_on_when_a_client_is_killed_in_mid_round(running, tmp_path, capsys):
     victim = running.fleet.clients["client-3"]
     family = []
 
@@ -150,6 +151,7 @@ def test_the_session_goes_on_when_a_client_is_killed_in_mid_round(running, tmp_p
     assert [round_.status for round_ in run.rounds()] == ["Finished"] * 4
     assert set(run.rounds()[-1].rows) == {"client-1", "client-2"}
     assert run.final["problem"] is None
+    assert re.search(r"client-3  no answer after \d+ s \((offline; )?last seen in round 1\)", capsys.readouterr().out)
     assert wait_until(lambda: not any(p.is_running() and p.status() != "zombie" for p in family))
 
 

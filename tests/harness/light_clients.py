@@ -131,7 +131,7 @@ class LightClient:
                 break
             elif part.status == fedn_pb2.ModelStatus.FAILED or time.monotonic() > deadline:
                 return None
-        return b"".join(chunks)
+        return b"".join(chunks) or None
 
     def upload(self, data: bytes, model_update_id: str) -> None:
         """Store `data` in the combiner under `model_update_id`."""
@@ -244,9 +244,14 @@ def make_update(
     return file.getvalue(), {**written, **metadata}
 
 
-def train(client: LightClient, request: fedn_pb2.TaskRequest) -> None:
-    """Answer a training request with a valid update of the output layer."""
-    data, metadata = make_update(settings_of(request), client.download(request.model_id), client.name)
+def train(client: LightClient, request: fedn_pb2.TaskRequest, model: bytes | None = None) -> None:
+    """Answer a training request with a valid update of the output layer.
+
+    Parameters
+    ----------
+    model : file of the global model, if it is not to be downloaded: the combiner forgets it after the round.
+    """
+    data, metadata = make_update(settings_of(request), model or client.download(request.model_id), client.name)
     model_update_id = str(uuid.uuid4())
     client.upload(data, model_update_id)
     message = client.send_update(request.model_id, model_update_id, metadata, round_of(request))

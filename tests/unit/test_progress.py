@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import socket
+import time
 
 import pytest
 from fake_controller import Fedn
@@ -11,7 +13,7 @@ from fedn_partial.client import progress
 from fedn_partial.client.runs import RunFolder
 from fedn_partial.client.watch import Watcher
 from fedn_partial.errors import FednPartialError
-from fedn_partial.seed_model.api import ApiError
+from fedn_partial.seed_model.api import Api, ApiError
 
 DOWN = "no FEDn controller answers at http://there; is it up?"
 
@@ -227,3 +229,12 @@ def test_downloads_of_clients_that_only_validated_are_counted_and_named(fedn, fo
     assert (known["download_bytes"], known["validation_bytes"], known["only_validated"]) == (2300, 300, 3)
     assert "down 2.3 kB (300 B by 3 clients that only validated)" in progress.line(known)
     assert (final["download_bytes"], final["validation_bytes"]) == (2300, 300)
+
+
+def test_a_controller_that_takes_the_question_and_does_not_answer_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr("fedn_partial.seed_model.api.READ_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        began = time.monotonic()
+        with pytest.raises(ApiError, match="no FEDn controller answers"):
+            Api(f"http://127.0.0.1:{server.getsockname()[1]}").get("rounds/")
+        assert time.monotonic() - began < 5
