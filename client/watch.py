@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ FROM_RESOURCES = (
 
 
 LARGEST = 1e15  # of any number in a row: bytes, weights, seconds, operations
+CLIENTS_PERIOD = 5  # seconds between two looks of FEDn at who is online
 SETTLE = 10  # seconds after a round in which FEDn may still be writing down its last updates
 
 
@@ -91,6 +93,7 @@ class Watcher:
         self.status = "Created"
         self.rounds: dict[str, Round] = {}
         self.online: dict[str, str] = {}
+        self._clients_read = -math.inf
         self._began: datetime | None = None
         self._reports: dict[int, dict] = {}  # number of a round -> what later settings say became of it
         self._names: dict[str, str] = {}  # FEDn's id of a client -> its name in the rows
@@ -109,10 +112,10 @@ class Watcher:
         session = self.api.get(f"sessions/{self.session_id}")
         self.status = session["status"]
         self._began = _date(session.get("committed_at"))
-        if not self.over:
-            clients = self.api.get("clients/", params={"status": "online"})["result"]
-            self.online = {client["client_id"]: plain(client["name"]) for client in clients}
+        statuses = self._round_statuses()
         self._read_rounds()
+        if not self.over:
+            self._read_clients(before=statuses)
         self._updates += [status["data"] for status in self._new_updates.new()]
         waiting, self._updates = self._updates, []
         for data in waiting:
@@ -141,6 +144,20 @@ class Watcher:
             for text in report.get("notes") or ():
                 yield number, plain(text, 500)
 
+    def _round_statuses(self) -> dict[str, str]:
+        return {round_.id: round_.status for round_ in self.rounds.values()}
+
+    def _read_clients(self, before: dict[str, str]) -> None:
+        """Read who is online when a round has begun or ended since `before`, else as often as FEDn looks."""
+        now = time.monotonic()
+        if self._round_statuses() == before and now - self._clients_read < CLIENTS_PERIOD:
+            return
+        clients = self.api.get("clients/", params={"status": "online"})["result"]
+        self.online = {client["client_id"]: plain(client["name"]) for client in clients}
+        self._clients_read = now
+        for id in self.rounds.keys() - before.keys():
+            self.rounds[id].online = self.online
+
     def _read_rounds(self) -> None:
         # Each carries the session's settings twice, so only the newest are asked for, and older ones until one is
         # known, or older than the session: it may have ended long ago, or the network have been away for a while.
@@ -161,8 +178,6 @@ class Watcher:
                 if round_.over:
                     round_.ended = time.monotonic()
                     round_.seconds = _seconds(raw) if is_new else round_.ended - round_.started
-            if is_new and not self.over:
-                round_.online = self.online
             round_.model = config.get("model_id")
             self._read_combiners(round_, raw.get("combiners") or [])
 
@@ -187,8 +202,10 @@ class Watcher:
             row.warmup = round_.warmup
             row.round = round_.number or row.round
         previous = instructions.get("previous") or {}
-        if "round" in previous:
-            self._reports[previous["round"]] = previous
+        if "round" in previous:  # a later report on the same round may be cut, or have a note more
+            report = self._reports.setdefault(previous["round"], {})
+            notes = dict.fromkeys([*report.get("notes", ()), *previous.get("notes", ())])
+            report |= {**previous, "notes": list(notes)}
 
     def _join_outcomes(self) -> None:
         for round_ in self.rounds.values():

@@ -261,6 +261,31 @@ def test_late_updates_are_not_called_merged(fedn):
     assert list(watcher.notes()) == [(1, "one [2J note")]
 
 
+def test_a_later_and_shorter_report_on_a_round_takes_nothing_back(fedn):
+    """Round 2 failed, so that the settings of round 3 report on round 1 once more."""
+    full = {"round": 1, "merged": ["id-a"], "skipped": {"id-b": "x"}, "late": {}, "notes": ["first"]}
+    for number, previous in (("2", full), ("3", {"round": 1}), ("4", {"round": 1, "notes": ["second"]})):
+        fedn.answers["rounds/"].append(fedn.round(number, "m1", {"round": int(number), "previous": previous}))
+    rows, watcher = rows_of(fedn, polls=2)
+    assert [row.outcome for row in rows["1"].values()] == ["merged", "skipped: x"]
+    assert list(watcher.notes()) == [(1, "first"), (1, "second")]
+
+
+def test_who_is_online_is_read_when_a_round_begins_or_ends_and_else_every_5_seconds(fedn, monkeypatch):
+    now, asked = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    get = fedn.get
+    fedn.get = lambda path, **how: (asked.append(now[0]) if path == "clients/" else None, get(path, **how))[1]
+    watcher = Watcher(fedn, "s")
+    for second in range(12):
+        now[0] = second
+        if second == 7:
+            fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2}, status="Pending"))
+        watcher.poll()
+    assert asked == [0, 5, 7]
+    assert watcher.rounds["2"].online == {"id-a": "a", "id-b": "b"}
+
+
 def test_a_round_is_not_complete_before_all_updates_that_the_combiner_had_are_known(fedn):
     fedn.answers["rounds/"][0]["combiners"][0]["data"]["aggregation_time"] = {"nr_aggregated_models": 3}
     _, watcher = rows_of(fedn)
