@@ -222,8 +222,9 @@ def summary(rounds: list[Round], case: Case, status: str = "Finished") -> dict:
 
 def _problem(rounds: list[Round], case: Case, status: str) -> str | None:
     """Return what keeps a session from counting as a success, or None."""
-    if len(rounds) < case.session.rounds:
-        ended = f"after {len(rounds)} of {case.session.rounds} rounds"
+    done = sum(round_.status != "Terminated" for round_ in rounds)
+    if done < case.session.rounds:
+        ended = f"after {done} of {case.session.rounds} rounds"
         if status == "Terminated":
             return f"FEDn terminated it {ended}; start the session again: it goes on from the newest model"
         return f"it ended {ended}"

@@ -149,9 +149,11 @@ def test_silence_is_explained_after_the_rounds_timeout_and_ends_the_following_la
     assert followed.session()["final"]["problem"] == str(raised.value)
 
 
-def test_a_session_that_fedn_terminated_ends_with_what_to_do(fedn, follow):
-    """Also in mid-round, of which FEDn says nothing any more."""
-    followed = follow([lambda: fedn.answers["rounds/"].append(running(fedn, "2", "m1")), ends(fedn, "Terminated")])
+@pytest.mark.parametrize("status", ["Pending", "Terminated"])
+def test_a_session_that_fedn_terminated_ends_with_what_to_do(fedn, follow, status):
+    """Also in mid-round, of which FEDn says that it was terminated, or nothing any more."""
+    second = {**running(fedn, "2", "m1"), "status": status}
+    followed = follow([lambda: fedn.answers["rounds/"].append(second), ends(fedn, "Terminated")])
     followed.folder.case = make_case(rounds=5)
     final = progress.follow(followed.watcher, followed.folder.case, [], followed.folder)
     assert final["problem"] == (

@@ -131,3 +131,23 @@ def test_every_row_of_100_clients_is_there(api, tmp_path, monkeypatch):
         assert len(rows) == CLIENTS * ROUNDS
         assert {row["outcome"] for row in rows if row["round"] < ROUNDS} == {"merged"}
         assert {row["accuracy"] for row in rows} == {0.5}
+
+
+def test_a_session_that_is_terminated_in_mid_round_ends_soon_with_what_to_do(api, tmp_path):
+    """The second round waits for a client that does not answer, when FEDn is told to end the session."""
+    trained, terminated = [], []
+
+    def answer_once(client, request):
+        if request.type == fedn_pb2.StatusType.MODEL_VALIDATION or not trained:
+            trained.append(request)
+            take_part(client, request)
+        else:
+            terminated.append(time.monotonic())
+            api._call("PATCH", f"sessions/{request.session_id}", json={"status": "Terminated"})
+
+    clients = [LightClient(api.connection.base_url, "once", on_request=answer_once)]
+    case = make_case(session={"rounds": 5, "round_timeout": 60, "min_clients": 1})
+    final, *runs = follow(api, clients, case, tmp_path)
+    assert final["problem"].startswith("FEDn terminated it after 1 of 5 rounds; start the session again")
+    assert time.monotonic() - terminated[0] < 20
+    assert all({row["outcome"] for row in rows} <= {"merged", "sent", "round failed"} for rows in runs)
