@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -145,10 +146,10 @@ def simulate_command(config, source, data, processes, resume, runs, as_json):
         try:
             final = simulate(case, folder, source, pool, data, tell)
         except KeyboardInterrupt:
-            given = "".join(f" --{name} {path}" for name, path in (("source", source), ("data", data)) if path)
-            raise click.ClickException(
-                f"interrupted; 'fedn-partial simulate {config}{given} --resume {folder}' goes on from the last round"
-            ) from None
+            options = {"--source": source, "--data": data}
+            given = [word for name, path in options.items() if path for word in (name, path)]
+            again = _shell("simulate", config, *given, "--resume", folder)
+            raise click.ClickException(f"interrupted; to go on from the last round: {again}") from None
         except FednPartialError:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # nothing has begun
@@ -254,7 +255,7 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
         except KeyboardInterrupt:
             raise click.ClickException("interrupted; all is stopped, the cells that were done are kept") from None
         click.echo(f"\n{profile.text_table(path)}\n")
-        click.echo(f"the profile's folder: {path}; 'fedn-partial report {path}' makes a page of it")
+        click.echo(f"the profile's folder: {path}; to make a page of it: {_shell('report', path)}")
         tell({"event": "end", "folder": str(path)})
 
 
@@ -554,7 +555,8 @@ def network_up(folder, listen):
 
     local = Network(folder)
     local.up(host=listen)
-    click.echo(f"FEDn is up at {local.url}; logs in {folder / 'logs'}; stop it with 'fedn-partial network down'")
+    click.echo(f"FEDn is up at {local.url}; logs in {folder / 'logs'}")
+    click.echo(f"to stop it: {_shell('network', 'down', '--folder', folder)}")
 
 
 @command(network, "down", "fedn-partial network down")
@@ -595,6 +597,11 @@ def _api(options: dict):
     return Api(_connection(options))
 
 
+def _shell(*words) -> str:
+    """Return a command of this program as a shell takes it."""
+    return shlex.join(["fedn-partial", *map(str, words)])
+
+
 def _numbers(text: str) -> list[int]:
     """Return the numbers in "4,7,10" (raises FednPartialError)."""
     words = [word.strip() for word in text.split(",")]
@@ -617,7 +624,7 @@ def _conclude(final: dict, rows, folder: Path, tell) -> None:
         click.echo(f"of that, {size(final['validation_bytes'])} by clients that were only asked to validate")
     if final["failed_rounds"]:
         click.echo(f"{final['failed_rounds']} of {final['rounds']} rounds failed")
-    click.echo(f"the run's folder: {folder}; 'fedn-partial report {folder}' makes a page of it")
+    click.echo(f"the run's folder: {folder}; to make a page of it: {_shell('report', folder)}")
     if final["problem"]:
         click.echo(f"fedn-partial: the session did not succeed: {final['problem']}", err=True)
         sys.exit(1)

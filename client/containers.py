@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ def connect(image: str) -> docker.DockerClient:
             f"no Docker answers on this machine ({error}); install and start it (Debian: apt install docker.io), "
             "as a user who may use it"
         ) from None
-    build = f"docker build -f client/Dockerfile -t {image} ."
+    build = f"docker build -f client/Dockerfile -t {shlex.quote(image)} ."
     try:
         engine.images.get(image)  # running it would try to pull it from a registry
         said = engine.containers.run(

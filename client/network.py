@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -99,7 +100,8 @@ class Network:
         self.load()
         if self.running and host not in (None, self.host):
             raise FednPartialError(
-                f"the network in {self.folder} is up on {self.host}; 'fedn-partial network down' first"
+                f"the network in {self.folder} is up on {self.host}; "
+                f"first: fedn-partial network down --folder {shlex.quote(str(self.folder))}"
             )
         self.host, self._tied = host or self.host, tied
         rclone = _rclone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tarfile
 import tempfile
 from pathlib import Path
@@ -62,7 +63,8 @@ def upload_package(api: Api, path: str | Path) -> str:
     """
     path = Path(path)
     if not path.exists():
-        raise FednPartialError(f"{path} does not exist; make it with 'fedn-partial package build -o {path}'")
+        build = shlex.join(["fedn-partial", "package", "build", "-o", str(path)])
+        raise FednPartialError(f"{path} does not exist; make it with: {build}")
     check_package(path)
     if not path.name.endswith((".tgz", ".tar.gz", ".tar.bz2")):
         raise FednPartialError(f"{path}: FEDn takes packages named .tgz, .tar.gz or .tar.bz2")

@@ -19,6 +19,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import time
 
 from fedn_partial import launch
@@ -239,6 +240,7 @@ def _run(request: dict, launcher: launch.Launcher | None, prepare) -> None:
             file.write("500")  # if the memory runs out, this process is the one to go, and not FEDn's client
         # The request's own, which the client removes; the server's may be there for months.
         os.environ["TMPDIR"] = os.path.dirname(request["output"])
+        tempfile.tempdir = None  # Python keeps the folder that an import has asked for
         prepare()
         from fedn_partial import task
 

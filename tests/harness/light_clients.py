@@ -223,15 +223,12 @@ def make_update(
     with np.load(io.BytesIO(model)) as archive:
         arrays = [archive[str(index)] for index in range(len(archive.files))]
     values = [np.float32(array) + np.float32(change) for array in arrays[-2:]]  # kernel and bias
-    file = io.BytesIO()
-    checksum = update.encode(file, values, codec=settings["codec"])
     known = {
         "num_examples": num_examples,
         "model": settings["fingerprint"],
         **{key: settings[key] for key in ("base", "round", "session", "codec")},
         "client": client,
         "layers": [OUTPUT_LAYERS[settings["model"]["name"]]],
-        "checksum": checksum,
         "train_loss": 0.5,
         "trained_params": sum(array.size for array in values),
         "total_params": sum(array.size for array in arrays),
@@ -239,9 +236,10 @@ def make_update(
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "update"
-        update.write_metadata(str(path), known)
+        checksum = update.encode(str(path), values, codec=settings["codec"])
+        update.write_metadata(str(path), {**known, "checksum": checksum})
         written = json.loads(Path(f"{path}-metadata").read_text())
-    return file.getvalue(), {**written, **metadata}
+        return path.read_bytes(), {**written, **metadata}
 
 
 def train(client: LightClient, request: fedn_pb2.TaskRequest, model: bytes | None = None) -> None:

@@ -1,6 +1,7 @@
 """The command line: help, refusals, and where it looks for FEDn."""
 
 import http.server
+import shlex
 import subprocess
 import sys
 import threading
@@ -9,7 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from fedn_partial.client import cli, network, simulation
 from fedn_partial.client.cli import main
+from fedn_partial.errors import FednPartialError
 from fedn_partial.schema import SettingsError
 from fedn_partial.seed_model.api import Api, ApiError, connection
 
@@ -151,3 +154,54 @@ def test_what_a_controller_answers_becomes_a_plain_message(status, answer):
 def test_no_controller_is_a_plain_message():
     with pytest.raises(ApiError, match=r"no FEDn controller answers at http://127\.0\.0\.1:1 .*--api-url"):
         Api("http://127.0.0.1:1").get("models/")
+
+
+STRANGE = "it's $HOME; a folder"
+
+
+def printed_command(text):
+    """Return the words of the command at the end of a message, as a shell would take them."""
+    return shlex.split(text[text.rindex("fedn-partial ") :].splitlines()[0])
+
+
+def test_a_run_prints_a_command_that_finds_its_folder(tmp_path, capsys):
+    final = dict.fromkeys(("accuracy", "full_upload_bytes", "problem")) | {"upload_bytes": 0, "download_bytes": 0}
+    cli._conclude(final | {"failed_rounds": 0}, [], tmp_path / STRANGE, lambda event: None)
+    assert printed_command(capsys.readouterr().out) == ["fedn-partial", "report", str(tmp_path / STRANGE)]
+
+
+def test_an_interrupted_simulation_prints_a_command_that_goes_on(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation, "simulate", interrupted)
+    (tmp_path / STRANGE).mkdir()
+    case = tmp_path / STRANGE / "case.yaml"
+    case.write_text("{name: x, model: {name: vgg16}, selection: {selector: all}, data: {name: digits, clients: 3}}")
+    words = ["simulate", str(case), "--source", STRANGE, "--runs", str(tmp_path / STRANGE)]
+    result = CliRunner().invoke(main, words)
+    command = printed_command(result.output)
+    assert command[:-1] == ["fedn-partial", "simulate", str(case), "--source", STRANGE, "--resume"]
+    assert command[-1].startswith(str(tmp_path / STRANGE / "x-"))
+
+
+def test_a_package_that_is_missing_is_built_by_the_command_that_is_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = f"{STRANGE}.tgz"
+    result = CliRunner().invoke(main, ["package", "upload", path, "--api-url", "http://127.0.0.1:1"])
+    assert printed_command(result.output) == ["fedn-partial", "package", "build", "-o", path]
+    assert CliRunner().invoke(main, printed_command(result.output)[1:]).exit_code == 0
+    assert (tmp_path / path).exists()
+
+
+def test_a_network_is_stopped_by_the_command_that_is_printed(tmp_path, monkeypatch):
+    folder = tmp_path / STRANGE
+    monkeypatch.setattr(network.Network, "up", lambda self, host=None: self.ports.update(controller=1))
+    result = CliRunner().invoke(main, ["network", "up", "--folder", str(folder)])
+    assert printed_command(result.output) == ["fedn-partial", "network", "down", "--folder", str(folder)]
+    monkeypatch.undo()
+    local = network.Network(folder)
+    monkeypatch.setattr(local, "_load", lambda: local.running.update(controller=None))
+    with pytest.raises(FednPartialError) as error:
+        local.up(host="0.0.0.0")
+    assert printed_command(str(error.value)) == ["fedn-partial", "network", "down", "--folder", str(folder)]
