@@ -27,6 +27,10 @@ class ApiError(FednPartialError):
     """The controller cannot be reached, or refuses."""
 
 
+class TokenError(ApiError):
+    """The controller does not accept the token, or not for what is asked."""
+
+
 @dataclass(frozen=True)
 class Connection:
     """Where a FEDn controller is and how to talk to it; the keys of fedn-partial.yaml.
@@ -171,7 +175,7 @@ class Api:
     def _checked(self, method: str, response: requests.Response) -> requests.Response:
         if response.status_code in (401, 403):
             base = self.connection.base_url
-            raise ApiError(f"{base} does not accept the token; give one with --token or FEDN_AUTH_TOKEN")
+            raise TokenError(f"{base} does not accept the token; give one with --token or FEDN_AUTH_TOKEN")
         if response.status_code >= 400:
             raise ApiError(f"{method} {response.url} failed with {response.status_code}: {error_message(response)}")
         return response

@@ -13,6 +13,7 @@ from fedn_partial.errors import FednPartialError
 from fedn_partial.package_archive import PackageError, check_runs, unpack
 from fedn_partial.seed_model.api import Api
 
+NAME = "fedn-partial"  # that FEDn shows of a package
 ENTRY_FILES = ("fedn.yaml", "startup.py", "train.py", "validate.py")
 LIBRARY_FOLDERS = (".", "datasets", "models")
 
@@ -71,7 +72,7 @@ def upload_package(api: Api, path: str | Path) -> str:
     with path.open("rb") as file:
         form = {
             "helper": "numpyhelper",
-            "name": "fedn-partial",
+            "name": NAME,
             "description": f"fedn-partial {fedn_partial.__version__}",
         }
         api.post("packages/", files={"file": (path.name, file)}, data=form)

@@ -10,11 +10,17 @@ from pathlib import Path
 from fedn_partial import package_archive
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer
-from fedn_partial.seed_model import seed
-from fedn_partial.seed_model.api import Api, ApiError
+from fedn_partial.seed_model import package, seed
+from fedn_partial.seed_model.api import Api, ApiError, TokenError
 from fedn_partial.settings import Case
+from fedn_partial.update import plain
 
 PATIENCE = timedelta(seconds=120)  # beyond the timeout of a round, after which a session counts as dead
+MOST_STARTED = 20  # sessions that are looked at, the newest
+MOST_NAMES = 20  # that an error lists
+PAGE = 4  # rounds that are asked for at once: each carries the session's settings twice
+MINUTE = timedelta(minutes=1)
+CONTROL_TIMEOUT = 5  # seconds that a combiner may take to accept server functions
 
 
 def check_server(api: Api, case: Case, layers: list[Layer], say=print) -> tuple[str, str]:
@@ -39,77 +45,109 @@ def check_server(api: Api, case: Case, layers: list[Layer], say=print) -> tuple[
 
 def check_package(api: Api) -> None:
     """Raise FednPartialError unless FEDn's active compute package is one of fedn-partial."""
-    way_out = "upload it with 'fedn-partial package build' and 'fedn-partial package upload'"
-    if api.active_package() is None:
+    way_out = "upload one with 'fedn-partial package build' and 'fedn-partial package upload'"
+    answer = api.answer("packages/active")
+    if answer.status_code == 404:
         raise FednPartialError(f"FEDn has no compute package yet; {way_out}")
+    name = api.get("packages/active")["name"]  # which raises what another answer means
+    try:
+        ours = _is_ours(api)
+    except TokenError:  # FEDn hands the file out to a client's token only
+        ours = name == package.NAME
+    except package_archive.PackageError as error:
+        raise FednPartialError(f"FEDn's active compute package {name!r} cannot be run ({error}); {way_out}") from None
+    if not ours:
+        raise FednPartialError(f"FEDn's active compute package {name!r} is not of fedn-partial; {way_out}")
+
+
+def _is_ours(api: Api) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "package.tgz"
         api.download_package(archive)
-        try:
-            ours = package_archive.unpack(archive, Path(folder) / "package").ours
-        except package_archive.PackageError as error:
-            raise FednPartialError(f"FEDn's active compute package cannot be run ({error}); {way_out}") from None
-    if not ours:
-        raise FednPartialError(f"FEDn's active compute package is not of fedn-partial; {way_out}")
+        return package_archive.unpack(archive, Path(folder) / "package").ours
 
 
 def check_combiners(api: Api) -> None:
     """Raise FednPartialError unless FEDn has one combiner.
 
-    FEDn 0.33 takes the unweighted mean of the combiners' models, whatever the number of clients of each.
+    FEDn 0.33 takes the unweighted mean of the combiners' models, whatever the number of clients of each. It keeps a
+    combiner that has ended.
     """
-    names = [str(combiner["name"]) for combiner in api.get("combiners/")["result"]]
-    if not names:
-        raise FednPartialError("FEDn has no combiner; start one")
-    if len(names) > 1:
+    combiners = api.get("combiners/")["result"]
+    if not combiners:
+        raise FednPartialError("FEDn has no combiner; whoever runs the server must start one")
+    if len(combiners) > 1:
+        named = sorted(f"{combiner['name']}, id {combiner['combiner_id']}" for combiner in combiners)
         raise FednPartialError(
-            f"FEDn has {len(names)} combiners ({', '.join(sorted(names))}), whose models it would average without "
-            "regard to their clients. Stop all but one, and remove the others with DELETE /api/v1/combiners/ID"
+            f"FEDn has {len(combiners)} combiners ({'; '.join(named)}), whose models it would average without regard "
+            "to their clients. Stop all but one, and remove each of the others, dead ones too, with "
+            f"DELETE {api.connection.base_url}/api/v1/combiners/ID"
         )
 
 
 def check_clients(api: Api, wanted: int) -> None:
     """Raise FednPartialError unless as many clients as the session requires are online."""
-    online = sorted(str(client["name"]) for client in api.get("clients/", params={"status": "online"})["result"])
-    if len(online) < wanted:
-        names = f": {', '.join(online)}" if online else ""
-        raise FednPartialError(f"session: min_clients is {wanted}, but {len(online)} clients are online{names}")
+    online = api.get("clients/", params={"status": "online"})["result"]
+    if len(online) >= wanted:
+        return
+    names = sorted(plain(str(client["name"])) for client in online)
+    if len(names) > MOST_NAMES:
+        names[MOST_NAMES:] = [f"and {len(names) - MOST_NAMES} more"]
+    raise FednPartialError(
+        f"session: min_clients is {wanted}, but {len(online)} {'client is' if len(online) == 1 else 'clients are'} "
+        f"online{': ' if names else ''}{', '.join(names)}. Start others with 'fedn-partial client start', or lower "
+        "min_clients"
+    )
 
 
 def check_idle(api: Api, say=print) -> None:
-    """Raise FednPartialError if a session is running: FEDn would start a second one beside it, and mix the two.
+    """Raise FednPartialError if a session is running: FEDn may start a second one beside it, and mix the two.
 
     FEDn leaves a session "Started" whose controller was killed. One whose newest round has not changed for longer than
     a round may take is dead.
     """
-    for session in api.get("sessions/", limit=20, order="desc")["result"]:
-        if session["status"] != "Started":
-            continue
+    for session in _started(api):
         rounds, changed = _progress(api, session)
-        config = session["session_config"]
-        now = _now(api)
+        config, now = session["session_config"], _now(api)
         limit = timedelta(seconds=float(config["round_timeout"])) + PATIENCE
         name = f"session {session['name']!r} ({session['session_id']})"
         if None not in (now, changed) and now - changed > limit:
-            say(f"{name} says 'Started', but nothing has changed in it since {changed:%Y-%m-%d %H:%M}: it is dead")
+            say(
+                f"{name} is 'Started', but nothing has changed in it for {(now - changed) // MINUTE:,} min, in round "
+                f"{rounds} of {config['rounds']}: it is dead"
+            )
             continue
+        url = f"{api.connection.base_url}/api/v1/sessions/{session['session_id']}"
         raise FednPartialError(
-            f"{name} is running, in round {rounds} of {config['rounds']}; wait for its end, or end it in FEDn"
+            f"{name} is running, in round {rounds} of {config['rounds']}. Wait for its end, or end it with "
+            f'PATCH {url} and {{"status": "Terminated"}}'
         )
 
 
+def _started(api: Api) -> list[dict]:
+    found = api.get("sessions/", params={"status": "Started"}, limit=MOST_STARTED, order="desc")["result"]
+    return [session for session in found if session["status"] == "Started"]
+
+
 def _progress(api: Api, session: dict) -> tuple[int, datetime | None]:
-    """Return how many rounds of a session FEDn has begun (at least 1), and when the newest one last changed."""
-    rounds, skip = [], 0
+    """Return how many rounds of a session FEDn has begun, and when the session or its newest round last changed."""
+    began, changed = _date(session.get("committed_at")), _changed(session)
+    count, skip = 0, 0
     while True:  # FEDn cannot be asked for the rounds of one session
-        page = api.get("rounds/", limit=4, order="desc", skip=skip)["result"]
-        own = [r for r in page if (r.get("round_config") or {}).get("session_id") == session["session_id"]]
-        rounds += own
+        page = api.get("rounds/", limit=PAGE, order="desc", skip=skip)["result"]
+        for round_ in page:
+            if (round_.get("round_config") or {}).get("session_id") == session["session_id"]:
+                changed = _changed(round_) if count == 0 else changed
+                count += 1
+            elif began and (date := _date(round_.get("committed_at"))) and date < began:
+                return count, changed
         skip += len(page)
-        if len(page) < 4 or (rounds and len(own) < len(page)):
-            break
-    newest = rounds[0] if rounds else session
-    return max(len(rounds), 1), _date(newest.get("updated_at")) or _date(newest.get("committed_at"))
+        if len(page) < PAGE:
+            return count, changed
+
+
+def _changed(row: dict) -> datetime | None:
+    return _date(row.get("updated_at")) or _date(row.get("committed_at"))
 
 
 def _now(api: Api) -> datetime | None:
@@ -129,8 +167,23 @@ def release(api: Api, say=print) -> None:
     """Give FEDn's combiners FEDn's own server functions back, after a session has ended.
 
     FEDn 0.33 keeps a session's functions for the sessions after it that bring none. A combiner that cannot be reached
-    is named; there the functions step aside by themselves.
+    is named; there the functions step aside by themselves. Nothing is done if another session has started meanwhile:
+    the functions are then its own.
     """
+    try:
+        if _started(api):
+            return
+        combiners = api.get("combiners/")["result"]
+    except ApiError as error:
+        say(f"FEDn keeps this session's server functions until the next session: {error}")
+        return
+    for combiner in combiners:
+        if why := _release(combiner):
+            say(f"combiner {combiner['name']!r} keeps this session's server functions until the next session ({why})")
+
+
+def _release(combiner: dict) -> str | None:
+    """Return why a combiner did not take FEDn's own server functions, or None if it did."""
     import inspect
 
     import fedn.network.grpc.fedn_pb2 as messages
@@ -140,20 +193,15 @@ def release(api: Api, say=print) -> None:
 
     request = messages.ControlRequest()
     request.parameter.add(key="server_functions", value=inspect.getsource(ServerFunctions))
-    try:
-        combiners = api.get("combiners/")["result"]
-    except ApiError as error:
-        say(f"FEDn keeps this session's server functions until the next session: {error}")
-        return
-    for combiner in combiners:
-        if combiner.get("fqdn"):
-            channel = grpc.secure_channel(f"{combiner['fqdn']}:443", grpc.ssl_channel_credentials())
-        else:
-            channel = grpc.insecure_channel(f"{combiner['address']}:{combiner['port']}")
+    if combiner.get("fqdn"):
+        address = f"{combiner['fqdn']}:443"
+        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials())
+    else:
+        address = f"{combiner['address']}:{combiner['port']}"
+        channel = grpc.insecure_channel(address)
+    with channel:
         try:
-            rpc.ControlStub(channel).SetServerFunctions(request, timeout=5)
+            rpc.ControlStub(channel).SetServerFunctions(request, timeout=CONTROL_TIMEOUT)
         except grpc.RpcError as error:
-            why = error.code().name
-            say(f"combiner {combiner['name']} keeps this session's server functions until the next session ({why})")
-        finally:
-            channel.close()
+            return f"{address} answers {error.code().name}"
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from dataclasses import dataclass
 
 from fedn_partial.errors import FednPartialError
@@ -14,6 +15,8 @@ from fedn_partial.seed_model.api import Api, ApiError
 from fedn_partial.seed_model.case_checks import check_case
 from fedn_partial.seed_model.server_state import check_server
 from fedn_partial.settings import Case
+
+START_TIMEOUT = 30  # seconds that FEDn may take to start a session
 
 
 def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
@@ -51,11 +54,29 @@ def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
     start = {"session_id": session_id, "rounds": case.session.rounds, "round_timeout": case.session.round_timeout}
     try:
         api.post("sessions/start", json=start)
-    except ApiError:
+        _wait_until_started(api, session_id)
+    except BaseException:  # Ctrl-C too
         with contextlib.suppress(ApiError):
             api.patch(f"sessions/{session_id}", json={"status": "Terminated"})
         raise
     return session_id, table
+
+
+def _wait_until_started(api: Api, session_id: str) -> None:
+    """Wait until FEDn has started a session: it answers before that, and leaves it where another one was faster.
+
+    Raises
+    ------
+    ApiError : it has not been started in time.
+    """
+    deadline = time.monotonic() + START_TIMEOUT
+    while api.get(f"sessions/{session_id}")["status"] == "Created":
+        if time.monotonic() > deadline:
+            raise ApiError(
+                f"FEDn has not started session {session_id} within {START_TIMEOUT} s: another one may have been "
+                "started at the same moment, or its combiner does not answer; the controller's log says more"
+            )
+        time.sleep(0.2)
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,32 @@
 """Sessions on a real FEDn network: what is committed, what is written down, and what happens when parts fail."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import sys
+import threading
+from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
+import requests
 import yaml
+from click.testing import CliRunner
 from conftest import Run, committed_model, make_case, wait_until
 from merging import assert_merged, kept_updates
 
 from fedn_partial.client import processes
+from fedn_partial.client.cli import main
 from fedn_partial.client.collect import collect
 from fedn_partial.errors import FednPartialError
+from fedn_partial.seed_model import server_state
 from fedn_partial.seed_model.seed import newest_model
 
 
@@ -180,3 +190,81 @@ def test_updates_in_8_bits_and_a_model_in_16_travel_through_fedn(running, tmp_pa
     later = rows[-1]["download_bytes"] / 2
     assert later < 0.6 * (rows[0]["download_bytes"] - later)
     assert rows[-1]["loss"] is not None
+
+
+@pytest.fixture
+def started(running, tmp_path, monkeypatch):
+    """Give 'session start' for a case whose session differs so; returns what it exits with and prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(**session):
+        case = make_case(session={"rounds": 1, "round_timeout": 40, **session})
+        (tmp_path / "case.yaml").write_text(yaml.safe_dump(dataclasses.asdict(case)))
+        result = CliRunner().invoke(main, ["session", "start", "case.yaml", "--api-url", running.network.url])
+        return result.exit_code, result.output
+
+    return start
+
+
+def statuses(running) -> Counter:
+    return Counter(session["status"] for session in running.api.get("sessions/")["result"])
+
+
+def database(running, statement: str, *values) -> None:
+    with contextlib.closing(sqlite3.connect(running.network.folder / "fedn.db")) as connection, connection:
+        connection.execute(statement, values)
+
+
+def test_a_session_that_cannot_start_leaves_nothing(running, started, tmp_path, monkeypatch):
+    before = statuses(running)
+    code, output = started(min_clients=9)
+    assert code == 2 and "session: min_clients is 9, but " in output and "online: client-1, client-2" in output
+    (own,) = running.api.get("combiners/")["result"]
+    columns = "name, parent, address, fqdn, ip, port, committed_at, updated_at"
+    database(running, f"INSERT INTO combiners (id, {columns}) SELECT 'dead', 'old' || {columns} FROM combiners")
+    try:
+        code, output = started()
+        assert code == 2 and f"FEDn has 2 combiners ({own['name']}, id {own['combiner_id']}; old{own['name']}" in output
+    finally:
+        url = re.search(r"DELETE (\S+)/ID", output)[1]
+        assert requests.delete(f"{url}/dead", timeout=10).status_code == 200
+    assert statuses(running) == before and not list(tmp_path.glob("runs/*"))
+
+    monkeypatch.setattr(server_state, "check_clients", lambda api, wanted: None)  # as if one had just left
+    code, output = started(min_clients=9)
+    assert code == 2 and "Number of available clients is lower than the required minimum of 9" in output
+    assert statuses(running) == before + Counter(Terminated=1) and not list(tmp_path.glob("runs/*"))
+
+
+def test_a_running_session_is_named_and_a_dead_one_is_passed_over(running, started):
+    refusals = []
+
+    def start_beside():
+        wait_until(lambda: statuses(running)["Started"])
+        try:
+            server_state.check_idle(running.api)
+        except FednPartialError as error:
+            refusals.append(str(error))
+
+    helper = threading.Thread(target=start_beside, daemon=True)
+    helper.start()
+    log = running.network.log("combiner")
+    accepted = log.read_text().count("set function provider response")
+    code, output = started()
+    assert code == 0, output
+    helper.join(60)
+    (session,) = re.findall(r"^session (\S+)", output, re.MULTILINE)
+    assert len(refusals) == 1 and re.search(rf"session 'e2e' \({session}\) is running, in round [01] of 1", refusals[0])
+    assert log.read_text().count("set function provider response") == accepted + 2  # its own, and FEDn's again
+
+    running.api.patch(f"sessions/{session}", json={"status": "Started"})
+    code, output = started()
+    assert code == 2 and f"session 'e2e' ({session}) is running, in round 1 of 1" in output
+    hour_ago = datetime.now() - timedelta(hours=1)
+    of_session = "round_config_id IN (SELECT id FROM round_configs WHERE session_id = ?)"
+    for table, condition in (("sessions", "id = ?"), ("rounds", of_session)):
+        statement = f"UPDATE {table} SET committed_at = ?, updated_at = ? WHERE {condition}"
+        database(running, statement, str(hour_ago), str(hour_ago), session)
+    said = []
+    server_state.check_idle(running.api, said.append)
+    assert len(said) == 1 and re.search("is 'Started', but nothing has changed in it for (59|60) min", said[0])
