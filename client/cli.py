@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -93,15 +94,16 @@ def run_command(config, source, runs, as_json):
     from fedn_partial.settings import load_case
 
     case = load_case(config)
-    from fedn_partial.seed_model.case_checks import check_case, check_fleet
+    from fedn_partial import datasets
+    from fedn_partial.seed_model.case_checks import check_case, check_data, check_fleet
 
     check_fleet(case)
     check_case(case)
-    from fedn_partial import datasets
+    origin, shards = datasets.deal_case(case.data, case.seed, source)
+    check_data(case, shards)
     from fedn_partial.client.local_run import run
     from fedn_partial.client.runs import RunFolder, new_folder
 
-    origin, shards = datasets.deal_case(case.data, case.seed, source)
     folder = RunFolder(new_folder(runs, case.name), case)
     with _telling(as_json) as tell:
         try:
@@ -110,6 +112,10 @@ def run_command(config, source, runs, as_json):
             raise click.ClickException(
                 f"interrupted; everything is stopped, what there was is in {folder.path}"
             ) from None
+        except FednPartialError:
+            if not (folder.path / "network" / "logs").exists():  # nothing was started
+                shutil.rmtree(folder.path)
+            raise
         _conclude(final, folder.rows, folder.path, tell)
 
 
@@ -131,11 +137,6 @@ def simulate_command(config, source, data, processes, resume, runs, as_json):
     case = load_case(config)
     from fedn_partial.client.report.load import load_run
     from fedn_partial.client.runs import new_folder
-    from fedn_partial.seed_model.case_checks import check_case, check_fleet
-
-    if data is None:
-        check_fleet(case)
-    check_case(case)
     from fedn_partial.client.simulation import simulate
     from fedn_partial.client.simulation.workers import processors, workers
 
@@ -146,13 +147,14 @@ def simulate_command(config, source, data, processes, resume, runs, as_json):
         try:
             final = simulate(case, folder, source, pool, data, tell)
         except KeyboardInterrupt:
+            if _remove_unstarted(folder):
+                raise click.ClickException("interrupted before the first round; nothing is left") from None
             options = {"--source": source, "--data": data}
             given = [word for name, path in options.items() if path for word in (name, path)]
             again = _shell("simulate", config, *given, "--resume", folder)
             raise click.ClickException(f"interrupted; to go on from the last round: {again}") from None
         except FednPartialError:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # nothing has begun
+            _remove_unstarted(folder)
             raise
         _conclude(final, load_run(folder).rows, folder, tell)
 
@@ -233,9 +235,6 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
     from fedn_partial.settings import load_case
 
     case = load_case(config)
-    from fedn_partial.seed_model.case_checks import check_case
-
-    check_case(case)
     case = dataclasses.replace(case, session=dataclasses.replace(case.session, rounds=rounds, min_clients=1))
     numbers = _numbers(layers)
     playable, refused = known.pick([name.strip() for name in flavours.split(",")])
@@ -245,10 +244,12 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
         raise FednPartialError("this machine can play none of these flavours")
     from fedn_partial import datasets
     from fedn_partial.client import containers, profile
+    from fedn_partial.seed_model.case_checks import check_data
 
-    engine = containers.connect(image)
     profile.check_layers(case, numbers)
     shard = datasets.open_shard(data) if data else profile.made_up_shard(case, examples)
+    check_data(case, [shard])
+    engine = containers.connect(image)
     with _telling(as_json) as tell:
         try:
             path = profile.run_profile(case, engine, image, playable, refused, numbers, shard, runs, tell)
@@ -271,10 +272,8 @@ def plan_command(config, memory, as_json):
 
     case = load_case(config)
     from fedn_partial.client.plan import make_plan, parse_bytes
-    from fedn_partial.seed_model.case_checks import check_case
 
     size = parse_bytes(memory)
-    check_case(case)
     plan = make_plan(case, size)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(plan)))
@@ -608,6 +607,14 @@ def _numbers(text: str) -> list[int]:
     if not all(word.isdecimal() for word in words):
         raise FednPartialError(f"--layers: {text!r} is not like 4,7,10,14")
     return list(dict.fromkeys(map(int, words)))
+
+
+def _remove_unstarted(folder: Path) -> bool:
+    """Remove the folder of a run that has not begun; return whether it had not."""
+    unstarted = not (folder / "session.json").exists()
+    if unstarted:
+        shutil.rmtree(folder, ignore_errors=True)
+    return unstarted
 
 
 def _conclude(final: dict, rows, folder: Path, tell) -> None:

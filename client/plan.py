@@ -8,12 +8,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from fedn_partial import costs, models, selection
+from fedn_partial import costs, selection
 from fedn_partial.device_limits import HOT_FILES
 from fedn_partial.entry import SMALL_MEMORY
 from fedn_partial.errors import FednPartialError
-from fedn_partial.layers import layer_table
 from fedn_partial.planner import MB, Limits, Planner
+from fedn_partial.seed_model.case_checks import check_case
 from fedn_partial.settings import Case
 
 DRAWS = 200
@@ -66,7 +66,7 @@ def make_plan(case: Case, memory_bytes: float) -> Plan:
 
     What imports take is measured here, in processes of their own.
     """
-    table = layer_table(models.build(case.model, empty=True))
+    table = check_case(case)
     base = _import_bytes(CLIENT) + _import_bytes(TENSORFLOW)
     planner = Planner(
         table=table,
@@ -76,7 +76,6 @@ def make_plan(case: Case, memory_bytes: float) -> Plan:
         forked=memory_bytes >= SMALL_MEMORY,
     )
     selector = selection.from_dict(case.selection)
-    selection.ask(selector, table, _contexts(1)[0])  # finds a name that the model does not have
     limits = Limits(memory_mb=max(memory_bytes - HOT_FILES, 1) / MB)
     if isinstance(selector, selection.Budget):
         limits = limits.and_(Limits(selector.memory_mb, selector.upload_mb))

@@ -28,7 +28,7 @@ from fedn_partial.client.report.load import Cell, load
 from fedn_partial.client.runs import Row, RunFolder, describe, new_folder
 from fedn_partial.client.watch import Watcher
 from fedn_partial.errors import FednPartialError
-from fedn_partial.layers import layer_table
+from fedn_partial.seed_model.case_checks import check_case
 from fedn_partial.seed_model.seed import build_seed, upload_seed
 from fedn_partial.seed_model.session import start_session
 from fedn_partial.settings import Case
@@ -99,8 +99,8 @@ def _write(path: Path, profile: dict) -> None:
 
 
 def check_layers(case: Case, layers: list[int]) -> None:
-    """Raise FednPartialError if the model of `case` cannot train one of these numbers of layers."""
-    table = layer_table(models.build(case.model, empty=True))
+    """Raise FednPartialError if the case is wrong, or its model cannot train one of these numbers of layers."""
+    table = check_case(case)
     always = set(_always(case))
     for number in layers:
         if not max(1, len(always)) <= number <= len(table):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from fedn_partial import models
-from fedn_partial.errors import FednPartialError
+import functools
+import json
+from collections.abc import Iterable
+
+from fedn_partial import datasets, models
+from fedn_partial.errors import DataError, FednPartialError
 from fedn_partial.layers import Layer, layer_table
 from fedn_partial.schema import SettingsError
 from fedn_partial.selection import Context, ask, from_dict
@@ -17,13 +21,18 @@ def check_case(case: Case) -> list[Layer]:
     ------
     FednPartialError : the model cannot be built, or its selector names layers, or more layers, than the model has.
     """
-    layers = layer_table(models.build(case.model, empty=True))
+    layers = _layers(json.dumps(case.model, sort_keys=True))
     selector = from_dict(case.selection)
     number = getattr(selector, "layers", None)
     if number is not None and number > len(layers):
         raise SettingsError(f"selection: layers is {number}, but the model has {len(layers)} layers")
     ask(selector, layers, Context(seed=case.seed, round=1, client=""))
-    return layers
+    return list(layers)
+
+
+@functools.cache
+def _layers(model: str) -> list[Layer]:
+    return layer_table(models.build(json.loads(model), empty=True))
 
 
 def check_fleet(case: Case) -> None:
@@ -35,5 +44,20 @@ def check_fleet(case: Case) -> None:
 
 def check_clients(case: Case, clients: int, where: str) -> None:
     """Raise FednPartialError if the session requires more clients than the `clients` that `where` names."""
-    if case.session.min_clients > clients:
-        raise FednPartialError(f"session: min_clients is {case.session.min_clients}, but {where} is {clients}")
+    for key in ("min_clients", "clients_per_round"):
+        number = getattr(case.session, key)
+        if number is not None and number > clients:
+            raise FednPartialError(f"session: {key} is {number}, but {where} is {clients}")
+
+
+def check_data(case: Case, shards: Iterable[datasets.Shard]) -> None:
+    """Raise DataError if the case's model can take no client's data; one that it cannot take keeps its client out."""
+    model = models.build(case.model, empty=True)
+    errors = []
+    for shard in shards:
+        try:
+            datasets.check_fits(shard, model)
+            return
+        except DataError as error:
+            errors.append(error)
+    raise DataError(f"no client can train: {errors[0]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fedn_partial.client.experiments import results
 from fedn_partial.client.experiments.definitions import Experiment, Run
 from fedn_partial.client.progress import duration
 from fedn_partial.errors import FednPartialError
+from fedn_partial.seed_model.case_checks import check_case, check_fleet
 
 
 def plan(experiments: list[Experiment]) -> dict[str, tuple[Run, str]]:
@@ -36,9 +38,11 @@ def run_all(experiments: list[Experiment], folder: Path, source: Path | None, po
 
     Raises
     ------
-    FednPartialError : a run that cannot be simulated, or whose session did not succeed.
+    FednPartialError : a run that cannot be simulated, before the first one is begun if its case tells; or one whose
+    session did not succeed.
     """
     left = {digest: found for digest, found in plan(experiments).items() if not is_done(folder, digest)}
+    _check(left.values(), source)
     began = time.monotonic()
     for number, (run, label) in enumerate(left.values(), start=1):
         start = time.monotonic()
@@ -51,6 +55,19 @@ def run_all(experiments: list[Experiment], folder: Path, source: Path | None, po
             + (f"; about {duration(rest)} left" if number < len(left) else ""),
             flush=True,
         )
+
+
+def _check(runs: Iterable[tuple[Run, str]], source: Path | None) -> None:
+    """Raise FednPartialError if one of the runs cannot be simulated, as far as its case says."""
+    if source is not None and not source.is_dir():
+        raise FednPartialError(f"--source: there is no folder {source}")
+    for run, label in runs:
+        try:
+            case = run.case()
+            check_fleet(case)
+            check_case(case)
+        except FednPartialError as error:
+            raise FednPartialError(f"{label}: {error}") from None
 
 
 def is_done(folder: Path, digest: str) -> bool:

@@ -18,7 +18,7 @@ from fedn_partial.client.prepare import prepare
 from fedn_partial.client.simulation import devices
 from fedn_partial.client.simulation.session import Session
 from fedn_partial.errors import FednPartialError
-from fedn_partial.seed_model.case_checks import check_clients
+from fedn_partial.seed_model.case_checks import check_case, check_clients, check_data, check_fleet
 from fedn_partial.settings import Case
 
 
@@ -49,6 +49,9 @@ def simulate(
     ------
     FednPartialError : the folder is another run's, or the case cannot be simulated.
     """
+    check_case(case)
+    if data is None:
+        check_fleet(case)
     shards = _shards(data or prepared(case, folder.parent / "data", source))
     digest = _digest(shards)
     known = _known(folder, case, digest)
@@ -58,6 +61,7 @@ def simulate(
     if data is not None:
         for shard in shards.values():
             datasets.verify(shard)
+    check_data(case, map(datasets.open_shard, shards.values()))
     machines = devices.devices(case)
     used = {"simulated": True, "data_digest": digest, "data": _description(shards)}
     kept = used | {key: known[key] for key in ("started",) if known}
@@ -73,8 +77,6 @@ def simulate(
 
 def prepared(case: Case, parent: Path, source: Path | None) -> Path:
     """Return the folder below `parent` with the shards of the case's clients, made if it is not there."""
-    if case.data is None:
-        raise FednPartialError("section 'data' is missing: which data set is dealt to the simulated clients")
     told = json.dumps([dataclasses.asdict(case.data), case.seed, source and str(source.resolve())], sort_keys=True)
     folder = parent / f"{case.data.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
     if not folder.exists():

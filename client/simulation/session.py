@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedn_partial import local_round, selection, update
+from fedn_partial import local_round, update
 from fedn_partial.atomic import write_atomically, write_text
 from fedn_partial.client import progress
 from fedn_partial.client.report.load import load_run
@@ -57,8 +57,6 @@ class Session:
         self.case, self.folder, self.shards, self.devices, self.pool = case, folder, shards, machines, pool
         self.checkpoint = checkpoint.read(self.folder)
         self.table = self._begin_models()
-        nobody = selection.Context(case.seed, 1, "")
-        selection.choose(selection.from_dict(case.selection), self.table, nobody)  # are its layers the model's?
         self.run = RunFolder(folder, case, **known)
         self.run.know_layers(self.table)
         self.rounds = self._rounds_before()

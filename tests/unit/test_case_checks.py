@@ -1,10 +1,17 @@
 """What can be known of a case is checked before anything is started or written, by every command."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from fedn_partial import configs
+from fedn_partial.client import network, simulation
 from fedn_partial.client.cli import main
+from fedn_partial.errors import FednPartialError
+from fedn_partial.seed_model.case_checks import check_case, check_fleet
+from fedn_partial.settings import load_case
 
 CASE = {
     "name": "small",
@@ -25,6 +32,11 @@ WRONG = {
         "no layer called 'conv0'; the model has",
     ),
     "too few clients": ({"session": {"min_clients": 4}}, "min_clients is 4, but data: clients is 3"),
+    "more clients a round than clients": (
+        {"session": {"clients_per_round": 4}},
+        "clients_per_round is 4, but data: clients is 3",
+    ),
+    "data of another shape": ({}, "no client can train: the data have shape (32, 32, 3) an example, the model takes"),
     "more clients than examples": (
         {"model": {"name": "vgg16", "width": 0.0625}, "data": {"name": "digits", "clients": 1795}},
         "are too few for 1795 clients",
@@ -38,9 +50,12 @@ COMMANDS = {
     "session start": ["session", "start", "case.yaml", "--api-url", "http://127.0.0.1:9"],
 }
 # Which commands do not look at what is wrong.
+LOCAL = COMMANDS.keys() - {"run", "simulate"}
 BLIND = {
-    "too few clients": {"plan", "profile", "session start"},
-    "more clients than examples": {"plan", "profile", "session start"},
+    "too few clients": LOCAL,
+    "more clients a round than clients": LOCAL,
+    "data of another shape": LOCAL,
+    "more clients than examples": LOCAL,
 }
 
 
@@ -55,6 +70,49 @@ def test_what_is_wrong_in_a_case_is_said_and_nothing_is_left(wrong, tmp_path, mo
         assert message in result.output, command
         assert not list(tmp_path.glob("runs/*/session.json")), command
         assert not [p for p in tmp_path.glob("runs/*") if p.name.startswith("small")], command
+
+
+@pytest.fixture
+def right(tmp_path, monkeypatch):
+    """A case with which nothing is wrong, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    model = {"name": "vgg16", "width": 0.015625}
+    (tmp_path / "case.yaml").write_text(yaml.safe_dump({**CASE, "model": model}))
+
+
+def test_a_network_that_cannot_be_started_leaves_no_folder(right, tmp_path, monkeypatch):
+    def missing():
+        raise FednPartialError("rclone is missing")
+
+    monkeypatch.setattr(network, "_rclone", missing)
+    result = CliRunner().invoke(main, COMMANDS["run"])
+    assert result.exit_code == 2 and "rclone is missing" in result.output
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_simulation_that_is_stopped_before_its_first_round_leaves_no_folder(right, tmp_path, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation, "prepare", stopped)
+    result = CliRunner().invoke(main, COMMANDS["simulate"])
+    assert result.exit_code == 1 and "interrupted before the first round; nothing is left" in result.output
+    assert not list(tmp_path.glob("runs/*"))
+
+
+SHIPPED = sorted(
+    path
+    for path in Path(configs.__file__).parent.glob("*.yaml")
+    if path.stem not in ("client", "flavours", "paper")  # which are no cases
+)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_cases_that_are_shipped_are_right(path):
+    case = load_case(path)
+    check_case(case)
+    if case.data:  # devices may have their own
+        check_fleet(case)
 
 
 def test_a_dead_url_leaves_no_folder(tmp_path, monkeypatch):

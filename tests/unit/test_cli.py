@@ -171,7 +171,8 @@ def test_a_run_prints_a_command_that_finds_its_folder(tmp_path, capsys):
 
 
 def test_an_interrupted_simulation_prints_a_command_that_goes_on(tmp_path, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(case, folder, *arguments):
+        (folder / "session.json").write_text("{}")  # as from the first round on
         raise KeyboardInterrupt
 
     monkeypatch.setattr(simulation, "simulate", interrupted)

@@ -20,6 +20,7 @@ from fedn_partial.client.runs import over_examples
 from fedn_partial.client.simulation.workers import workers
 from fedn_partial.errors import FednPartialError
 from fedn_partial.schema import SettingsError
+from fedn_partial.seed_model.case_checks import check_case, check_fleet
 
 BASE = {
     "case": {
@@ -57,7 +58,8 @@ def test_every_experiment_makes_cases_that_can_be_simulated(name, small):
     experiment = definitions.load(name, small)
     for one in experiment.runs:
         case = one.case()
-        assert case.data.clients >= case.session.min_clients
+        check_fleet(case)
+        check_case(case)
         assert case.seed == one.seed
     assert all(len(cell.runs) >= 3 for cell in experiment.cells)
     assert experiment.slug == (f"{name}-small" if small else name)
@@ -299,6 +301,26 @@ def test_each_run_is_run_once_and_what_is_done_is_not_run_again(tmp_path, capsys
     assert 0 < two.floor < 0.35
     run.run_all([experiment], runs, None, pool=None)  # nothing is left that would need a pool
     assert capsys.readouterr().out == ""
+
+
+WRONG = {
+    "data.clients": (1, "clients_per_round is 2, but data: clients is 1"),
+    "selection.layers": (7, "layers is 7, but the model has 6 layers"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_case_that_cannot_be_simulated_is_named_before_the_first_run(key, tmp_path):
+    value, message = WRONG[key]
+    settings = {"session.clients_per_round": 2}
+    cells = [{"label": "good"}, {"label": "wrong", "set": {key: value}}]
+    path = write_experiment(tmp_path, set=settings, cells=cells, ceiling=None)
+    experiment = definitions.read(path, small=True)
+    with pytest.raises(FednPartialError, match=f"comparison-small, wrong, seed 1: .*{message}"):
+        run.run_all([experiment], tmp_path / "runs", None, pool=None)
+    with pytest.raises(FednPartialError, match="--source: there is no folder"):
+        run.run_all([experiment], tmp_path / "runs", tmp_path / "none", pool=None)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_data_sets_have_folders_of_their_own_in_the_source_or_share_it(tmp_path):

@@ -18,6 +18,7 @@ import yaml
 from run_folders import write_profile
 
 from fedn_partial import datasets, settings
+from fedn_partial.client import simulation
 from fedn_partial.client.report.load import load_run
 from fedn_partial.client.runs import RunFolder, over_examples
 from fedn_partial.client.simulation import simulate
@@ -360,8 +361,12 @@ def test_two_processes_do_not_share_a_folder(pool, data, tmp_path):
             played(case_of(), folder, pool, data)
 
 
-def test_where_no_client_can_train_it_ends_and_says_why(pool, data, tmp_path):
+def test_where_no_client_can_train_it_does_not_begin_or_ends_and_says_why(pool, data, tmp_path, monkeypatch):
     case = case_of(model={"name": "lstm_har", "classes": 5}, session={"rounds": 3})
+    with pytest.raises(FednPartialError, match="no client can train: the data have 10 classes, the model 5 outputs"):
+        played(case, tmp_path / "run", pool, data)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(simulation, "check_data", lambda case, shards: None)  # as if the data changed afterwards
     with pytest.raises(FednPartialError, match="no client can train; the first refused: the data have 10 classes"):
         played(case, tmp_path / "run", pool, data)
 
@@ -370,6 +375,7 @@ def test_a_layer_that_the_model_does_not_have_is_named_before_the_first_round(po
     selection = {"selector": "random", "layers": 2, "always_train": ["dens"]}
     with pytest.raises(FednPartialError, match="no layer called 'dens'"):
         played(case_of(selection=selection), tmp_path / "run", pool, data)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_profile_with_another_batch_size_is_refused(profile, pool, data, tmp_path):
