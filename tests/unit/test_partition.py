@@ -96,3 +96,9 @@ def test_owners_are_grouped_evenly(sizes, clients, groups):
 def test_more_clients_than_owners_are_refused():
     with pytest.raises(DataError, match="4 clients, but the data have 3 owners"):
         partition.natural([5, 6, 7], 4)
+
+
+def test_fewer_examples_than_clients_are_refused_at_once():
+    for deal in (partition.iid, lambda n, clients, random: partition.dirichlet(np.zeros(n, int), clients, 0.3, random)):
+        with pytest.raises(DataError, match=r"^4 examples are too few for 5 clients$"):
+            deal(4, 5, np.random.default_rng(1))

@@ -34,9 +34,13 @@ def iid(examples: int, clients: int, random: np.random.Generator) -> list[np.nda
     ------
     DataError : fewer examples than clients.
     """
+    _check_enough(examples, clients)
+    return np.array_split(random.permutation(examples), clients)
+
+
+def _check_enough(examples: int, clients: int) -> None:
     if examples < clients:
         raise DataError(f"{examples} examples are too few for {clients} clients")
-    return np.array_split(random.permutation(examples), clients)
 
 
 def dirichlet(y: np.ndarray, clients: int, alpha: float, random: np.random.Generator) -> list[np.ndarray]:
@@ -49,8 +53,9 @@ def dirichlet(y: np.ndarray, clients: int, alpha: float, random: np.random.Gener
 
     Raises
     ------
-    DataError : `DRAWS` draws left some client with fewer.
+    DataError : fewer examples than clients, or `DRAWS` draws left some client with fewer than that.
     """
+    _check_enough(len(y), clients)
     members = [np.flatnonzero(y == number) for number in np.unique(y)]
     sizes = np.array([len(member) for member in members])
     minimum = max(1, min(MINIMUM, len(y) // (10 * clients)))
