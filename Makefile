@@ -17,6 +17,10 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/accuracy.py
 	$(BIN)/python tests/benchmarks/memory.py
 
+# The table of docs/RELIABILITY.md: about 10 minutes, as root
+faults: .venv/installed
+	$(BIN)/python tests/reliability/faults.py --document docs/RELIABILITY.md
+
 # docs/RESULTS.md and its pictures, from docs/results and from the experiments in runs/
 results: .venv/installed
 	$(BIN)/fedn-partial results
@@ -39,4 +43,4 @@ constraints: .venv/installed
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[local,dev]'
 	touch $@
 
-.PHONY: run test bench results pictures constraints
+.PHONY: run test bench faults results pictures constraints
