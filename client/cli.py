@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shlex
@@ -229,25 +230,23 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
 
     A container that a killed profile left behind is removed by the next one.
     """
-    import dataclasses
-
     from fedn_partial.client import flavours as known
     from fedn_partial.settings import load_case
 
     case = load_case(config)
-    case = dataclasses.replace(case, session=dataclasses.replace(case.session, rounds=rounds, min_clients=1))
+    session = dataclasses.replace(case.session, rounds=rounds, min_clients=1)
+    case = dataclasses.replace(case, session=session, data=None)
     numbers = _numbers(layers)
     playable, refused = known.pick([name.strip() for name in flavours.split(",")])
     for name, why in refused.items():
         click.echo(f"{name} is left out: {why}", err=True)
     if not playable:
         raise FednPartialError("this machine can play none of these flavours")
-    from fedn_partial import datasets
     from fedn_partial.client import containers, profile
     from fedn_partial.seed_model.case_checks import check_data
 
     profile.check_layers(case, numbers)
-    shard = datasets.open_shard(data) if data else profile.made_up_shard(case, examples)
+    shard = profile.open_shard(data) if data else profile.made_up_shard(case, examples)
     check_data(case, [shard])
     engine = containers.connect(image)
     with _telling(as_json) as tell:
@@ -266,8 +265,6 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
 @_json
 def plan_command(config, memory, as_json):
     """Predict what a device with so much memory can train."""
-    import dataclasses
-
     from fedn_partial.settings import load_case
 
     case = load_case(config)
@@ -426,7 +423,7 @@ def session_start(config, runs, as_json, **options):
         except BaseException:
             path.rmdir()  # nothing has begun
             raise
-        folder = RunFolder(path, case)
+        folder = RunFolder(path, dataclasses.replace(case, data=None))  # devices have data of their own
         click.echo(f"session {session_id}")
         tell({"event": "session", "session": session_id})
         try:

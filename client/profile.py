@@ -67,6 +67,7 @@ def run_profile(
         "kind": "profile",
         **describe(case),
         "examples": len(shard.y_train),
+        "data": shard.origin["source"],
         "rounds": case.session.rounds,
         "asked": [[flavour.name, number] for flavour in flavours for number in layers],
         "cells": [],
@@ -110,11 +111,17 @@ def check_layers(case: Case, layers: list[int]) -> None:
             )
 
 
+def open_shard(folder: Path) -> datasets.Shard:
+    """Return the shard in `folder`, to be named as such (raises DataError)."""
+    return dataclasses.replace(datasets.open_shard(folder), origin={"source": f"the shard {folder}"})
+
+
 def made_up_shard(case: Case, examples: int) -> datasets.Shard:
     """Return random data that fit the model of `case`: what training costs does not depend on them."""
     model = models.build(case.model, empty=True)
     random = np.random.default_rng(case.seed)
     classes = max(2, model.output.shape[-1])
+    origin = {"source": "made up at random"}
 
     def draw(count: int):
         shape = (count, *model.input.shape[1:])
@@ -126,7 +133,7 @@ def made_up_shard(case: Case, examples: int) -> datasets.Shard:
             x = random.random(shape, dtype=np.float32)
         return x, random.integers(0, classes, count).astype(np.int32)
 
-    return datasets.Shard(*draw(examples), *draw(TEST_EXAMPLES), tuple(f"class {n}" for n in range(classes)))
+    return datasets.Shard(*draw(examples), *draw(TEST_EXAMPLES), tuple(f"class {n}" for n in range(classes)), origin)
 
 
 def text_table(path: Path) -> str:
@@ -164,7 +171,7 @@ def _with_layers(case: Case, number: int) -> Case:
 
 def prepare_client(home: Path, shard: datasets.Shard, url: str) -> None:
     """Write the folder of a client: its shard, and its client.yaml for the controller at `url`."""
-    datasets.write_shard(home / "data", shard, "made up for a profile")
+    datasets.write_shard(home / "data", shard, shard.origin["source"])
     config = {"name": CLIENT, "api_url": url, "fedn_partial": {"data": "data"}}
     write_text(home / "client.yaml", yaml.safe_dump(config, sort_keys=False))
 

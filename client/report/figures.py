@@ -453,8 +453,9 @@ def problems_table(runs: list[Run], profiles: list[Profile]) -> Table:
             rows.append((f"{flavour}, {layers} layers", None, "its client", "not tried", "the profile ended before"))
         for flavour, why in profile.refused.items():
             rows.append((profile.label, None, flavour, "not tried", why))
-    runs = [*runs, *(cell.run for profile in profiles for cell in profile.cells if cell.run)]
-    for run in runs:
+    # A profile's client has data of its own, whatever the case says.
+    of_cells = [(cell.run, {}) for profile in profiles for cell in profile.cells if cell.run]
+    for run, data in [*((run, run.data or {}) for run in runs), *of_cells]:
         found = rounds(run)
         first_seen: dict[str, int] = {}
         for one in found:
@@ -470,7 +471,7 @@ def problems_table(runs: list[Run], profiles: list[Profile]) -> Table:
                 rows.append((run.label, one.number, client, "no answer", "nothing came from it in this round"))
         for number in _gaps([one.number for one in found]):
             rows.append((run.label, number, "all clients", "no answer", "nothing came from any client in this round"))
-        expected = run.setting("data", "clients")
+        expected = data.get("clients")
         if found and isinstance(expected, int) and expected > len(first_seen):
             silent = f"{expected - len(first_seen)} of the {expected} clients"
             rows.append((run.label, None, silent, "no answer", "nothing ever came from it"))

@@ -230,11 +230,10 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
         found += [("Clients", f"{one.clients:,}"), ("Rounds", _rounds(item, one)), ("Examples", _examples(item))]
     else:
         found += [("Rounds", f"{content.get('rounds', NOT_KNOWN)} in each combination")]
-        found += [("Images", f"{content.get('examples', NOT_KNOWN)}, the same for all")]
+        found += [("Examples", f"{content.get('examples', NOT_KNOWN)}, the same for all")]
+        found += [("Data", str(content["data"]))] if content.get("data") else []
     if data:
-        found.append(
-            ("Data", f"{data.get('name')}, dealt to {data.get('clients')} clients ({data.get('partition') or 'iid'})")
-        )
+        found.append(("Data", f"{data.get('name')}, {_dealt(data)}"))
     elif one:
         found.append(("Data", "the devices' own"))
     found += [
@@ -253,10 +252,18 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
     return found
 
 
+def _dealt(data: dict) -> str:
+    clients = data.get("clients")
+    to = plural(clients, "client") if isinstance(clients, int) else f"{NOT_KNOWN} clients"
+    return f"dealt to {to} ({data.get('partition') or 'iid'})"
+
+
 def _data(item: Run | Profile) -> dict | None:
-    """Return what the data were, with the keys of a case's section `data`, or None if only the devices know."""
-    data = item.data if isinstance(item, Run) else item.setting("data")
-    return data if isinstance(data, dict) else None
+    """Return what the data were, with the keys of a case's section `data`.
+
+    None if only the devices know, and for a profile: its client does not have the case's data.
+    """
+    return item.data if isinstance(item, Run) else None
 
 
 def machine(raw) -> str:

@@ -63,7 +63,7 @@ def simulate(
             datasets.verify(shard)
     check_data(case, map(datasets.open_shard, shards.values()))
     machines = devices.devices(case)
-    used = {"simulated": True, "data_digest": digest, "data": _description(shards)}
+    used = {"simulated": True, "data_digest": digest} | _other_data(case, shards)
     kept = used | {key: known[key] for key in ("started",) if known}
     with _alone(folder), _quiet():
         try:
@@ -124,14 +124,22 @@ def _shards(folder: Path) -> dict[str, Path]:
     return {name: found[name] for name in sorted(found, key=lambda name: (len(name), name))}
 
 
-def _description(shards: dict[str, Path]) -> dict:
-    """Return what the clients' data are, with the keys of a case's section `data`, by their own description."""
-    told = json.loads((next(iter(shards.values())) / "shard.json").read_text())
-    return {
-        "name": told.get("data_set", told.get("source")),
+def _other_data(case: Case, shards: dict[str, Path]) -> dict:
+    """Return what the clients' data are by their own description, with the keys of a case's section `data`, for a
+    run's session.json; nothing if they are those that the case asks for."""
+    origin = json.loads((next(iter(shards.values())) / "shard.json").read_text())
+    used = {
+        "name": origin.get("data_set", origin.get("source")),
         "clients": len(shards),
-        "partition": told.get("partition"),
+        "partition": origin.get("partition"),
+        "examples": origin.get("examples"),
+        "test_examples": origin.get("test_examples"),
     }
+    if case.data is not None and origin.get("seed") == case.seed:
+        asked = dataclasses.asdict(case.data)  # of all examples where it names no number
+        if all(value == used[key] for key, value in asked.items() if value is not None):
+            return {}
+    return {"data": used}
 
 
 def _digest(shards: dict[str, Path]) -> str:

@@ -294,6 +294,7 @@ def test_each_run_is_run_once_and_what_is_done_is_not_run_again(tmp_path, capsys
     assert [counts[-1] for counts in two.trained.values()] == [2, 2]
     assert sum(map(sum, two.trained.values())) == 2 * 2 * 2
     rows = load_run(runs / two.digest).rows
+    assert "data" not in load_run(runs / two.digest).session  # they are the case's own
     assert two.accuracies[1] == pytest.approx(
         over_examples([row for row in rows if row.round == 2], "accuracy"), abs=1e-4
     )

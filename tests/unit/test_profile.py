@@ -127,7 +127,9 @@ def test_the_text_table_puts_the_paper_beside_and_tells_why_cells_are_empty(tmp_
 @pytest.mark.parametrize("model", ["vgg16", "lstm_har", "text_cnn"])
 def test_made_up_data_fit_the_model(tmp_path, build, model):
     made = profile.made_up_shard(case(tmp_path, model), 5)
+    assert made.origin["source"] == "made up at random"
     write_shard(tmp_path / "data", made, "made up")
+    assert profile.open_shard(tmp_path / "data").origin["source"] == f"the shard {tmp_path / 'data'}"
     keras_model = build(model)
     assert open_shard(tmp_path / "data").x_train.shape == (5, *keras_model.input.shape[1:])
     assert (made.x_train.dtype.name == "int32") == (keras_model.input.dtype == "int32")

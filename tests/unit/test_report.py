@@ -250,6 +250,26 @@ def test_the_data_are_those_that_the_run_used(tmp_path):
     assert "digits" not in page
 
 
+def test_clients_that_the_case_has_and_the_data_have_not_are_not_missed(tmp_path):
+    path = write_run(tmp_path / "run", ROWS[:2], layers=LAYERS, data={"name": "digits", "clients": 5})
+    assert [row[2] for row in figures.problems_table([load_run(path)], []).rows] == ["3 of the 5 clients"]
+    session = json.loads((path / "session.json").read_text())
+    (path / "session.json").write_text(json.dumps({**session, "data": {"name": "casa", "clients": 2}}))
+    assert not figures.problems_table([load_run(path)], []).rows
+
+
+def test_a_profile_tells_of_its_own_clients_data_not_of_the_cases(tmp_path):
+    data = {"name": "digits", "clients": 5}
+    path = write_profile(tmp_path / "p", [{"flavour": "f", "layers": 3, "run": "f-3"}], data=data)
+    write_run(path / "f-3", ROWS[:1], layers=LAYERS, data=data)
+    content = json.loads((path / "profile.json").read_text())
+    (path / "profile.json").write_text(json.dumps({**content, "data": "made up at random"}))
+    _, (profile,) = load([path])
+    assert not figures.problems_table([], [profile]).rows
+    facts = dict(words.facts(profile))
+    assert facts["Data"] == "made up at random" and "digits" not in words.subtitle(profile)
+
+
 @pytest.mark.parametrize(
     ("part", "whole", "told"),
     [(39, 100, "61 % less"), (104, 100, "4 % more"), (100.2, 100, "as much"), (None, 1, None), (1, 0, None)],

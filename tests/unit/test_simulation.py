@@ -81,6 +81,13 @@ def whole(tmp_path_factory, pool, data):
     return folder
 
 
+def test_the_data_of_a_run_are_those_that_it_used(whole, pool, data, tmp_path):
+    case = case_of(data={"name": "digits", "clients": 2}, session={"rounds": 1})
+    played(case, tmp_path / "run", pool, data)
+    used = load_run(tmp_path / "run").data
+    assert (used["name"], used["clients"], used["partition"]) == ("made up", CLIENTS, None)
+
+
 def test_it_learns_and_writes_a_runs_folder(whole):
     rows = load_run(whole).rows
     session = json.loads((whole / "session.json").read_text())
