@@ -465,17 +465,36 @@ def problems_table(runs: list[Run], profiles: list[Profile]) -> Table:
             for row in one.rows:
                 for kind, why in _complaints(row):
                     rows.append((run.label, one.number, row.client, kind, why))
-            missing = {client for client, number in first_seen.items() if number < one.number}
-            missing -= {row.client for row in one.rows}
-            for client in sorted(missing, key=natural):
+            for client in _missing(run, one, first_seen, data):
                 rows.append((run.label, one.number, client, "no answer", "nothing came from it in this round"))
         for number in _gaps([one.number for one in found]):
             rows.append((run.label, number, "all clients", "no answer", "nothing came from any client in this round"))
         expected = data.get("clients")
-        if found and isinstance(expected, int) and expected > len(first_seen):
+        asked = isinstance(expected, int) and _drawn(run, expected) is None
+        if found and asked and expected > len(first_seen):
             silent = f"{expected - len(first_seen)} of the {expected} clients"
             rows.append((run.label, None, silent, "no answer", "nothing ever came from it"))
     return Table("problems", ("run", "round", "client", "kind", "why"), tuple(rows))
+
+
+def _drawn(run: Run, clients: int) -> int | None:
+    """Return how many of its `clients` a session draws for each round, or None if it asks all."""
+    drawn = run.setting("session", "clients_per_round")
+    return drawn if isinstance(drawn, int) and drawn < clients else None
+
+
+def _missing(run: Run, one: Round, first_seen: dict[str, int], data: dict) -> list[str]:
+    """Return the clients of which nothing came in a round: those that had answered before.
+
+    Where the session draws clients, rows do not tell which ones: then how many of them.
+    """
+    expected = data.get("clients")
+    drawn = _drawn(run, expected if isinstance(expected, int) else len(first_seen))
+    if drawn is not None:
+        left = drawn - len(one.rows)
+        return [f"{left} of the {drawn} clients drawn"] if left > 0 else []
+    missing = {client for client, number in first_seen.items() if number < one.number}
+    return sorted(missing - {row.client for row in one.rows}, key=natural)
 
 
 def _complaints(row: Row):

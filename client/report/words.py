@@ -72,10 +72,10 @@ def result(one: Summary, full: Summary | None) -> str:
         return "Nothing has come from any client yet."
     reached = f"an accuracy of {percent(one.accuracy)} after {plural(one.accuracy_round or 0, 'round')}"
     if one.full_training:
-        reached = "and nobody has tested the model" if one.accuracy is None else f"with {reached}"
+        reached = "nobody has tested the model" if one.accuracy is None else reached
         return (
-            f"Every client trained all {one.layers} layers in every round (full training), "
-            f"{reached}; {amount(one.upload_bytes)} were sent and {amount(one.download_bytes)} received."
+            f"Full training, all {one.layers} layers in every update: {reached}; "
+            f"{amount(one.upload_bytes)} were sent and {amount(one.download_bytes)} received."
         )
     if one.trained is None and one.warmup_rounds:
         reached = "nobody has tested the model" if one.accuracy is None else f"the model has {reached}"
@@ -129,7 +129,7 @@ def full_costs(one: Summary, full: Summary | None) -> tuple[float | None, float 
 def tiles(one: Summary, full: Summary | None) -> list[tuple[str, str, str]]:
     """Return the key figures: name, value, remark."""
     if one.full_training:
-        accuracy, sent = "full training", "all layers, in every round"
+        accuracy, sent = "full training", "all layers, in every update"
     else:
         accuracy = (
             f"full training: {percent(full.accuracy)}" if full else f"after {plural(one.accuracy_round or 0, 'round')}"
@@ -142,7 +142,7 @@ def tiles(one: Summary, full: Summary | None) -> list[tuple[str, str, str]]:
     return [
         ("Accuracy", percent(one.accuracy), accuracy),
         ("Sent by clients", amount(one.upload_bytes), sent),
-        ("Received by clients", amount(one.download_bytes), "FEDn sends the whole model, twice a round"),
+        ("Received by clients", amount(one.download_bytes), "the model to train, and the new one to test"),
         (
             "A client's round",
             number(one.partial_seconds if partial else one.full_seconds, 1, "s"),
@@ -346,7 +346,8 @@ def download_takeaway(summaries: list[Summary]) -> str:
     told = [f"{one.label} {amount(one.download_bytes)}" for one in summaries]
     total = told if len(told) > 1 else [amount(summaries[0].download_bytes)]
     return (
-        f"FEDn sends every client the whole model, twice a round: to train it and to test it. In all: {listed(total)}."
+        "A client that takes part in a round receives the model to train it, and the new one to test it. "
+        f"In all: {listed(total)}."
     )
 
 

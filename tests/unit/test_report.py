@@ -236,7 +236,7 @@ def test_a_session_that_ended_in_its_warm_up_is_not_called_full_training(tmp_pat
         "the model has an accuracy of 31.2 % after 1 round."
     )
     page = (tmp_path / "report.html").read_text()
-    assert "Nothing: every client answered" not in page and "is not whole: interrupted" in page
+    assert "Nothing: no answer" not in page and "is not whole: interrupted" in page
 
 
 def test_the_data_are_those_that_the_run_used(tmp_path):
@@ -256,6 +256,25 @@ def test_clients_that_the_case_has_and_the_data_have_not_are_not_missed(tmp_path
     session = json.loads((path / "session.json").read_text())
     (path / "session.json").write_text(json.dumps({**session, "data": {"name": "casa", "clients": 2}}))
     assert not figures.problems_table([load_run(path)], []).rows
+
+
+def test_clients_that_were_not_drawn_are_not_missed(tmp_path):
+    rows = [client(1, "c1", ["a"]), client(1, "c2", ["a"]), client(2, "c3", ["a"]), client(2, "c4", ["a"])]
+    drawn = {"session": {"rounds": 3, "clients_per_round": 2}, "data": {"name": "digits", "clients": 5}}
+    path = write_run(tmp_path / "run", rows, layers=LAYERS, **drawn)
+    assert not figures.problems_table([load_run(path)], []).rows
+    write_report([path], tmp_path / "report.html")
+    assert "Nothing: no answer is known to be missing, and every update" in (tmp_path / "report.html").read_text()
+    path = write_run(tmp_path / "other", [*rows, client(3, "c1", ["a"])], layers=LAYERS, **drawn)
+    (row,) = figures.problems_table([load_run(path)], []).rows
+    assert row[1:4] == (3, "1 of the 2 clients drawn", "no answer")
+
+
+def test_full_training_in_which_a_client_refused_does_not_say_that_every_client_trained(tmp_path):
+    rows = [client(1, "c1", ["a", "b", "c"], accuracy=0.5, test_examples=10), client(1, "c2", [], "refused: no memory")]
+    path = write_run(tmp_path / "run", rows, layers=LAYERS, selection={"selector": "all"})
+    (told,) = write_report([path], tmp_path / "report.html")["result"]
+    assert told.startswith("Full training, all 3 layers in every update: an accuracy of 50.0 % after 1 round; ")
 
 
 def test_a_profile_tells_of_its_own_clients_data_not_of_the_cases(tmp_path):
