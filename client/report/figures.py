@@ -5,6 +5,7 @@ Means leave out what is not known; a mean of nothing is None. Bytes are bytes, M
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import statistics
 from collections import defaultdict
@@ -16,6 +17,7 @@ from fedn_partial.client.runs import Row, over_examples
 
 PHASES = ("load", "import", "trace", "train", "encode")
 SENSORS = ("gpu_percent", "temperature_c", "power_mw")  # of devices that have them
+TIMES = ("seconds", "seconds_spread", "timed_updates", "timed_rounds")  # columns of a ``Times``
 FLOAT32 = 4  # bytes of a weight in a full update
 
 
@@ -130,6 +132,16 @@ def total(values: Iterable) -> float | None:
 
 
 @dataclass(frozen=True)
+class Times:
+    """Mean seconds of a client's round and their standard deviation, over `updates` that came in so many `rounds`."""
+
+    mean: float | None
+    spread: float | None
+    updates: int
+    rounds: int
+
+
+@dataclass(frozen=True)
 class Summary:
     """What one run comes to. Partial rows are those of clients that trained some of the layers, full ones all.
 
@@ -141,9 +153,7 @@ class Summary:
     accuracy : of the global model after round `accuracy_round`, the last one that somebody tested.
     upload_bytes : of all updates. full_upload_bytes : if each of these had been a full one, as float32.
     partial_upload_bytes, partial_full_bytes : the same of partial rows alone.
-    partial_seconds, full_seconds : mean of a client's round; partial_spread, full_spread : its standard deviation;
-        partial_count, full_count : rounds of clients in them. partial_memory_mb, full_memory_mb : mean of its highest
-        memory.
+    partial_times, full_times : of a client's round. partial_memory_mb, full_memory_mb : mean of its highest memory.
     problem : what the run itself says went wrong, or that it has not ended.
     """
 
@@ -162,15 +172,19 @@ class Summary:
     download_bytes: float | None
     partial_upload_bytes: float | None
     partial_full_bytes: float | None
-    partial_seconds: float | None
-    full_seconds: float | None
-    partial_spread: float | None
-    full_spread: float | None
-    partial_count: int
-    full_count: int
+    partial_times: Times
+    full_times: Times
     partial_memory_mb: float | None
     full_memory_mb: float | None
     problem: str | None
+
+    @property
+    def partial_seconds(self) -> float | None:
+        return self.partial_times.mean
+
+    @property
+    def full_seconds(self) -> float | None:
+        return self.full_times.mean
 
     @property
     def upload_share(self) -> float | None:
@@ -213,16 +227,18 @@ def summary(run: Run, memory: str) -> Summary:
         download_bytes=total(row.download_bytes for row in run.rows),
         partial_upload_bytes=total(row.upload_bytes for row in partial),
         partial_full_bytes=_full_bytes(partial),
-        partial_seconds=mean(row.round_seconds for row in partial),
-        full_seconds=mean(row.round_seconds for row in full),
-        partial_spread=spread(row.round_seconds for row in partial),
-        full_spread=spread(row.round_seconds for row in full),
-        partial_count=sum(row.round_seconds is not None for row in partial),
-        full_count=sum(row.round_seconds is not None for row in full),
+        partial_times=_times(partial),
+        full_times=_times(full),
         partial_memory_mb=mean(getattr(row, memory) for row in partial),
         full_memory_mb=mean(getattr(row, memory) for row in full),
         problem=_problem(run.session.get("final") or {}),
     )
+
+
+def _times(rows: list[Row]) -> Times:
+    timed = [row for row in rows if row.round_seconds is not None]
+    seconds = [row.round_seconds for row in timed]
+    return Times(mean(seconds), spread(seconds), len(timed), len({row.fedn_round for row in timed}))
 
 
 def _problem(final: dict) -> str | None:
@@ -261,7 +277,8 @@ def runs_table(summaries: list[Summary]) -> Table:
             "partial_upload_share",
             "download_bytes",
         ),
-        *("partial_round_seconds", "full_round_seconds", "partial_memory_mb", "full_memory_mb", "problem"),
+        *(f"{kind}_round_{name}" for kind in ("partial", "full") for name in TIMES),
+        *("partial_memory_mb", "full_memory_mb", "problem"),
     )
     rows = [
         (
@@ -274,7 +291,9 @@ def runs_table(summaries: list[Summary]) -> Table:
                 one.full_upload_bytes,
                 one.upload_share,
             ),
-            *(one.partial_upload_share, one.download_bytes, one.partial_seconds, one.full_seconds),
+            *(one.partial_upload_share, one.download_bytes),
+            *dataclasses.astuple(one.partial_times),
+            *dataclasses.astuple(one.full_times),
             *(one.partial_memory_mb, one.full_memory_mb, one.problem),
         )
         for one in summaries

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from fedn_partial.client.progress import size
-from fedn_partial.client.report.figures import Summary, Table, mean, ratio, spans
+from fedn_partial.client.report.figures import Summary, Table, Times, mean, ratio, spans
 from fedn_partial.client.report.load import Profile, Run
 from fedn_partial.client.report.paper import Costs
 
@@ -97,33 +97,33 @@ def result(one: Summary, full: Summary | None) -> str:
     savings = []
     if change := less(one.upload_bytes, one.full_upload_bytes):
         savings.append(f"clients sent {change} than full updates take".replace("as much than", "as much as"))
-    seconds, memory, _ = full_costs(one, full)
-    time, space = less(one.partial_seconds, seconds, "time"), less(one.partial_memory_mb, memory, "memory")
+    times, memory, _ = full_costs(one, full)
+    time, space = less(one.partial_times.mean, times.mean, "time"), less(one.partial_memory_mb, memory, "memory")
     if time or space:
         savings.append(
             f"a round took each of them {' and '.join(filter(None, (time, space)))} than one with all layers"
-            f"{_spread(one, full if full and full.full_seconds is not None else one) if time else ''}"
+            f"{f' ({timing(one.partial_times)}; {timing(times)} with all layers)' if time else ''}"
         )
     return f"{sentence}{'; ' if savings else ''}{', and '.join(savings)}."
 
 
-def _spread(partial: Summary, full: Summary) -> str:
-    """Return means, standard deviations and numbers of the rounds whose seconds are compared, in brackets."""
-    told = [
-        f"{number(seconds)} ± {number(spread)}{SPACE}s in {count:,} {what}"
-        for seconds, spread, count, what in (
-            (partial.partial_seconds, partial.partial_spread, partial.partial_count, "rounds of a client"),
-            (full.full_seconds, full.full_spread, full.full_count, "with all layers"),
-        )
-    ]
-    return f" ({', '.join(told)})"
+def timing(times: Times) -> str:
+    """Return a mean with its standard deviation and what it is made of."""
+    if times.mean is None:
+        return NOT_KNOWN
+    spread = "" if times.spread is None else f" ± {number(times.spread)}"
+    return f"{number(times.mean)}{spread}{SPACE}s in {_basis(times)}"
 
 
-def full_costs(one: Summary, full: Summary | None) -> tuple[float | None, float | None, str]:
-    """Return seconds and memory of a client's round with all layers, and where these were measured."""
-    if full and full.full_seconds is not None:
-        return full.full_seconds, full.full_memory_mb, f"run {full.label}"
-    return one.full_seconds, one.full_memory_mb, "the full rounds of the same run"
+def _basis(times: Times) -> str:
+    return f"{plural(times.updates, 'update')} of {plural(times.rounds, 'round')}"
+
+
+def full_costs(one: Summary, full: Summary | None) -> tuple[Times, float | None, str]:
+    """Return the times and the memory of a client's round with all layers, and where these were measured."""
+    if full and full.full_times.mean is not None:
+        return full.full_times, full.full_memory_mb, f"run {full.label}"
+    return one.full_times, one.full_memory_mb, "the full rounds of the same run"
 
 
 def tiles(one: Summary, full: Summary | None) -> list[tuple[str, str, str]]:
@@ -137,16 +137,17 @@ def tiles(one: Summary, full: Summary | None) -> list[tuple[str, str, str]]:
         sent = f"{percent(one.upload_share, 0)} of what full updates take ({amount(one.full_upload_bytes)})"
         if one.warmup_rounds:
             sent += f"; {percent(one.partial_upload_share, 0)} in partial rounds"
-    seconds, memory, where = full_costs(one, full)
-    partial = one.partial_seconds is not None and not one.full_training
+    times, memory, where = full_costs(one, full)
+    partial = one.partial_times.mean is not None and not one.full_training
+    own = one.partial_times if partial else one.full_times
     return [
         ("Accuracy", percent(one.accuracy), accuracy),
         ("Sent by clients", amount(one.upload_bytes), sent),
         ("Received by clients", amount(one.download_bytes), "the model to train, and the new one to test"),
         (
             "A client's round",
-            number(one.partial_seconds if partial else one.full_seconds, 1, "s"),
-            f"{number(seconds, 1, 's')} with all layers ({where})" if partial else "mean over clients and rounds",
+            number(own.mean, 1, "s"),
+            f"{timing(own)}; {timing(times)} with all layers ({where})" if partial else timing(own),
         ),
         (
             "Memory of a client",
@@ -168,9 +169,9 @@ def profile_result(found: Costs) -> str:
         return f"Nothing has been trained yet.{left}"
     ran = [cell for cell in cells if cell.seconds is not None and not cell.killed]
     tried = list(dict.fromkeys(cell.flavour for cell in cells))
-    where = tried[0] if len(tried) == 1 else f"each of {len(tried)} sizes of machine"
+    where = tried[0] if len(tried) == 1 else f"{len(tried)} sizes of machine"
     sentence = (
-        f"A client trained {columns}{f' of {total:.0f}' if total else ''} layers on {where}; "
+        f"A client was to train {columns}{f' of {total:.0f}' if total else ''} layers on {where}; "
         f"{len(ran)} of {plural(len(cells), 'combination')} ran"
     )
     if limited:
@@ -192,7 +193,14 @@ def _profile_saving(found: Costs) -> str:
         shares = [ratio(getattr(low, key), getattr(high, key)) for low, high in both]
         changes.append(less(mean(shares), 1.0, word))
     told = " and ".join(filter(None, changes))
-    return f" Training {few} layers took {told} than {many}, on average." if told else ""
+    counts = sorted({cell.rounds for pair in both for cell in pair if cell.rounds})
+    basis = f", means of {_from_to(counts)} each" if counts else ""
+    return f" Training {few} layers took {told} than {many}, on average{basis}." if told else ""
+
+
+def _from_to(counts: list[int]) -> str:
+    few = f"{counts[0]} to " if counts[0] < counts[-1] else ""
+    return f"{few}{plural(counts[-1], 'round')}"
 
 
 # What ran

@@ -218,10 +218,12 @@ def test_a_run_is_compared_with_full_training_of_the_same_model_and_data(tmp_pat
         "accuracy of 80.0 % after 5 rounds, "
         f"where full training reached 90.0 % after 1 round; clients sent {less} % less than full updates take, and a "
         "round took "
-        "each of them 50 % less time and 50 % less memory than one with all layers (4.5 ± 0.7 s in 2 rounds of a "
-        "client, 9.0 ± 0.0 s in 2 with all layers)."
+        "each of them 50 % less time and 50 % less memory than one with all layers (4.5 ± 0.7 s in 2 updates of 1 "
+        "round; 9.0 ± 0.0 s in 2 updates of 1 round with all layers)."
     )
     (alone,) = write_report([part], tmp_path / "alone.html")["result"]
+    assert "(4.5 ± 0.7 s in 2 updates of 1 round; 7.0 ± 1.4 s in 2 updates of 1 round with all layers)" in alone
+    assert "4.5 ± 0.7 s in 2 updates of 1 round; 7.0" in (tmp_path / "alone.html").read_text().replace(words.SPACE, " ")
     assert "full training" not in alone and "36 % less time than one" in alone  # 4.5 of the warm-up's 7 s
     assert "no run of full training here to compare with" in (tmp_path / "alone.html").read_text()
     assert "no run of full training" not in (tmp_path / "report.html").read_text()
@@ -256,6 +258,11 @@ def test_clients_that_the_case_has_and_the_data_have_not_are_not_missed(tmp_path
     session = json.loads((path / "session.json").read_text())
     (path / "session.json").write_text(json.dumps({**session, "data": {"name": "casa", "clients": 2}}))
     assert not figures.problems_table([load_run(path)], []).rows
+
+
+def test_one_measurement_has_no_spread():
+    assert words.timing(figures.Times(4.5, None, 1, 1)).replace(words.SPACE, " ") == "4.5 s in 1 update of 1 round"
+    assert words.timing(figures.Times(None, None, 0, 0)) == "n/a"
 
 
 def test_clients_that_were_not_drawn_are_not_missed(tmp_path):
@@ -355,8 +362,8 @@ CELLS = [
     cell("ssc.xsmall", 7, seconds=12.0, cpu_percent=97.0, ram_mb=600.0, ram_percent=55.9, run=None),
     cell("ssc.xsmall", 10, seconds=13.0, limited="9.0 of 10 layers: memory 900.0 MB predicted"),
     cell("ssc.xsmall", 14, killed="in round 1, after 3 of 20 steps"),
-    cell("my-board", 4, seconds=20.0),
-    cell("my-board", 14, seconds=25.0),
+    cell("my-board", 4, seconds=20.0, rounds=2),
+    cell("my-board", 14, seconds=25.0, rounds=1),
 ]
 VGG16 = {"model": {"name": "vgg16"}, "training": {"batch_size": 32}}
 
@@ -398,9 +405,9 @@ def test_a_profile_on_a_page(tmp_path):
     write_run(folder / "ssc.xsmall-4", sent, name="profile", model={"name": "vgg16"})
     answer = write_report([folder], tmp_path / "report.html")
     assert answer["result"] == [
-        "A client trained 4, 7, 10 and 14 of 14 layers on each of 2 sizes of machine; 5 of 6 combinations ran, "
+        "A client was to train 4, 7, 10 and 14 of 14 layers on 2 sizes of machine; 5 of 6 combinations ran, "
         "1 trained fewer layers than asked for, and 1 was ended for lack of memory; 1 of those that ran did not "
-        "in the paper. Training 4 layers took 20 % less time than 14, on average."
+        "in the paper. Training 4 layers took 20 % less time than 14, on average, means of 1 to 2 rounds each."
     ]
     page = Text((tmp_path / "report.html").read_text())
     assert "ssc.xsmall, 14 layers: ended for lack of memory; in round 1, after 3 of 20 steps" in page.text
