@@ -151,8 +151,14 @@ def _changed(row: dict) -> datetime | None:
 
 
 def _now(api: Api) -> datetime | None:
-    """Return the time by the clock that FEDn dates its rows with: online clients send telemetry every 5 s."""
-    newest = api.get("telemetry/", limit=1, order="desc")["result"]
+    """Return the time by the clock that FEDn dates its rows with, None if it does not tell.
+
+    Online clients send telemetry every 5 s.
+    """
+    try:
+        newest = api.get("telemetry/", limit=1, order="desc")["result"]
+    except ApiError:
+        return None
     return _date(newest[0].get("committed_at")) if newest else None
 
 

@@ -11,7 +11,7 @@ import requests
 
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model import server_state
-from fedn_partial.seed_model.api import Connection, TokenError
+from fedn_partial.seed_model.api import ApiError, Connection, TokenError
 from fedn_partial.seed_model.package import build_package
 
 RUNNING = {
@@ -36,6 +36,8 @@ class Server:
     def get(self, path, params=None, limit=None, order=None, skip=0):
         if path == "packages/active":
             return {"name": self.package_name}
+        if path == "telemetry/" and path not in self.lists:
+            raise ApiError("GET telemetry/ failed with 404")
         self.pages += path == "rounds/"
         rows = self.lists.get(path, [])[skip:]
         return {"count": len(rows), "result": rows[:limit] if limit else rows}
