@@ -135,7 +135,7 @@ def tiles(one: Summary, full: Summary | None) -> list[tuple[str, str, str]]:
             f"full training: {percent(full.accuracy)}" if full else f"after {plural(one.accuracy_round or 0, 'round')}"
         )
         sent = f"{percent(one.upload_share, 0)} of what full updates take ({amount(one.full_upload_bytes)})"
-        if one.warmup_rounds:
+        if one.warmup_rounds and one.partial_upload_share is not None:
             sent += f"; {percent(one.partial_upload_share, 0)} in partial rounds"
     times, memory, where = full_costs(one, full)
     partial = one.partial_times.mean is not None and not one.full_training
@@ -309,7 +309,7 @@ def _names(value) -> str:
 
 def _rounds(run: Run, one: Summary) -> str:
     asked = run.setting("session", "rounds")
-    text = f"{one.rounds} of {asked}" if isinstance(asked, int) and asked != one.rounds else f"{one.rounds}"
+    text = f"answers in {one.rounds} of {asked}" if isinstance(asked, int) and asked != one.rounds else f"{one.rounds}"
     return f"{text}, {one.failed_rounds} failed" if one.failed_rounds else text
 
 

@@ -238,6 +238,7 @@ def test_a_session_that_ended_in_its_warm_up_is_not_called_full_training(tmp_pat
         "the model has an accuracy of 31.2 % after 1 round."
     )
     page = (tmp_path / "report.html").read_text()
+    assert "in partial rounds" not in page
     assert "Nothing: no answer" not in page and "is not whole: interrupted" in page
 
 
