@@ -102,7 +102,7 @@ def run_command(config, source, runs, as_json):
     check_case(case)
     origin, shards = datasets.deal_case(case.data, case.seed, source)
     check_data(case, shards)
-    from fedn_partial.client.local_run import run
+    from fedn_partial.client.local_run import network_was_started, run
     from fedn_partial.client.runs import RunFolder, new_folder
 
     folder = RunFolder(new_folder(runs, case.name), case)
@@ -114,7 +114,7 @@ def run_command(config, source, runs, as_json):
                 f"interrupted; everything is stopped, what there was is in {folder.path}"
             ) from None
         except FednPartialError:
-            if not (folder.path / "network" / "logs").exists():  # nothing was started
+            if not network_was_started(folder.path):
                 shutil.rmtree(folder.path)
             raise
         _conclude(final, folder.rows, folder.path, tell)

@@ -72,6 +72,11 @@ def local_network(folder: Path, say=print):
             network.down()
 
 
+def network_was_started(folder: Path) -> bool:
+    """Return whether ``local_network`` came so far in `folder` that there are logs to be read."""
+    return (folder / "network" / "logs").exists()
+
+
 @contextmanager
 def uninterrupted():
     """Let no second Ctrl-C leave half of what is stopped here running."""

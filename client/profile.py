@@ -22,7 +22,7 @@ from fedn_partial.client import progress
 from fedn_partial.client.containers import ClientContainer, ClientEnded
 from fedn_partial.client.flavours import Flavour
 from fedn_partial.client.fleet import wait_until_online
-from fedn_partial.client.local_run import local_network, uninterrupted
+from fedn_partial.client.local_run import local_network, network_was_started, uninterrupted
 from fedn_partial.client.report import paper
 from fedn_partial.client.report.load import Cell, load
 from fedn_partial.client.runs import Row, RunFolder, describe, new_folder
@@ -85,6 +85,9 @@ def run_profile(
             try:
                 cell = _measure(empty, container, folder, path / "seed.npz", shard, tell)
             except FednPartialError as error:
+                if not profile["cells"] and not network_was_started(folder.path):
+                    shutil.rmtree(path)
+                    raise
                 raise FednPartialError(
                     f"{flavour.name}, {number} layers: {error}\nwhat there is is in {path}"
                 ) from None

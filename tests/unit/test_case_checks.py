@@ -7,7 +7,7 @@ import yaml
 from click.testing import CliRunner
 
 from fedn_partial import configs
-from fedn_partial.client import network, simulation
+from fedn_partial.client import flavours, network, profile, simulation
 from fedn_partial.client.cli import main
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.case_checks import check_case, check_fleet
@@ -87,6 +87,18 @@ def test_a_network_that_cannot_be_started_leaves_no_folder(right, tmp_path, monk
     monkeypatch.setattr(network, "_rclone", missing)
     result = CliRunner().invoke(main, COMMANDS["run"])
     assert result.exit_code == 2 and "rclone is missing" in result.output
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_profile_whose_network_cannot_be_started_leaves_no_folder(right, tmp_path, monkeypatch):
+    def missing():
+        raise FednPartialError("rclone is missing")
+
+    monkeypatch.setattr(network, "_rclone", missing)
+    case, flavour = load_case(Path("case.yaml")), flavours.load_flavours()["ssc.small"]
+    shard = profile.made_up_shard(case, 10)
+    with pytest.raises(FednPartialError, match=r"^rclone is missing$"):
+        profile.run_profile(case, None, "image", [flavour], {}, [3], shard, tmp_path / "runs", lambda event: None)
     assert not list(tmp_path.glob("runs/*"))
 
 
