@@ -624,7 +624,7 @@ def _conclude(final: dict, rows, folder: Path, tell) -> None:
     share = f" ({100 * final['upload_bytes'] / full:.0f} % of what full updates are)" if full else ""
     click.echo(f"\naccuracy of the global model on held-out examples: {reached}")
     click.echo(f"uploaded {size(final['upload_bytes'])}{share}, downloaded {size(final['download_bytes'])}")
-    if final["validation_bytes"]:
+    if final.get("validation_bytes"):  # which runs of an earlier version do not have
         click.echo(f"of that, {size(final['validation_bytes'])} by clients that were only asked to validate")
     if final["failed_rounds"]:
         click.echo(f"{final['failed_rounds']} of {final['rounds']} rounds failed")

@@ -202,7 +202,7 @@ def test_a_network_is_stopped_by_the_command_that_is_printed(tmp_path, monkeypat
     assert printed_command(result.output) == ["fedn-partial", "network", "down", "--folder", str(folder)]
     monkeypatch.undo()
     local = network.Network(folder)
-    monkeypatch.setattr(local, "_load", lambda: local.running.update(controller=None))
+    monkeypatch.setattr(local, "load", lambda: local.running.update(controller=None))
     with pytest.raises(FednPartialError) as error:
         local.up(host="0.0.0.0")
     assert printed_command(str(error.value)) == ["fedn-partial", "network", "down", "--folder", str(folder)]
