@@ -13,7 +13,6 @@ from fedn_partial.device_limits import HOT_FILES
 from fedn_partial.entry import SMALL_MEMORY
 from fedn_partial.errors import FednPartialError
 from fedn_partial.planner import MB, Limits, Planner
-from fedn_partial.seed_model.case_checks import check_case
 from fedn_partial.settings import Case
 
 DRAWS = 200
@@ -66,6 +65,8 @@ def make_plan(case: Case, memory_bytes: float) -> Plan:
 
     What imports take is measured here, in processes of their own.
     """
+    from fedn_partial.seed_model.case_checks import check_case
+
     table = check_case(case)
     base = _import_bytes(CLIENT) + _import_bytes(TENSORFLOW)
     planner = Planner(

@@ -202,12 +202,13 @@ def summary(rounds: list[Round], case: Case, status: str = "Finished") -> dict:
     """Return the metrics of a session so far; "problem" is None if it ended as `case` asked.
 
     "validation_bytes" are the part of "download_bytes" that clients downloaded for a round in which they only
-    validated. `status` is FEDn's of the session.
+    validated, "validations" the same by FEDn's number of the round. `status` is FEDn's of the session.
     """
     rows = [row for round_ in rounds for row in round_.rows.values()]
     good = [round_ for round_ in rounds if not round_.failed]
     last = good[-1] if good else None
-    validation_bytes = sum(sum(round_.validations.values()) for round_ in rounds)
+    validations = {round_.id: sum(round_.validations.values()) for round_ in rounds if round_.validations}
+    validation_bytes = sum(validations.values())
     return {
         "accuracy": over_examples(last.rows.values(), "accuracy") if last else None,
         "rounds": len(rounds),
@@ -215,6 +216,7 @@ def summary(rounds: list[Round], case: Case, status: str = "Finished") -> dict:
         "upload_bytes": sum(row.upload_bytes or 0 for row in rows),
         "download_bytes": sum(row.download_bytes or 0 for row in rows) + validation_bytes,
         "validation_bytes": validation_bytes,
+        "validations": validations,
         "full_upload_bytes": sum(4 * (row.total_params or 0) for row in rows),
         "problem": _problem(rounds, case, status),
     }

@@ -150,7 +150,7 @@ class Api:
     def download_package(self, path: str | Path) -> str:
         """Save the active compute package to `path` and return its name as ``active_package`` does."""
         response = self._request("GET", "packages/download", stream=True)
-        with response, open(path, "wb") as file:
+        with response, write_atomically(path) as file:
             try:
                 for chunk in response.iter_content(1 << 16):
                     file.write(chunk)

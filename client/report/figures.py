@@ -37,10 +37,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of a run: its number in the session, and a row for each client that answered."""
+    """One round of a run: its number in the session, and a row for each client that answered.
+
+    Attributes
+    ----------
+    validation_bytes : downloaded by clients that only validated its model, None if nobody did.
+    """
 
     number: int
     rows: tuple[Row, ...]
+    validation_bytes: float | None = None
+
+    @property
+    def download_bytes(self) -> float | None:
+        return total([*(row.download_bytes for row in self.rows), self.validation_bytes])
 
     @property
     def warmup(self) -> bool:
@@ -73,7 +83,8 @@ def rounds(run: Run) -> list[Round]:
             numbers = {id: int(id) - first + 1 for id in found}
         else:
             numbers = {id: position for position, id in enumerate(found, start=1)}
-    return [Round(numbers[id], tuple(found[id])) for id in sorted(found, key=numbers.get)]
+    validations = run.validations
+    return [Round(numbers[id], tuple(found[id]), validations.get(id)) for id in sorted(found, key=numbers.get)]
 
 
 def layer_names(run: Run) -> list[str]:
@@ -153,6 +164,7 @@ class Summary:
     accuracy : of the global model after round `accuracy_round`, the last one that somebody tested.
     upload_bytes : of all updates. full_upload_bytes : if each of these had been a full one, as float32.
     partial_upload_bytes, partial_full_bytes : the same of partial rows alone.
+    download_bytes : of all clients. validation_bytes : those of them that came to clients that only validated.
     partial_times, full_times : of a client's round. partial_memory_mb, full_memory_mb : mean of its highest memory.
     problem : what the run itself says went wrong, or that it has not ended.
     """
@@ -170,6 +182,7 @@ class Summary:
     upload_bytes: float | None
     full_upload_bytes: float | None
     download_bytes: float | None
+    validation_bytes: float | None
     partial_upload_bytes: float | None
     partial_full_bytes: float | None
     partial_times: Times
@@ -224,7 +237,8 @@ def summary(run: Run, memory: str) -> Summary:
         accuracy_round=accuracy_round,
         upload_bytes=total(row.upload_bytes for row in run.rows),
         full_upload_bytes=_full_bytes(run.rows),
-        download_bytes=total(row.download_bytes for row in run.rows),
+        download_bytes=total(round_.download_bytes for round_ in found),
+        validation_bytes=total(round_.validation_bytes for round_ in found),
         partial_upload_bytes=total(row.upload_bytes for row in partial),
         partial_full_bytes=_full_bytes(partial),
         partial_times=_times(partial),
@@ -319,7 +333,7 @@ def rounds_table(runs: list[Run]) -> Table:
                     mean(row.train_loss for row in one.rows),
                     total(row.upload_bytes for row in one.rows),
                     _full_bytes(one.rows),
-                    total(row.download_bytes for row in one.rows),
+                    one.download_bytes,
                     *(len(covered), layer_count(run)),
                 )
             )
@@ -488,6 +502,7 @@ def problems_table(runs: list[Run], profiles: list[Profile]) -> Table:
                 rows.append((run.label, one.number, client, "no answer", "nothing came from it in this round"))
         for number in _gaps([one.number for one in found]):
             rows.append((run.label, number, "all clients", "no answer", "nothing came from any client in this round"))
+        rows += [(run.label, number, "the server", "noted", text) for number, text in run.notes]
         expected = data.get("clients")
         asked = isinstance(expected, int) and _drawn(run, expected) is None
         if found and asked and expected > len(first_seen):

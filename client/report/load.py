@@ -45,6 +45,24 @@ class Run:
         data = self.session.get("data") or self.setting("data")
         return data if isinstance(data, dict) else None
 
+    @property
+    def notes(self) -> list[tuple[int, str]]:
+        """What the server functions noted on a whole round: its number, and a sentence."""
+        raw = self.session.get("notes")
+        notes = [note for note in raw if isinstance(note, dict)] if isinstance(raw, list) else []
+        pairs = [(note.get("round"), note.get("text")) for note in notes]
+        return [(number, text) for number, text in pairs if isinstance(number, int) and isinstance(text, str)]
+
+    @property
+    def validations(self) -> dict[str, float]:
+        """Bytes that clients without an update in a round downloaded to validate its model, by FEDn's number of it."""
+        raw = _dig(self.session.get("final"), ("validations",))
+        return {id: count for id, count in raw.items() if _is_count(count)} if isinstance(raw, dict) else {}
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < LARGEST
+
 
 @dataclass(frozen=True)
 class Cell:

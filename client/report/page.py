@@ -19,7 +19,7 @@ from fedn_partial.errors import FednPartialError
 
 MOST_CLIENTS = 40  # lines of the page's table of clients
 MOST_PROBLEMS = 30  # lines of the page's table of problems
-ALARMS = ("refused", "skipped", "round failed", "no answer")  # problems that the page's head mentions
+ALARMS = ("refused", "skipped", "round failed", "no answer", "noted")  # problems that the page's head mentions
 MADE = "files.txt"  # in the folder of the CSV files: which of them are a report's
 CSV_NAMES = tuple(
     f"{name}.csv"

@@ -143,7 +143,7 @@ def tiles(one: Summary, full: Summary | None) -> list[tuple[str, str, str]]:
     return [
         ("Accuracy", percent(one.accuracy), accuracy),
         ("Sent by clients", amount(one.upload_bytes), sent),
-        ("Received by clients", amount(one.download_bytes), "the model to train, and the new one to test"),
+        ("Received by clients", amount(one.download_bytes), _received(one)),
         (
             "A client's round",
             number(own.mean, 1, "s"),
@@ -348,6 +348,13 @@ def upload_takeaway(summaries: list[Summary]) -> str:
         return f"{text}."
     told = [f"{one.label} {percent(one.upload_share, 0)}" for one in summaries]
     return f"All clients together, by round. Share of what full updates take: {listed(told)}."
+
+
+def _received(one: Summary) -> str:
+    text = "FEDn sends the whole model, twice a round"
+    if not one.validation_bytes:
+        return text
+    return f"{text}; {amount(one.validation_bytes)} of it came to clients that only validated"
 
 
 def download_takeaway(summaries: list[Summary]) -> str:

@@ -40,16 +40,17 @@ def main() -> None:
     values = np.concatenate([array.ravel() for array in weights])
 
     class Server(server_functions.ServerFunctions):
-        settings = server_functions.session_settings(case, table, f"benchmark{os.getpid()}")
+        settings = server_functions.session_settings(case, table, f"benchmark{os.getpid()}", update.digest(weights))
 
     plain = passes(weights)
     held = anonymous_memory([os.getpid()])  # with the model and the update in hand
     server = Server()
-    server.client_settings(weights)
+    server.client_selection([str(number) for number in range(updates)])
+    told = server.client_settings(weights)
     metadata = {
         "format": update.FORMAT,
         "model": server.settings["fingerprint"],
-        "base": server.base,
+        **{key: told[key] for key in ("base", "session", "round")},
         "layers": [layer.name for layer in table],
         "codec": "float32",
         "num_examples": "10",

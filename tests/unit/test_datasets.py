@@ -10,6 +10,7 @@ import pytest
 from fedn_partial.datasets import ARRAYS, DataError, Shard, deal_case, load, open_shard, write_shard
 from fedn_partial.datasets.dataset import DataSet, Examples
 from fedn_partial.datasets.deal import deal
+from fedn_partial.schema import SettingsError
 from fedn_partial.settings import Data
 
 
@@ -218,10 +219,10 @@ def test_fewer_examples_are_drawn_from_all_before_they_are_dealt():
 
 
 def test_a_shard_says_how_it_came_about(tmp_path):
-    shard = deal(data_set(numbered(90), numbered(30)), Data(name="x", clients=3, partition="dirichlet:0.5"), 7)[1]
+    shard = deal(data_set(numbered(90), numbered(30)), Data(name="casa", clients=3, partition="dirichlet:0.5"), 7)[1]
     write_shard(tmp_path, shard, "made here")
     description = json.loads((tmp_path / "shard.json").read_text())
-    expected = {"data_set": "x", "files": {"file": "0123"}, "partition": "dirichlet:0.5", "seed": 7, "clients": 3}
+    expected = {"data_set": "casa", "files": {"file": "0123"}, "partition": "dirichlet:0.5", "seed": 7, "clients": 3}
     assert description.items() >= {**expected, "client": 2, "examples": 90, "test_examples": 30}.items()
     assert (tmp_path / "note.txt").read_bytes() == "für alle".encode()
     assert description["sha256"]["note.txt"] == hashlib.sha256("für alle".encode()).hexdigest()
@@ -284,8 +285,8 @@ def test_digits_are_dealt_to_the_clients_of_a_case():
 
 
 def test_unknown_data_set_is_refused_with_what_is_allowed():
-    with pytest.raises(DataError, match=r"'mnist' .*Allowed are: digits"):
-        deal_case(Data(name="mnist"), seed=1)
+    with pytest.raises(SettingsError, match=r"'mnist' .*Allowed are: digits"):
+        Data(name="mnist")
 
 
 def test_digits_are_of_no_folder(tmp_path):

@@ -217,7 +217,7 @@ def test_a_damaged_model_file_is_refused(device):
 
 
 def test_a_killed_child_is_named_and_the_next_request_works(device):
-    device.write_model(training={"epochs": 100000, "batch_size": 1})
+    device.write_model(training={"epochs": 1000, "batch_size": 1})
     server = server_of(device)
     killer = subprocess.Popen(
         [
@@ -254,7 +254,7 @@ def test_a_killed_server_is_started_again_by_the_next_request(device):
 
 
 def test_a_server_that_is_killed_during_a_request_is_named_and_started_again(device):
-    device.write_model(training={"epochs": 100000, "batch_size": 1})
+    device.write_model(training={"epochs": 1000, "batch_size": 1})
     server = server_of(device)
     killer = threading.Thread(target=lambda: wait_for(lambda: server.children()) and server.kill(), daemon=True)
     killer.start()
@@ -280,7 +280,7 @@ def test_a_server_that_cannot_import_is_not_started_for_every_request(tmp_path):
 
 @pytest.mark.parametrize("served", [True, False], ids=["fork server", "process of its own"])
 def test_a_request_ends_with_the_time_of_its_round(device, served):
-    device.write_model(training={"epochs": 100000, "batch_size": 1}, round_timeout=4)
+    device.write_model(training={"epochs": 1000, "batch_size": 1}, round_timeout=4)
     server = server_of(device)
     away = device.package / ".state" / "away"
     if not served:

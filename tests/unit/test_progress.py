@@ -231,6 +231,7 @@ def test_downloads_of_clients_that_only_validated_are_counted_and_named(fedn, fo
     assert (known["download_bytes"], known["validation_bytes"], known["only_validated"]) == (2300, 300, 3)
     assert "down 2.3 kB (300 B by 3 clients that only validated)" in progress.line(known)
     assert (final["download_bytes"], final["validation_bytes"]) == (2300, 300)
+    assert final["validations"] == {known["fedn_round"]: 300}
 
 
 def test_a_controller_that_takes_the_question_and_does_not_answer_is_not_waited_for_long(monkeypatch):

@@ -297,6 +297,37 @@ def test_a_profile_tells_of_its_own_clients_data_not_of_the_cases(tmp_path):
     assert facts["Data"] == "made up at random" and "digits" not in words.subtitle(profile)
 
 
+def problems(path) -> set[tuple]:
+    return {tuple(row[1:]) for row in figures.problems_table([load_run(path)], []).rows}
+
+
+def with_session(path: Path, **changes) -> Path:
+    """Change keys of a run's session.json."""
+    session = json.loads((path / "session.json").read_text())
+    (path / "session.json").write_text(json.dumps({**session, **changes}))
+    return path
+
+
+def test_what_the_server_functions_note_on_a_round_went_wrong_too(tmp_path):
+    path = write_run(tmp_path / "run", ROWS[:2], layers=LAYERS, data={"name": "digits", "clients": 2})
+    with_session(path, notes=[{"round": 1, "text": "2 updates of clients not asked"}, "damaged", {"round": "x"}])
+    assert problems(path) == {(1, "the server", "noted", "2 updates of clients not asked")}
+    write_report([path], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Not everything went well" in page and "2 updates of clients not asked" in page
+
+
+def test_what_clients_download_only_to_validate_is_received_too(tmp_path):
+    rows = [client(number, "c1", ["a"], download_bytes=2000) for number in (1, 2)]
+    final = {"problem": None, "download_bytes": 4700, "validation_bytes": 700, "validations": {"2": 700, "9": "x"}}
+    path = write_run(tmp_path / "run", rows, layers=LAYERS, final=final)
+    run = load_run(path)
+    assert figures.summary(run, "memory_peak_mb").download_bytes == 4700
+    assert [row["download_bytes"] for row in figures.rounds_table([run]).records()] == [2000, 2700]
+    write_report([path], tmp_path / "report.html")
+    assert "700\N{NO-BREAK SPACE}B of it came to clients that only validated" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("part", "whole", "told"),
     [(39, 100, "61 % less"), (104, 100, "4 % more"), (100.2, 100, "as much"), (None, 1, None), (1, 0, None)],

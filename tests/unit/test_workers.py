@@ -20,6 +20,8 @@ class Machine:
         monkeypatch.setattr(cgroup, "machine_memory", lambda: TOTAL)
         monkeypatch.setattr(cgroup, "available_memory", lambda: TOTAL - self.used())
         monkeypatch.setattr(workers.psutil, "Process", lambda: self)
+        for name in ("collect", "freeze", "unfreeze"):  # of all that the tests hold, thousands of times
+            monkeypatch.setattr(workers.gc, name, lambda: None)
 
     def start(self):
         spec = importlib.util.find_spec("fedn_partial.client.simulation.workers")
