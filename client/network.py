@@ -67,6 +67,7 @@ class Network:
     running: dict[str, psutil.Process] = field(default_factory=dict)
     supervisor: psutil.Process | None = None
     _restarts: dict[str, Restart] = field(default_factory=dict, repr=False)
+    _stopped: set[str] = field(default_factory=set, repr=False)
     _tied: bool = field(default=False, repr=False)
 
     @property
@@ -126,12 +127,14 @@ class Network:
 
     def start_process(self, name: str, command: list[str] | None = None, tied: bool = False) -> None:
         """Start one process of the network (also one that was stopped by itself)."""
+        self._stopped.discard(name)
         command = command or self._commands(_rclone())[name]
         self.running[name] = processes.start(command, self.log(name), self._environment(), self.folder, tied)
         self._save()
 
     def stop_process(self, name: str) -> None:
         """Stop one process of the network, which is then not supervised until it is started."""
+        self._stopped.add(name)
         processes.stop([self.running.pop(name)])
         self._save()
 
@@ -145,13 +148,13 @@ class Network:
         FednPartialError : in a network for one run, a process ended more than MOST_RESTARTS times in a row.
         """
         events = []
-        for name in list(self.running):
+        for name in PORTS.keys() - self._stopped:
             restart, now = self._restarts.get(name), time.monotonic()
             if restart and restart.started is None:
                 if now >= restart.due:
                     self.start_process(name, tied=self._tied)
                     restart.started = now
-            elif not processes.is_alive(self.running[name]):
+            elif name not in self.running or not processes.is_alive(self.running[name]):
                 events.append(self._schedule(name, now))
             elif restart and not restart.answers and self._answers(name):
                 restart.answers = True
@@ -162,7 +165,7 @@ class Network:
 
     def _schedule(self, name: str, now: float) -> str:
         count = self._restarts[name].count + 1 if name in self._restarts else 1
-        how = processes.bury(self.running[name])
+        how = processes.bury(self.running[name]) if name in self.running else ""
         if self._tied and count > MOST_RESTARTS:
             raise FednPartialError(
                 f"{name} ended {count} times in a row; the last lines of {self.log(name)} are:\n"
@@ -249,10 +252,9 @@ class Network:
     def _write_configs(self) -> None:
         for name in ("storage", "packages", "models", "tmp"):
             (self.folder / name).mkdir(exist_ok=True)
-        key_file = self.folder / "storage-key"
+        key_file = self._key_file()
         if not key_file.exists():
             write_text(key_file, secrets.token_hex(16), mode=0o600)
-        self._key = key_file.read_text()
         settings = {
             "network_id": "fedn-network",
             "controller": {"host": self.host, "port": self.ports["controller"], "debug": False},
@@ -262,7 +264,7 @@ class Network:
                 "storage_config": {
                     "storage_endpoint": f"http://127.0.0.1:{self.ports['storage']}",
                     "storage_access_key": "fedn",
-                    "storage_secret_key": self._key,
+                    "storage_secret_key": self._key(),
                     "storage_bucket": "fedn-models",
                     "context_bucket": "fedn-context",
                     "storage_secure_mode": False,
@@ -287,6 +289,12 @@ class Network:
             with contextlib.closing(sqlite3.connect(database)) as connection, connection:
                 connection.execute("UPDATE combiners SET address = ?", (self.reachable,))
 
+    def _key_file(self) -> Path:
+        return self.folder / "storage-key"
+
+    def _key(self) -> str:
+        return self._key_file().read_text()
+
     def _commands(self, rclone: str) -> dict[str, list[str]]:
         def fedn(role: str, host: str, *options: str) -> list[str]:
             module = "fedn_partial.client.fedn_process"
@@ -309,7 +317,7 @@ class Network:
             "MODELSTORAGE_CONFIG": str(folder / "settings.yaml"),
             "FEDN_COMPUTE_PACKAGE_DIR": str(folder / "packages"),
             "FEDN_MODEL_DIR": str(folder / "models"),
-            "RCLONE_AUTH_KEY": f'"fedn,{self._key}"',  # not on the command line, where everybody can read it
+            "RCLONE_AUTH_KEY": f'"fedn,{self._key()}"',  # not on the command line, where everybody can read it
             "HOOK_SERVICE_HOST": f"127.0.0.1:{self.ports['hooks']}",
             "TMPDIR": str(folder / "tmp"),
             "HOME": str(folder / "tmp"),  # gunicorn and rclone keep files there

@@ -234,6 +234,7 @@ def settle(running: RunningFleet) -> None:
             online = running.api.get("clients/", params={"status": "online"})["result"]
             states = {session["status"] for session in running.api.get("sessions/", limit=5, order="desc")["result"]}
             if len(online) == 3 and "Started" not in states:
+                running.network._restarts.clear()  # the next fault is the first of its process again
                 return
         time.sleep(1)
 
