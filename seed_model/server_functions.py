@@ -54,7 +54,7 @@ class ServerFunctions(ServerFunctionsBase):
     digest = staticmethod(update.digest)
     decode = staticmethod(update.decode)
     plain = staticmethod(update.plain)
-    stranger = "the global model is not one of this session"
+    stranger = "the global model is not of this session"
     max_settings_bytes = 1_000_000
     max_uninvited = 20  # as many clients that were not asked are named
     max_reasons = 50_000  # characters of all reasons together
@@ -107,7 +107,7 @@ class ServerFunctions(ServerFunctionsBase):
         if self.aside:
             logger.warning(
                 f"fedn-partial: {self.stranger}, {self.settings['client']['session']}; others' models are averaged. "
-                "FEDn keeps these functions until a session brings others or the combiner restarts"
+                "FEDn keeps these functions until it is given others or its combiner restarts"
             )
             return {}
         self.state["round"] += 1
@@ -179,7 +179,7 @@ class ServerFunctions(ServerFunctionsBase):
         if self.digest(global_model) != self.state["base"]:
             raise ValueError("arrived before its round had begun")
         self.model = global_model
-        self.notes.append("the hooks process was restarted; what it had merged before is lost")
+        self.notes.append("the hooks process was restarted; what it had merged is lost")
 
     def skip(self, client_id, metadata, reason):
         """Leave out an update and say why, by name. Also called by the hooks process, if it cannot read a model."""
@@ -291,7 +291,7 @@ class ServerFunctions(ServerFunctionsBase):
         if self.aside:
             return self.end_others_round()
         if self.model is None:
-            raise RuntimeError("fedn-partial: no update has arrived; the global model stays as it is")
+            raise RuntimeError("fedn-partial: no update has arrived")
         if not self.merged:
             logger.warning(f"fedn-partial: round {self.state['round']}: no valid update, the global model stays")
         model = list(self.model)
@@ -320,7 +320,9 @@ class ServerFunctions(ServerFunctionsBase):
         """Return the mean of the models of another session; raise RuntimeError if it is this one after all."""
         average, self.average, self.model = self.average, None, None
         if self.addressed or average is None:
-            self.state["previous"] = {**self.state["previous"], "notes": [self.stranger]}
+            notes, note = self.state["previous"].setdefault("notes", []), f"after it, {self.stranger}"
+            if note not in notes:
+                notes.append(note)
             self.save_state()
             raise RuntimeError(f"fedn-partial: {self.stranger}")
         return average
@@ -410,7 +412,7 @@ class ServerFunctions(ServerFunctionsBase):
                 state = found
         except (OSError, ValueError, LookupError, TypeError) as error:
             if not isinstance(error, FileNotFoundError):
-                logger.warning(f"fedn-partial: the state of the session is unusable, counting anew: {error!r}")
+                logger.warning(f"fedn-partial: unusable session state, counting anew: {error!r}")
         return state
 
     def save_state(self):

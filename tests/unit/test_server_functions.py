@@ -824,8 +824,8 @@ def test_nothing_is_merged_into_a_model_of_somebody_else(normalised, start, send
     following = combiner.round(model, send(normalised, a, base=model))
     assert_close(following.model, merged_by_hand(normalised, [a], "all_clients", model=model))
     (note,) = following.settings["previous"]["notes"]
-    assert note == "the global model is not one of this session"
-    assert len(log_lines(caplog, "the global model is not one of this session, session;")) == 1
+    assert note == "after it, the global model is not of this session"
+    assert len(log_lines(caplog, "the global model is not of this session, session;")) == 1
 
 
 @pytest.mark.parametrize("when", ["another model", "its rounds are over"])
