@@ -38,7 +38,7 @@ PHASES = {
     "training": (VICTIM, "round 2: training"),
     "uploading": (VICTIM, "round 2: loss"),
     "merging": ("hooks", "Received metadata"),
-    "validating": ("combiner", "Sent model validation request"),
+    "validating": ("combiner", "COMBINER orchestrating validation"),
 }
 SERVERS = ("controller", "combiner", "hooks", "storage")
 
@@ -241,10 +241,11 @@ def settle(running: RunningFleet) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="Play the faults whose name or phase has this word.")
+    parser.add_argument("--only", help="Play the faults whose name and phase have one of these, with commas between.")
     parser.add_argument("--document", type=Path, help="Write the table into this file, between its marks.")
     options = parser.parse_args()
-    chosen = [f for f in faults() if not options.only or options.only in f"{f.name} {f.phase}"]
+    words = (options.only or "").split(",")
+    chosen = [f for f in faults() if any(word in f"{f.name} {f.phase}" for word in words)]
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     running = RunningFleet(folder)
     for part, size in (("clients/client-3", "64m"), ("network/storage", "256m")):
@@ -259,6 +260,9 @@ def main() -> None:
         for fault in chosen:
             settle(running)
             outcome = play(running, fault, Path(tempfile.mkdtemp(dir=folder)))
+            if outcome.ended is None:
+                print(f"{fault.name}, {fault.phase}: was not injected", flush=True)
+                continue
             rows.append(outcome.row())
             print(rows[-1], flush=True)
     finally:
