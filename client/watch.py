@@ -15,13 +15,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 
 from fedn_partial.client.listing import Listing
 from fedn_partial.client.outcomes import outcome
 from fedn_partial.client.runs import Row
 from fedn_partial.parts import STATISTICS
-from fedn_partial.seed_model.api import Api
+from fedn_partial.seed_model.api import Api, read_date
 from fedn_partial.update import plain
 
 # Columns that are taken over by their name: from an update's metadata, and from its resources.
@@ -111,7 +110,7 @@ class Watcher:
         """Ask FEDn what is new (raises ApiError)."""
         session = self.api.get(f"sessions/{self.session_id}")
         self.status = session["status"]
-        self._began = _date(session.get("committed_at"))
+        self._began = read_date(session.get("committed_at"))
         statuses = self._round_statuses()
         self._read_rounds()
         if not self.over:
@@ -185,7 +184,7 @@ class Watcher:
         return (raw.get("round_config") or {}).get("session_id") == self.session_id
 
     def _is_older(self, raw: dict) -> bool:
-        date = _date(raw.get("committed_at"))
+        date = read_date(raw.get("committed_at"))
         return not self._is_ours(raw) and (None in (date, self._began) or date < self._began)
 
     def _read_combiners(self, round_: Round, combiners: list[dict]) -> None:
@@ -298,14 +297,6 @@ def _from_client(read, text: str, *context) -> None:
         read(json.loads(text), *context)
 
 
-def _date(text) -> datetime | None:
-    """Return the date that FEDn wrote, or None if it is none."""
-    try:
-        return parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return None
-
-
 def _sum(counts) -> int | None:
     """Return the sum of the counts that are known, or None if none is."""
     known = [count for count in counts if count is not None]
@@ -314,7 +305,7 @@ def _sum(counts) -> int | None:
 
 def _seconds(raw: dict) -> float | None:
     """Return how long a round took, by FEDn's dates, to the second."""
-    began, ended = _date(raw.get("committed_at")), _date(raw.get("updated_at"))
+    began, ended = read_date(raw.get("committed_at")), read_date(raw.get("updated_at"))
     return None if None in (began, ended) else (ended - began).total_seconds()
 
 

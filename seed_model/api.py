@@ -8,6 +8,8 @@ from __future__ import annotations
 import email.message
 import os
 from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import requests
@@ -209,3 +211,11 @@ def error_message(response: requests.Response) -> str:
         return str(response.json().get("message", response.text))
     except (ValueError, AttributeError):
         return response.text[:200]
+
+
+def read_date(text) -> datetime | None:
+    """Return the date that FEDn wrote, or None if it is none."""
+    try:
+        return parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None

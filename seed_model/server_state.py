@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from fedn_partial import package_archive
 from fedn_partial.errors import FednPartialError
 from fedn_partial.layers import Layer
 from fedn_partial.seed_model import package, seed
-from fedn_partial.seed_model.api import Api, ApiError, TokenError
+from fedn_partial.seed_model.api import Api, ApiError, TokenError, read_date
 from fedn_partial.settings import Case
 from fedn_partial.update import plain
 
@@ -131,7 +130,7 @@ def _started(api: Api) -> list[dict]:
 
 def _progress(api: Api, session: dict) -> tuple[int, datetime | None]:
     """Return how many rounds of a session FEDn has begun, and when the session or its newest round last changed."""
-    began, changed = _date(session.get("committed_at")), _changed(session)
+    began, changed = read_date(session.get("committed_at")), _changed(session)
     count, skip = 0, 0
     while True:  # FEDn cannot be asked for the rounds of one session
         page = api.get("rounds/", limit=PAGE, order="desc", skip=skip)["result"]
@@ -139,7 +138,7 @@ def _progress(api: Api, session: dict) -> tuple[int, datetime | None]:
             if (round_.get("round_config") or {}).get("session_id") == session["session_id"]:
                 changed = _changed(round_) if count == 0 else changed
                 count += 1
-            elif began and (date := _date(round_.get("committed_at"))) and date < began:
+            elif began and (date := read_date(round_.get("committed_at"))) and date < began:
                 return count, changed
         skip += len(page)
         if len(page) < PAGE:
@@ -147,7 +146,7 @@ def _progress(api: Api, session: dict) -> tuple[int, datetime | None]:
 
 
 def _changed(row: dict) -> datetime | None:
-    return _date(row.get("updated_at")) or _date(row.get("committed_at"))
+    return read_date(row.get("updated_at")) or read_date(row.get("committed_at"))
 
 
 def _now(api: Api) -> datetime | None:
@@ -159,14 +158,7 @@ def _now(api: Api) -> datetime | None:
         newest = api.get("telemetry/", limit=1, order="desc")["result"]
     except ApiError:
         return None
-    return _date(newest[0].get("committed_at")) if newest else None
-
-
-def _date(text) -> datetime | None:
-    try:
-        return parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return None
+    return read_date(newest[0].get("committed_at")) if newest else None
 
 
 def release(api: Api, say=print) -> None:
