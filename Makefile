@@ -17,7 +17,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/accuracy.py
 	$(BIN)/python tests/benchmarks/memory.py
 
-# The table of docs/RELIABILITY.md: about 10 minutes, as root
+# The table of docs/RELIABILITY.md: about 20 minutes, as root
 faults: .venv/installed
 	$(BIN)/python tests/reliability/faults.py --document docs/RELIABILITY.md
 

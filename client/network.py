@@ -31,7 +31,7 @@ PORTS = {"controller": 8092, "combiner": 12080, "hooks": 12081, "storage": 9000}
 READY_TIMEOUT = 90  # seconds
 LONGEST_PAUSE = 30  # seconds before a process that keeps ending is started again
 HEALTHY = 60  # seconds that a process has to run for its earlier ends to be forgotten
-MOST_RESTARTS = 5  # in a row, after which a network for one run counts as broken
+MOST_RESTARTS = 3  # in a row, after which a network for one run counts as broken
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

@@ -7,6 +7,8 @@ import time
 import pytest
 from conftest import Run, assert_models_are_what_clients_sent, make_case, wait_until
 
+from fedn_partial.errors import FednPartialError
+
 
 def is_training(running) -> bool:
     """Return whether a client of the fleet runs its compute package's train.py now."""
@@ -67,3 +69,18 @@ def test_a_session_whose_controller_ends_says_so_and_the_next_one_starts(running
     again = Run(running, tmp_path, make_case(session={"rounds": 2, "round_timeout": 60, "min_clients": 3}))
     assert again.final["problem"] is None
     assert_models_are_what_clients_sent(running, again, tmp_path)
+
+
+def test_a_controller_that_cannot_be_started_again_ends_the_run_with_its_log(running, tmp_path):
+    settings, killed = running.network.folder / "settings.yaml", []
+
+    def end_controller(watcher):
+        wait_until(lambda: len(watcher.rounds) >= 2 and is_training(running))
+        settings.rename(settings.with_suffix(".away"))
+        kill(running, "controller")
+        killed.append(time.monotonic())
+
+    case = make_case(session={"rounds": 50, "round_timeout": 60, "min_clients": 3})
+    with pytest.raises(FednPartialError, match=r"(?s)controller ended 4 times in a row.*settings\.yaml"):
+        Run(running, tmp_path, case, end_controller)
+    assert time.monotonic() - killed[0] < 30  # 10 s on an idle machine

@@ -62,15 +62,22 @@ class Outcome:
     problem: str | None = None
     ended: float | None = None
     seen: list[tuple[float, str]] = field(default_factory=list)
-    models: str = ""
+    models: str = "FEDn was away"
 
     def row(self) -> str:
-        session = f"{self.statuses.count('Finished')} of {ROUNDS} rounds made a model"
+        parts = [f"{self.statuses.count('Finished')} of {ROUNDS} rounds made a model"] if self.statuses else []
         if self.problem:
-            session += f"; ended after {self.ended:.0f} s: {self.problem}"
+            parts.append(f"ended after {self.ended:.0f} s: {shortened(self.problem)}")
+        session = "; ".join(parts)
         seen = "; ".join(f"{seconds:.0f} s: {text}" for seconds, text in self.seen[:3]) or "nothing beside the rounds"
         cells = (self.fault.name, self.fault.phase, session, seen, self.models)
         return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |"
+
+
+def shortened(text: str) -> str:
+    """Return the first and the last of the lines of an error that quotes a log."""
+    first, *quoted = text.splitlines()
+    return f"{first} ... {quoted[-1]}" if quoted else first
 
 
 def kill(name: str, number: int = signal.SIGKILL) -> Callable[[RunningFleet], None]:
@@ -139,11 +146,19 @@ def storage_gone() -> tuple[Callable, Callable]:
 
 
 def controller_gone() -> tuple[Callable, Callable]:
-    """The controller is stopped and not started again."""
-    return (
-        lambda running: running.network.stop_process("controller"),
-        lambda running: running.network.start_process("controller", tied=True),
-    )
+    """The controller is killed and cannot be started again, as its settings are gone."""
+
+    def inject(running):
+        settings = running.network.folder / "settings.yaml"
+        settings.rename(settings.with_suffix(".away"))
+        kill("controller")(running)
+
+    def mend(running):
+        settings = running.network.folder / "settings.yaml"
+        settings.with_suffix(".away").rename(settings)
+        running.network._restarts.clear()
+
+    return inject, mend
 
 
 def faults() -> list[Fault]:
@@ -155,7 +170,7 @@ def faults() -> list[Fault]:
         Fault("disk of a device full", "training", *fill_disk("device")),
         Fault("disk of the object store full", "training", *fill_disk("storage")),
         Fault("models removed from the object store", "training", *storage_gone()),
-        Fault("controller gone for good", "training", *controller_gone()),
+        Fault("controller killed, cannot be started again", "training", *controller_gone()),
     ]
     return made
 
