@@ -20,11 +20,12 @@ import fedn.network.grpc.fedn_pb2 as messages
 import grpc
 from fedn.network.clients.client_v2 import Client, ClientOptions
 from fedn.network.clients.fedn_client import ConnectToApiResult, FednClient
-from fedn.network.clients.grpc_handler import GRPC_OPTIONS, GrpcAuth, GrpcHandler
+from fedn.network.clients.grpc_handler import GRPC_OPTIONS, GrpcAuth
 
 from fedn_partial.client.access_token import Access
 from fedn_partial.client.active_package import ActivePackage
 from fedn_partial.client.connection_bytes import ByteCounter
+from fedn_partial.client.retries import RetryingHandler
 from fedn_partial.log import log
 from fedn_partial.refusal import empty_update, refusal_metadata
 from fedn_partial.seed_model.api import Api
@@ -216,7 +217,7 @@ class Transport(FednClient):
         )
 
 
-class CountingHandler(GrpcHandler):
+class CountingHandler(RetryingHandler):
     """FEDn's gRPC calls, with the bytes of each counted."""
 
     counter = ByteCounter()

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from fedn.network.clients.client_v2 import ClientOptions
 from fedn.utils.dispatcher import Dispatcher
 from test_doctor import Certificates
 
-from fedn_partial.client import fedn_client, node
+from fedn_partial.client import fedn_client, node, retries
 from fedn_partial.client.access_token import Access
 from fedn_partial.client.active_package import ActivePackage
 from fedn_partial.client.fedn_client import CountingHandler, PatientClient
@@ -289,6 +290,79 @@ def test_a_private_authority_and_a_token_go_together(tmp_path, monkeypatch, toke
     finally:
         server.stop(None)
     assert seen == [token and f"Bearer {token}"]
+
+
+class Combiner:
+    """A gRPC server on a port of its own that takes heartbeats, and can be away."""
+
+    def __init__(self):
+        self.beats, self.port, self.server = [], 0, None
+
+    def service(self, details):
+        self.beats.append(time.monotonic())
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: messages.Response().SerializeToString())
+
+    def start(self):
+        self.server = grpc.server(
+            concurrent.futures.ThreadPoolExecutor(1), handlers=[self], options=[("grpc.so_reuseport", 0)]
+        )
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.server.start()
+
+    def wait_for_a_beat(self, seconds):
+        """Wait until a heartbeat comes, and return how long that was."""
+        started, number = time.monotonic(), len(self.beats)
+        while len(self.beats) == number:
+            assert time.monotonic() - started < seconds
+            time.sleep(0.01)
+        return time.monotonic() - started
+
+
+def test_a_device_is_back_soon_after_its_combiner_however_often_that_was_away(monkeypatch):
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.4)
+    combiner = Combiner()
+    combiner.start()
+    handler = CountingHandler("127.0.0.1", combiner.port, name="id", token=None, combiner_name="c")
+    beat = threading.Thread(target=handler.send_heartbeats, args=("a", "id", 0.02), daemon=True)
+    beat.start()
+    combiner.wait_for_a_beat(10)
+    for away in (
+        0.1,
+        0.1,
+        0.1,
+        0.1,
+        0.1,
+        0.1,
+        3,
+    ):  # FEDn would wait 0.05 * 2**n: 6 s after the 7th, more after the last
+        combiner.server.stop(None).wait()
+        time.sleep(away)
+        combiner.start()
+        assert combiner.wait_for_a_beat(20) < 3
+    monkeypatch.setattr(handler, "heartbeat", lambda *_: None)  # ends the thread
+    beat.join(5)
+    combiner.server.stop(None)
+
+
+def test_a_message_that_a_round_can_do_without_is_given_up(monkeypatch):
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.01)
+    with socket.socket() as taken:  # a port on which nobody listens
+        taken.bind(("127.0.0.1", 0))
+        handler = CountingHandler("127.0.0.1", taken.getsockname()[1], name="id", token=None, combiner_name="c")
+        with pytest.raises(grpc_handler.RetryException, match="send_status: 5 attempts failed"):
+            handler.send_status("done", sender_name="a", session_id="s")
+
+
+def test_a_refusal_is_not_tried_again():
+    combiner = Combiner()
+    combiner.service = lambda details: None  # which gRPC answers as an unknown method
+    combiner.start()
+    handler = CountingHandler("127.0.0.1", combiner.port, name="id", token=None, combiner_name="c")
+    with pytest.raises(grpc.RpcError) as refused:
+        handler.send_model_update(messages.ModelUpdate())
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    combiner.server.stop(None)
 
 
 # The working folder
