@@ -1,10 +1,14 @@
 """A network that stays up without the command that started it."""
 
+import http.client
 import os
 import signal
 
 import psutil
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from conftest import wait_until
 
 from fedn_partial.client.network import Network
@@ -51,6 +55,34 @@ def test_what_ends_is_started_again_and_down_stops_everything(network):
     left.write_text("of a killed upload")
     local.up(say=lines.append)
     assert not left.exists()
+
+
+def test_an_upload_that_is_killed_is_not_there_and_leaves_nothing(network):
+    """The store is whole because rclone renames what has arrived: here rclone really ends in mid-upload."""
+    local, lines = network
+    key = (local.folder / "storage-key").read_text()
+    address = f"127.0.0.1:{local.ports['storage']}"
+    request = AWSRequest(
+        "PUT", f"http://{address}/fedn-models/half", headers={"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}
+    )
+    S3SigV4Auth(Credentials("fedn", key), "s3", "us-east-1").add_auth(request)
+    connection = http.client.HTTPConnection(address)
+    connection.putrequest("PUT", "/fedn-models/half")
+    for name, value in {**request.headers, "Content-Length": "9000000"}.items():
+        connection.putheader(name, value)
+    connection.endheaders(b"x" * 5_000_000)
+    bucket = local.folder / "storage" / "fedn-models"
+    assert wait_until(lambda: any(path.stat().st_size > 10**6 for path in bucket.rglob("*")), 20), list(
+        bucket.rglob("*")
+    )
+    os.kill(local.status()["supervisor"], signal.SIGKILL)
+    os.kill(local.status()["storage"], signal.SIGKILL)
+    connection.close()
+    assert not (bucket / "half").exists()
+    assert list(bucket.iterdir()), "rclone kept nothing of it: then this test needs another way to see a killed upload"
+    local.down()
+    local.up(say=lines.append)
+    assert not list(bucket.iterdir())
 
 
 def test_ports_that_are_open_to_all_are_named(tmp_path):

@@ -27,7 +27,23 @@ from fedn_partial.client.cli import main
 from fedn_partial.client.collect import collect
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model import server_state
+from fedn_partial.seed_model.api import Api, ApiError
 from fedn_partial.seed_model.seed import newest_model
+
+# A session without server functions, as FEDn's own client starts it.
+OTHER = {
+    "name": "stock",
+    "session_config": {
+        "aggregator": "fedavg",
+        "round_timeout": 10,
+        "rounds": 1,
+        "buffer_size": -1,
+        "delete_models_storage": True,
+        "clients_required": 1,
+        "validate": True,
+        "helper_type": "numpyhelper",
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -91,23 +107,31 @@ def test_its_figures_come_home_from_fedn_alone(running, finished, tmp_path):
 
 
 def test_a_session_of_another_make_is_refused(running, tmp_path):
-    raw = {
-        "name": "stock",
-        "session_config": {
-            "aggregator": "fedavg",
-            "round_timeout": 10,
-            "rounds": 1,
-            "buffer_size": -1,
-            "model_id": newest_model(running.api),
-            "delete_models_storage": True,
-            "clients_required": 1,
-            "validate": True,
-            "helper_type": "numpyhelper",
-        },
-    }
+    raw = {**OTHER, "session_config": {**OTHER["session_config"], "model_id": newest_model(running.api)}}
     running.api.post("sessions/", json=raw)
     with pytest.raises(FednPartialError, match="session 'stock' was not started by this version of fedn-partial"):
         collect(running.api, "stock", tmp_path)
+
+
+def test_a_second_session_is_refused_by_whichever_of_fedns_processes_is_asked(running, tmp_path):
+    """FEDn knows a running session only in the process that it runs in, and would replace its server functions."""
+    answers = []
+    config = {**OTHER["session_config"], "model_id": newest_model(running.api)}
+    other = {**OTHER, "session_config": config}
+
+    def start_beside(watcher):
+        wait_until(lambda: watcher.rounds)
+        for number in range(10):
+            api = Api(running.network.url)  # a connection of its own: each may reach another process
+            session = api.post("sessions/", json={**other, "name": f"beside-{number}"})["session_id"]
+            try:
+                answers.append(api.post("sessions/start", json={"session_id": session, "rounds": 1}))
+            except ApiError as error:
+                answers.append(str(error))
+
+    run = Run(running, tmp_path, make_case(session={"rounds": 3, "round_timeout": 40}), start_beside)
+    assert len(answers) == 10 and all("A session is already running" in str(answer) for answer in answers), answers
+    assert run.final["problem"] is None
 
 
 def test_fedns_own_client_takes_part_with_the_same_file(running, tmp_path):

@@ -60,6 +60,13 @@ def test_everybody_installs_by_it():
     assert len(re.findall(r'constraints? "\$work/source/constraints.txt"', setup)) == 2
 
 
+def test_the_way_to_raise_them_is_written_down_and_is_there():
+    written = (ROOT / "docs/VERSIONS.md").read_text()
+    assert re.search(r"^Raise it .*(week|month|quarter)", written, re.MULTILINE) and "`make constraints`" in written
+    recipe = (ROOT / "Makefile").read_text().partition("\nconstraints:")[2].partition("\n\n")[0]
+    assert recipe.index(".ci/resolve.py") < recipe.index("$(MAKE) test")
+
+
 def test_a_pin_says_where_it_holds_only_if_versions_differ():
     places = [(machine, python) for machine in ("aarch64", "x86_64") for python in ("3.10", "3.11")]
     assert pins("a", dict.fromkeys(places, "1")) == ["a==1"]

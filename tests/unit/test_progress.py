@@ -102,6 +102,23 @@ def test_a_client_that_does_not_answer_is_named_with_what_is_known_of_it(fedn, f
     assert followed.problems(1) == [] and followed.texts("network") == []
 
 
+def test_a_client_that_does_not_answer_is_named_while_the_round_runs(fedn, follow, monkeypatch, capsys):
+    """In the line that a terminal shows; a went away in the middle of round 2."""
+    fedn.answers["rounds/"].append(running(fedn, "2", "m1"))
+    fedn.updates.append(fedn.update("b", "2"))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def over():
+        fedn.answers["rounds/"][1] = fedn.round("2", "m1", {"round": 2})
+
+    wait = [lambda: None] * 9
+    follow([*wait, lambda: fedn.answers["clients/"].pop(0), *wait, over, ends(fedn)], rounds=2).run()
+    shown = [text for text in capsys.readouterr().out.split("\r") if "round running: 1 updates so far, " in text]
+    assert shown[5].endswith(" s, waiting for a (last seen in round 1)")
+    assert shown[-1].endswith(" s, waiting for a (offline; last seen in round 1)")
+
+
 def test_where_fedn_does_not_say_whom_it_asked_nobody_is_accused(fedn, follow):
     for name in "cde":
         fedn.answers["clients/"].append({"client_id": f"id-{name}", "name": name})

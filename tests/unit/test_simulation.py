@@ -4,11 +4,13 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -17,7 +19,7 @@ import pytest
 import yaml
 from run_folders import write_profile
 
-from fedn_partial import datasets, settings
+from fedn_partial import datasets, models, settings
 from fedn_partial.client import simulation
 from fedn_partial.client.report.load import load_run
 from fedn_partial.client.runs import RunFolder, over_examples
@@ -86,6 +88,23 @@ def test_the_data_of_a_run_are_those_that_it_used(whole, pool, data, tmp_path):
     played(case, tmp_path / "run", pool, data)
     used = load_run(tmp_path / "run").data
     assert (used["name"], used["clients"], used["partition"]) == ("made up", CLIENTS, None)
+
+
+README = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+
+
+def test_the_readme_names_every_file_of_a_runs_folder(whole):
+    written = {re.sub(r"\d+", "N", path.name) for path in whole.iterdir()}
+    assert {"session.json", "rounds.jsonl", "model-N.npz", "checkpoint.json"} <= written
+    assert [name for name in written if f"`{name}`" not in README] == []
+
+
+def test_the_readme_says_what_a_new_model_takes():
+    """A file alone is not found: it is named in MODELS too."""
+    files = {path.stem for path in Path(models.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == set(models.MODELS)
+    assert "A model is a file in `compute_package/fedn_partial/models/` and a line in `MODELS` there" in README
+    assert "model is one file" not in README
 
 
 def test_it_learns_and_writes_a_runs_folder(whole):

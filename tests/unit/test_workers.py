@@ -1,6 +1,7 @@
 """What the processes of simulations keep, on a made-up machine whose memory is all in their steps."""
 
 import importlib.util
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -85,3 +86,8 @@ def test_a_step_that_is_kept_is_not_made_again(monkeypatch):
     process = machine.start()
     assert machine.keep(process, 1) and machine.keep(process, 2)
     assert not machine.keep(process, 1)
+
+
+def test_the_readme_states_the_share_that_stays_free():
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    assert f"only while {100 * workers.LEAVE:.0f} % of the machine's memory is free" in readme
