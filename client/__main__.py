@@ -1,5 +1,5 @@
 """``python -m fedn_partial.client`` is the command ``fedn-partial``."""
 
-from fedn_partial.client.cli import main
+from fedn_partial.client.commands.cli import main
 
 main()

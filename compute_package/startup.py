@@ -1,6 +1,6 @@
-"""FEDn's entry point 'startup': runs once, before the client connects (see fedn_partial/entry.py)."""
+"""FEDn's entry point 'startup': runs once, before the client connects (see fedn_partial/runtime/entry.py)."""
 
-from fedn_partial import entry
+from fedn_partial.runtime import entry
 
 if __name__ == "__main__":
     entry.startup()

@@ -1,8 +1,8 @@
-"""FEDn's entry point 'train': thin on purpose, the work is done by the fork server (see fedn_partial/entry.py)."""
+"""FEDn's entry point 'train': thin on purpose, the fork server does the work (see fedn_partial.runtime.entry)."""
 
 import sys
 
-from fedn_partial import entry
+from fedn_partial.runtime import entry
 
 if __name__ == "__main__":
     sys.exit(entry.train(sys.argv[1], sys.argv[2]))

@@ -81,7 +81,7 @@ END
     "$python" - "$root/var/lib/fedn-partial/data" $IMAGES <<'END'
 import sys
 import numpy as np
-from fedn_partial.datasets import Shard, write_shard
+from fedn_partial.client.data.data_sets import Shard, write_shard
 
 random, count = np.random.default_rng(1), int(sys.argv[2])
 x = random.integers(0, 256, (count + 8, 32, 32, 3), dtype=np.uint8)
@@ -94,7 +94,7 @@ wait_for_client() {
     "$python" - "$1" "$client" <<'END'
 import sys, time
 import psutil
-from fedn_partial.seed_model.api import Api
+from fedn_partial.client.fedn_api.api import Api
 
 api, client = Api(sys.argv[1]), psutil.Process(int(sys.argv[2]))
 for _ in range(600):

@@ -6,12 +6,13 @@ import functools
 import json
 from collections.abc import Iterable
 
-from fedn_partial import datasets, models
+from fedn_partial import models
+from fedn_partial.data.shard import Shard, check_fits
 from fedn_partial.errors import DataError, FednPartialError
-from fedn_partial.layers import Layer, layer_table
-from fedn_partial.schema import SettingsError
-from fedn_partial.selection import Context, ask, from_dict
-from fedn_partial.settings import Case
+from fedn_partial.settings.case import Case
+from fedn_partial.settings.schema import SettingsError
+from fedn_partial.submodel.layers import Layer, layer_table
+from fedn_partial.submodel.selection import Context, ask, from_dict
 
 
 def check_case(case: Case) -> list[Layer]:
@@ -50,13 +51,13 @@ def check_clients(case: Case, clients: int, where: str) -> None:
             raise FednPartialError(f"session: {key} is {number}, but {where} is {clients}")
 
 
-def check_data(case: Case, shards: Iterable[datasets.Shard]) -> None:
+def check_data(case: Case, shards: Iterable[Shard]) -> None:
     """Raise DataError if the case's model can take no client's data; one that it cannot take keeps its client out."""
     model = models.build(case.model, empty=True)
     errors = []
     for shard in shards:
         try:
-            datasets.check_fits(shard, model)
+            check_fits(shard, model)
             return
         except DataError as error:
             errors.append(error)

@@ -1,9 +1,10 @@
 """What FEDn does with updates where its hooks process is down, or fails: nothing.
 
 FEDn 0.33 then averages the updates itself, which would take a partial update for a whole model. Two things prevent
-that on any FEDn of this version: ``num_examples`` is a string (see ``fedn_partial.update``), which FEDn's averaging
-does not take, and the session names an aggregator that cannot make a model: FEDn's FedOpt with an optimiser that it
-does not have. It reads all updates of the round from its queue, so that none is left for the next round, and fails.
+that on any FEDn of this version: ``num_examples`` is a string (see ``fedn_partial.exchange.update``), which FEDn's
+averaging does not take, and the session names an aggregator that cannot make a model: FEDn's FedOpt with an optimiser
+that it does not have. It reads all updates of the round from its queue, so that none is left for the next round, and
+fails.
 """
 
 from __future__ import annotations

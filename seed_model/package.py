@@ -8,14 +8,14 @@ import tempfile
 from pathlib import Path
 
 import fedn_partial
-from fedn_partial.atomic import write_atomically
+from fedn_partial.client.fedn_api.api import Api
+from fedn_partial.client.fedn_api.package_archive import PackageError, check_runs, unpack
 from fedn_partial.errors import FednPartialError
-from fedn_partial.package_archive import PackageError, check_runs, unpack
-from fedn_partial.seed_model.api import Api
+from fedn_partial.runtime.atomic import write_atomically
 
 NAME = "fedn-partial"  # that FEDn shows of a package
 ENTRY_FILES = ("fedn.yaml", "startup.py", "train.py", "validate.py")
-LIBRARY_FOLDERS = (".", "datasets", "models")
+OTHER_PARTS = ("client", "compute_package", "configs", "seed_model")  # that an installation has inside the library
 
 
 def build_package(output: str | Path) -> list[str]:
@@ -27,13 +27,18 @@ def build_package(output: str | Path) -> list[str]:
     # In a checkout the entry points lie around the library, as in the package; an installation has them inside it.
     entry_folder = library.parent if (library.parent / "fedn.yaml").exists() else library / "compute_package"
     members = {name: entry_folder / name for name in ENTRY_FILES}
-    for folder in LIBRARY_FOLDERS:
-        for path in sorted((library / folder).glob("*.py")):
-            members[str(Path("fedn_partial") / folder / path.name)] = path
+    members |= {str(Path("fedn_partial") / path): library / path for path in library_files()}
     with write_atomically(output) as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, path in members.items():
             archive.add(str(path), arcname=name, filter=_nobody)
     return list(members)
+
+
+def library_files() -> list[Path]:
+    """Return the library's source files, relative to its folder: what every device downloads."""
+    library = Path(fedn_partial.__file__).parent
+    files = sorted(path.relative_to(library) for path in library.rglob("*.py"))
+    return [path for path in files if path.parts[0] not in OTHER_PARTS]
 
 
 def _nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:

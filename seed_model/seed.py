@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedn_partial import models, update
-from fedn_partial.atomic import write_atomically
-from fedn_partial.layers import Layer, layer_table, tensor_list
-from fedn_partial.seed_model.api import Api, ApiError
-from fedn_partial.settings import Case
+from fedn_partial import models
+from fedn_partial.client.fedn_api.api import Api, ApiError
+from fedn_partial.exchange import update
+from fedn_partial.runtime.atomic import write_atomically
+from fedn_partial.settings.case import Case
+from fedn_partial.submodel.layers import Layer, layer_table, tensor_list
 
 
 def build_seed(case: Case, path: str | Path) -> list[Layer]:
@@ -71,7 +72,7 @@ def newest_model(api: Api) -> str:
 
 
 def check_seed(api: Api, model_id: str, table: list[Layer], path: Path) -> str:
-    """Download a model of FEDn's to `path` and return its digest, see ``fedn_partial.update.digest``.
+    """Download a model of FEDn's to `path` and return its digest, see ``fedn_partial.exchange.update.digest``.
 
     Raises
     ------

@@ -20,9 +20,10 @@ import numpy as np
 from fedn.common.log_config import logger
 from fedn.network.combiner.hooks.serverfunctionsbase import ServerFunctionsBase
 
-from fedn_partial import layers, selection, update
-from fedn_partial.parts import parts_of, shapes
-from fedn_partial.settings import Case
+from fedn_partial.exchange import update
+from fedn_partial.settings.case import Case
+from fedn_partial.submodel import layers, selection
+from fedn_partial.submodel.parts import parts_of, shapes
 
 
 class ServerFunctions(ServerFunctionsBase):
@@ -99,7 +100,7 @@ class ServerFunctions(ServerFunctionsBase):
         return self.state["round"] >= self.settings["rounds"]
 
     def client_settings(self, global_model):
-        """Begin a round: return what every client is told, see fedn_partial.settings.Instructions."""
+        """Begin a round: return what every client is told, see fedn_partial.settings.case.Instructions."""
         self.start_round()
         self.model = global_model
         digest = self.digest(global_model)
@@ -438,7 +439,7 @@ def session_settings(case: Case, table, session: str, seed_model: str) -> dict:
     ----------
     table : layers of the global model.
     session : a name of its own, of letters and digits; its state is kept under it.
-    seed_model : digest of the global model that it starts from, see ``fedn_partial.update.digest``.
+    seed_model : digest of the global model that it starts from, see ``fedn_partial.exchange.update.digest``.
     """
     selector = selection.from_dict(case.selection)
     parts = parts_of(table, case.batchnorm_statistics)

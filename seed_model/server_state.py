@@ -6,13 +6,13 @@ import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from fedn_partial import package_archive
+from fedn_partial.client.fedn_api import package_archive
+from fedn_partial.client.fedn_api.api import Api, ApiError, TokenError, read_date
 from fedn_partial.errors import FednPartialError
-from fedn_partial.layers import Layer
+from fedn_partial.exchange.update import plain
 from fedn_partial.seed_model import package, seed
-from fedn_partial.seed_model.api import Api, ApiError, TokenError, read_date
-from fedn_partial.settings import Case
-from fedn_partial.update import plain
+from fedn_partial.settings.case import Case
+from fedn_partial.submodel.layers import Layer
 
 PATIENCE = timedelta(seconds=120)  # beyond the timeout of a round, after which a session counts as dead
 MOST_STARTED = 20  # sessions that are looked at, the newest

@@ -7,14 +7,14 @@ import secrets
 import time
 from dataclasses import dataclass
 
+from fedn_partial.client.fedn_api.api import Api, ApiError
 from fedn_partial.errors import FednPartialError
-from fedn_partial.layers import Layer
-from fedn_partial.schema import parse
 from fedn_partial.seed_model import fallback, server_functions
-from fedn_partial.seed_model.api import Api, ApiError
 from fedn_partial.seed_model.case_checks import check_case
 from fedn_partial.seed_model.server_state import check_server
-from fedn_partial.settings import Case
+from fedn_partial.settings.case import Case
+from fedn_partial.settings.schema import parse
+from fedn_partial.submodel.layers import Layer
 
 START_TIMEOUT = 30  # seconds that FEDn may take to start a session
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedn_partial import configs
-from fedn_partial.client.report.paper import figures
+from fedn_partial.client.experiments.paper import figures
 from fedn_partial.errors import FednPartialError
-from fedn_partial.schema import SettingsError, bounded, parse
-from fedn_partial.settings import Case, parse_case, read_yaml
+from fedn_partial.settings.case import Case, parse_case, read_yaml
+from fedn_partial.settings.schema import SettingsError, bounded, parse
 
 FOLDER = Path(configs.__file__).with_name("experiments")
 KINDS = ("curves", "points", "counts", "bytes", "budgets")

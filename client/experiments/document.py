@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedn_partial.atomic import write_text
 from fedn_partial.client.experiments import definitions, pictures, tables
 from fedn_partial.client.experiments import results as kept
 from fedn_partial.client.experiments.definitions import Cell, Experiment
+from fedn_partial.client.experiments.paper import figures
 from fedn_partial.client.experiments.results import Result
-from fedn_partial.client.report.paper import figures
 from fedn_partial.errors import FednPartialError
+from fedn_partial.runtime.atomic import write_text
 
 TEMPLATE = "results.md.jinja"
 BUDGETS = {"bytes": "upload_bytes", "computing": "training_macs"}

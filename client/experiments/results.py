@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedn_partial.atomic import write_text
 from fedn_partial.client.experiments.definitions import Run
-from fedn_partial.client.report.load import load_run
-from fedn_partial.client.runs import over_examples
+from fedn_partial.client.records.load import load_run
+from fedn_partial.client.records.run_folder import over_examples
 from fedn_partial.errors import FednPartialError
+from fedn_partial.runtime.atomic import write_text
 
 FILE = "result.json"  # in a run's folder, when it is done
 LAST = 3  # a run's accuracy is the mean over so many rounds at its end: one round's swings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedn_partial.client.experiments import results
 from fedn_partial.client.experiments.definitions import Experiment, Run
-from fedn_partial.client.progress import duration
+from fedn_partial.client.follow.progress import duration
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.case_checks import check_case, check_fleet
 

@@ -11,10 +11,10 @@ import statistics
 from dataclasses import dataclass
 
 from fedn_partial.client.experiments.definitions import Cell, Experiment
+from fedn_partial.client.experiments.paper import figures
 from fedn_partial.client.experiments.results import LAST, Result
-from fedn_partial.client.flavours import MIB
-from fedn_partial.client.progress import aligned
-from fedn_partial.client.report.paper import figures
+from fedn_partial.client.follow.progress import aligned
+from fedn_partial.client.profiling.flavours import MIB
 
 UNKNOWN = "-"
 T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # two-sided, by runs

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from fedn_partial.client.report import charts, figures, paper, words
+from fedn_partial.client.records.load import Run
+from fedn_partial.client.report import captions, charts, paper, statistics
 from fedn_partial.client.report.charts import Bar, Heat, Series
-from fedn_partial.client.report.figures import Summary, Table
-from fedn_partial.client.report.load import Run
+from fedn_partial.client.report.statistics import Summary, Table
 
 MOST_BARS = 16  # of the chart of phases
 MOST_CLIENTS = 40  # columns of a heat map by client
-PHASE_WORDS = (*figures.PHASES, "rest")
+PHASE_WORDS = (*statistics.PHASES, "rest")
 
 
 MARKERS = {
@@ -65,7 +65,7 @@ def run_charts(runs: list[Run], summaries: list[Summary], tables: dict[str, Tabl
         chart(
             "accuracy",
             "Accuracy by round",
-            words.accuracy_takeaway(rounds, labels) + crossed,
+            captions.accuracy_takeaway(rounds, labels) + crossed,
             by_round("accuracy", 100),
             "accuracy, %",
             band=band,
@@ -90,7 +90,7 @@ def run_charts(runs: list[Run], summaries: list[Summary], tables: dict[str, Tabl
         chart(
             "sent",
             "Sent by the clients, by round",
-            words.upload_takeaway(summaries) + (f" Dotted: full updates ({labels[0]})." if len(labels) > 1 else ""),
+            captions.upload_takeaway(summaries) + (f" Dotted: full updates ({labels[0]})." if len(labels) > 1 else ""),
             sent,
             unit,
             band=band,
@@ -99,7 +99,7 @@ def run_charts(runs: list[Run], summaries: list[Summary], tables: dict[str, Tabl
         chart(
             "received",
             "Received by the clients, by round",
-            words.download_takeaway(summaries),
+            captions.download_takeaway(summaries),
             by_round("download_bytes", factor),
             unit,
             band=band,
@@ -185,9 +185,9 @@ def _phases_chart(costs: Table, labels: list[str]) -> dict:
     frequent = sorted(range(len(records)), key=lambda index: -records[index]["updates"])[:MOST_BARS]
     for record in (records[index] for index in sorted(frequent)):
         name = "" if len(labels) == 1 else f"{record['run']}, "
-        label = f"{name}{words.plural(record['layers'], 'layer')}"
+        label = f"{name}{captions.plural(record['layers'], 'layer')}"
         bars.append(Bar(label, tuple(record[f"{phase}_seconds"] for phase in PHASE_WORDS)))
-    title, takeaway = "Seconds by phase of a client's round", words.phases_takeaway(costs)
+    title, takeaway = "Seconds by phase of a client's round", captions.phases_takeaway(costs)
     if len(bars) < len(records):
         takeaway += (
             f" The {len(bars)} most frequent of {len(records)} numbers of layers; the others are in the CSV file."
@@ -200,7 +200,7 @@ def layer_maps(runs: list[Run], tables: dict[str, Table]) -> list[dict]:
     """Return for each run the heat maps of who trained which layer when."""
     found = []
     for number, run in enumerate(runs):
-        layers = figures.layer_names(run)
+        layers = statistics.layer_names(run)
         records = tables["layers"].records(run=run.label)
         if all(record["clients"] == record["of_clients"] for record in records):
             continue  # a map of one colour, or none
@@ -209,7 +209,7 @@ def layer_maps(runs: list[Run], tables: dict[str, Table]) -> list[dict]:
         ages = {record["layer"]: record for record in tables["staleness"].records(run=run.label)}
         whose = f"{run.label}: " if len(runs) > 1 else ""
         title = f"{whose}Clients that trained a layer, by round"
-        takeaway = words.layers_takeaway(tables["layers"], tables["rounds"], tables["staleness"], run.label)
+        takeaway = captions.layers_takeaway(tables["layers"], tables["rounds"], tables["staleness"], run.label)
         when = Heat(
             rows=tuple(layers),
             columns=tuple(str(record["round"]) for record in first),

@@ -11,11 +11,11 @@ from urllib.parse import quote
 import jinja2
 
 import fedn_partial
-from fedn_partial.atomic import write_text
-from fedn_partial.client.report import exhibits, figures, paper, words
-from fedn_partial.client.report.figures import Summary, Table
-from fedn_partial.client.report.load import Profile, Run, load
+from fedn_partial.client.records.load import Profile, Run, load
+from fedn_partial.client.report import captions, exhibits, paper, statistics
+from fedn_partial.client.report.statistics import Summary, Table
 from fedn_partial.errors import FednPartialError
+from fedn_partial.runtime.atomic import write_text
 
 MOST_CLIENTS = 40  # lines of the page's table of clients
 MOST_PROBLEMS = 30  # lines of the page's table of problems
@@ -46,33 +46,33 @@ def write_report(folders: list[Path], output: Path) -> dict:
     if not output.name or output.is_dir():
         raise FednPartialError(f"{output} is a folder; name a file for the report, such as report.html")
     runs, profiles = load(folders)
-    memory = figures.memory_column(runs)
-    summaries = [figures.summary(run, memory) for run in runs]
+    memory = statistics.memory_column(runs)
+    summaries = [statistics.summary(run, memory) for run in runs]
     found = [paper.costs(profile) for profile in profiles]
     sent = paper.table3(runs, profiles)
     tables = _tables(runs, profiles, summaries, memory, found, sent)
     main = next((one for one in summaries if not one.full_training), summaries[0] if summaries else None)
     full = _full(main, runs, summaries)
-    results = [(main.label, words.result(main, full))] if main else []
-    results += [(one.profile.label, words.profile_result(one)) for one in found]
+    results = [(main.label, captions.result(main, full))] if main else []
+    results += [(one.profile.label, captions.profile_result(one)) for one in found]
     several = len(folders) > 1
     sentences = [f"{label}: {sentence}" if several else sentence for label, sentence in results]
 
     data = output.with_name(f"{output.stem}_data")
     output.parent.mkdir(parents=True, exist_ok=True)
     written = _write_csv(data, tables.values())
-    problems = words.problem_lines(tables["problems"])
+    problems = captions.problem_lines(tables["problems"])
     page = _environment().get_template("page.html")
     text = page.render(
-        title=words.listed([item.label for item in [*runs, *profiles]]),
-        subtitle=words.subtitle((runs or profiles)[0], summaries[0] if summaries else None),
+        title=captions.listed([item.label for item in [*runs, *profiles]]),
+        subtitle=captions.subtitle((runs or profiles)[0], summaries[0] if summaries else None),
         sentences=sentences,
         problems_of_runs=[one for one in summaries if one.problem],
         cut_off=[run for run in runs if run.cut_off],
         summaries=summaries,
         main=main,
         full=full,
-        tiles=words.tiles(main, full) if main and len(summaries) == 1 and main.clients else [],
+        tiles=captions.tiles(main, full) if main and len(summaries) == 1 and main.clients else [],
         facts=_facts(runs, profiles, summaries),
         labels=[one.label for one in summaries],
         items=[item.label for item in [*runs, *profiles]],
@@ -84,7 +84,9 @@ def write_report(folders: list[Path], output: Path) -> dict:
         table3=sent,
         paper=paper,
         clients=tables["clients"].records() if runs else [],
-        sensors=[name for name in figures.SENSORS if any(row[name] is not None for row in tables["clients"].records())],
+        sensors=[
+            name for name in statistics.SENSORS if any(row[name] is not None for row in tables["clients"].records())
+        ],
         most_clients=MOST_CLIENTS,
         problems=problems,
         alarms=[line for line in problems if line["kind"] in ALARMS],
@@ -94,14 +96,14 @@ def write_report(folders: list[Path], output: Path) -> dict:
         folder=quote(data.name),
         version=fedn_partial.__version__,
         written=time.strftime("%Y-%m-%d %H:%M"),
-        words=words,
+        captions=captions,
         swatch=exhibits.swatch,
     )
     write_text(output, text)
     return {
         "output": str(output),
         "csv": [str(path) for path in written],
-        "result": [sentence.replace(words.SPACE, " ") for sentence in sentences],
+        "result": [sentence.replace(captions.SPACE, " ") for sentence in sentences],
         "runs": tables["runs"].records(),
         "profiles": tables["flavours"].records(),
     }
@@ -118,7 +120,7 @@ def _full(main: Summary | None, runs: list[Run], summaries: list[Summary]) -> Su
         if (of[one.label].setting("model"), of[one.label].data)
         == (of[main.label].setting("model"), of[main.label].data)
     ]
-    return figures.baseline(alike)
+    return statistics.baseline(alike)
 
 
 def _tables(
@@ -129,17 +131,17 @@ def _tables(
     found: list[paper.Costs],
     sent: list[paper.Sent],
 ) -> dict[str, Table]:
-    layers = figures.layers_table(runs)
+    layers = statistics.layers_table(runs)
     tables = [
-        figures.runs_table(summaries),
-        figures.rounds_table(runs),
-        figures.costs_table(runs, memory),
+        statistics.runs_table(summaries),
+        statistics.rounds_table(runs),
+        statistics.costs_table(runs, memory),
         layers,
-        figures.layers_by_client_table(runs),
-        figures.staleness_table(runs, layers),
-        figures.clients_table(runs, memory),
-        figures.problems_table(runs, profiles),
-        figures.flavours_table(profiles),
+        statistics.layers_by_client_table(runs),
+        statistics.staleness_table(runs, layers),
+        statistics.clients_table(runs, memory),
+        statistics.problems_table(runs, profiles),
+        statistics.flavours_table(profiles),
         paper.table3_csv(sent),
         *(paper.costs_csv(number, [one for one in found if one.table == number]) for number in (4, 5)),
     ]
@@ -181,16 +183,16 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": words.percent,
-        "number": words.number,
-        "amount": words.amount,
+        "percent": captions.percent,
+        "number": captions.number,
+        "amount": captions.amount,
     }
     return environment
 
 
 def _facts(runs: list[Run], profiles: list[Profile], summaries: list[Summary]) -> list[tuple[str, list[str]]]:
     """Return what ran: name, and a value for each run and profile."""
-    columns = [dict(words.facts(run, one)) for run, one in zip(runs, summaries, strict=True)]
-    columns += [dict(words.facts(profile)) for profile in profiles]
+    columns = [dict(captions.facts(run, one)) for run, one in zip(runs, summaries, strict=True)]
+    columns += [dict(captions.facts(profile)) for profile in profiles]
     names = dict.fromkeys(name for column in columns for name in column)
     return [(name, [column.get(name, "") for column in columns]) for name in names]

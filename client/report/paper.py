@@ -5,23 +5,14 @@ Only VGG16 has a place in these tables: Table 3 at any width, Table 4 at width 1
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from pathlib import Path
 
-from fedn_partial import configs
-from fedn_partial.client.flavours import MIB
-from fedn_partial.client.report.figures import FLOAT32, Table, mean, ratio
-from fedn_partial.client.report.load import Cell, Profile, Run
-from fedn_partial.settings import read_yaml
+from fedn_partial.client.experiments.paper import figures
+from fedn_partial.client.profiling.flavours import MIB
+from fedn_partial.client.records.load import Cell, Profile, Run
+from fedn_partial.client.report.statistics import FLOAT32, Table, mean, ratio
 
 LAYERS = (4, 7, 10, 14)
-
-
-@functools.cache
-def figures() -> dict:
-    """Return the content of configs/paper.yaml."""
-    return read_yaml(Path(configs.__file__).with_name("paper.yaml"))
 
 
 def _vgg16_width(item: Run | Profile) -> float | None:

@@ -13,13 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedn_partial import datasets
-from fedn_partial.client.prepare import prepare
+from fedn_partial.client.data.prepare import prepare
 from fedn_partial.client.simulation import devices
 from fedn_partial.client.simulation.session import Session
+from fedn_partial.data.shard import open_shard, verify
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.case_checks import check_case, check_clients, check_data, check_fleet
-from fedn_partial.settings import Case
+from fedn_partial.settings.case import Case
 
 
 def simulate(
@@ -35,11 +35,12 @@ def simulate(
 
     Parameters
     ----------
-    source : folder with the data set's official files, or None, see ``datasets.deal_case``.
+    source : folder with the data set's official files, or None, see ``data_sets.deal_case``.
     pool : of ``workers.workers``.
     data : folder with the clients' shards as ``data prepare`` writes it; without, the case's own data are dealt, into
         the folder `data` beside `folder`.
-    tell : called with each round as a dict, see fedn_partial.client.progress. say : called with lines for people.
+    tell : called with each round as a dict, see fedn_partial.client.follow.progress.
+    say : called with lines for people.
 
     Returns
     -------
@@ -60,8 +61,8 @@ def simulate(
     check_clients(case, len(shards), "the number of clients that the data were dealt to")
     if data is not None:
         for shard in shards.values():
-            datasets.verify(shard)
-    check_data(case, map(datasets.open_shard, shards.values()))
+            verify(shard)
+    check_data(case, map(open_shard, shards.values()))
     machines = devices.devices(case)
     used = {"simulated": True, "data_digest": digest} | _other_data(case, shards)
     kept = used | {key: known[key] for key in ("started",) if known}

@@ -11,8 +11,8 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fedn_partial.atomic import write_text
 from fedn_partial.errors import FednPartialError
+from fedn_partial.runtime.atomic import write_text
 
 
 @dataclass(frozen=True)

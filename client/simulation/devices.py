@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedn_partial.client.report.load import load
+from fedn_partial.client.records.load import load
 from fedn_partial.errors import FednPartialError
-from fedn_partial.settings import Case, SimulatedDevice
+from fedn_partial.settings.case import Case, SimulatedDevice
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from fedn_partial import local_round, update
-from fedn_partial.atomic import write_atomically, write_text
-from fedn_partial.client import progress
-from fedn_partial.client.report.load import load_run
-from fedn_partial.client.runs import Row, RunFolder
+from fedn_partial.client.follow import progress
+from fedn_partial.client.follow.poller import Round
+from fedn_partial.client.records.load import load_run
+from fedn_partial.client.records.run_folder import Row, RunFolder
 from fedn_partial.client.simulation import checkpoint, devices, workers
-from fedn_partial.client.watch import Round
 from fedn_partial.errors import FednPartialError
-from fedn_partial.layers import layer_table
-from fedn_partial.schema import parse
-from fedn_partial.settings import Case, Instructions
-from fedn_partial.update import ModelError, read_model
+from fedn_partial.exchange import update
+from fedn_partial.exchange.update import ModelError, read_model
+from fedn_partial.runtime import local_round
+from fedn_partial.runtime.atomic import write_atomically, write_text
+from fedn_partial.settings.case import Case, Instructions
+from fedn_partial.settings.schema import parse
+from fedn_partial.submodel.layers import layer_table
 
 SESSION = "simulation"
 LATE = "skipped: late,"
@@ -33,7 +34,7 @@ class Session:
 
     Parameters
     ----------
-    known : keys of session.json, see ``fedn_partial.client.runs.RunFolder``.
+    known : keys of session.json, see ``fedn_partial.client.records.run_folder.RunFolder``.
 
     Attributes
     ----------

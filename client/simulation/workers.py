@@ -21,10 +21,10 @@ from pathlib import Path
 
 import psutil
 
-from fedn_partial import cgroup
+from fedn_partial.device import cgroup
 from fedn_partial.errors import FednPartialError
-from fedn_partial.forkserver import die_with_parent
-from fedn_partial.settings import Instructions
+from fedn_partial.runtime.forkserver import die_with_parent
+from fedn_partial.settings.case import Instructions
 
 TEST_BATCH = 250
 LEAVE = 0.3  # of the memory of this machine, or control group, that must be free for a process to keep one more step
@@ -70,13 +70,16 @@ def processors() -> int:
 
 def train(task: Task) -> str | None:
     """Train the layers that `task` selects and write the update; return why it cannot, or None."""
-    from fedn_partial import datasets, local_round, selection, update
+    from fedn_partial.data.shard import check_fits, open_shard
+    from fedn_partial.exchange import update
+    from fedn_partial.runtime import local_round
+    from fedn_partial.submodel import selection
 
     told, client = task.instructions, task.client
     try:
         model, table = _model(told)
-        shard = datasets.open_shard(task.shard)
-        datasets.check_fits(shard, model)
+        shard = open_shard(task.shard)
+        check_fits(shard, model)
         for _ in local_round.load(model, table, task.model):
             pass
         kept = Path(task.new_state)
@@ -115,17 +118,19 @@ def test(task: Task) -> tuple[float | None, float | None, int | None]:
 
 
 def _test(task: Task) -> tuple[float, float, int]:
-    from fedn_partial import datasets, local_round, training
+    from fedn_partial.data.shard import open_shard
+    from fedn_partial.runtime import local_round
+    from fedn_partial.training import local_training
 
     told = task.instructions
     model, table = _model(told)
-    shard = datasets.open_shard(task.shard)
+    shard = open_shard(task.shard)
     for _ in local_round.load(model, table, task.model):
         pass
     if task.state:
         local_round.put_own_statistics(model, table, told, Path(task.state))
-    step = _kept(("test", shard.x_test.dtype.str), lambda: training.trace_evaluation(model, shard.x_test))
-    accuracy, loss = training.evaluate(model, shard.x_test, shard.y_test, TEST_BATCH, step)
+    step = _kept(("test", shard.x_test.dtype.str), lambda: local_training.trace_evaluation(model, shard.x_test))
+    accuracy, loss = local_training.evaluate(model, shard.x_test, shard.y_test, TEST_BATCH, step)
     return accuracy, loss, len(shard.y_test)
 
 
@@ -172,7 +177,7 @@ def _memory_is_short() -> bool:
 
 def _model(told: Instructions):
     from fedn_partial import models
-    from fedn_partial.layers import layer_table
+    from fedn_partial.submodel.layers import layer_table
 
     key = json.dumps(told.model, sort_keys=True)
     if key not in _MODEL:
@@ -186,13 +191,14 @@ def _model(told: Instructions):
 
 
 def _step(model, table, selected, x, told: Instructions):
-    from fedn_partial import local_round, training
+    from fedn_partial.runtime import local_round
+    from fedn_partial.training import local_training
 
     options = told.training
     follow = local_round.follows(told)
     names = tuple(layer.name for layer in selected)
     key = (names, x.dtype.str, follow, options.optimizer, options.learning_rate, options.momentum)
-    return _kept(key, lambda: training.trace(model, table, selected, x, options, follow))
+    return _kept(key, lambda: local_training.trace(model, table, selected, x, options, follow))
 
 
 def _copy_state(task: Task) -> None:

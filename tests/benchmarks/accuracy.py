@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from size import options
 
-from fedn_partial import settings
 from fedn_partial.client.simulation import simulate
 from fedn_partial.client.simulation.workers import processors, workers
+from fedn_partial.settings.case import load_case
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
 WAYS = {
@@ -26,7 +26,7 @@ WAYS = {
 
 def main() -> None:
     smallest = options(__doc__).parse_args().smallest
-    case, seeds, ways = settings.load_case(QUICKSTART), (1, 2, 3), WAYS
+    case, seeds, ways = load_case(QUICKSTART), (1, 2, 3), WAYS
     if smallest:
         session = dataclasses.replace(case.session, rounds=1)
         case, seeds = dataclasses.replace(case, session=session, model={**case.model, "width": 0.0625}), (1,)

@@ -19,7 +19,9 @@ import numpy as np
 from limited import run_limited
 from size import options
 
-from fedn_partial import datasets, settings
+from fedn_partial.data.shard import Shard
+from fedn_partial.settings.case import Case
+from fedn_partial.settings.schema import parse
 
 ALL = [*(f"conv{index}" for index in range(13)), "dense"]
 CASES = (
@@ -44,7 +46,7 @@ def images(count: int):
 def main() -> None:
     smallest = options(__doc__).parse_args().smallest
     cases, width = (CASES[:1], 0.0625) if smallest else (CASES, 1)
-    shard = datasets.Shard(*images(64 if smallest else 5000), *images(256), tuple("abcdefghij"))
+    shard = Shard(*images(64 if smallest else 5000), *images(256), tuple("abcdefghij"))
     print("\n### Memory: FEDn's client and ours in one control group\n")
     print("| asked for | limit, MB | trained | peak, MB | predicted, MB | measured by the monitor, MB | killed |")
     print("|---|---|---|---|---|---|---|")
@@ -56,7 +58,7 @@ def main() -> None:
             "session": {"rounds": 1, "round_timeout": 600},
         }
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-            outcome = run_limited(Path(folder), settings.parse(settings.Case, raw, "limits"), shard, limit * 10**6)
+            outcome = run_limited(Path(folder), parse(Case, raw, "limits"), shard, limit * 10**6)
         (row,) = outcome.rows
         asked = "all 14" if names is ALL else ", ".join(names)
         trained = "all" if row["layers"] == names else ", ".join(row["layers"]) or row["outcome"]

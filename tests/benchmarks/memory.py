@@ -19,15 +19,16 @@ def ours(connection, width: float, rounds: int) -> None:
     """One model for all rounds; a step made for each selection."""
     import numpy as np
 
-    from fedn_partial import models, training
-    from fedn_partial.layers import layer_table
-    from fedn_partial.settings import Training
+    from fedn_partial import models
+    from fedn_partial.settings.case import Training
+    from fedn_partial.submodel.layers import layer_table
+    from fedn_partial.training import local_training
 
     model = models.build({"name": "vgg16", "width": width})
     table = layer_table(model)
     x, y = _images()
     for round_ in range(1, rounds + 1):
-        training.train(model, table, _selection(table, round_), x, y, Training(), np.random.default_rng(round_))
+        local_training.train(model, table, _selection(table, round_), x, y, Training(), np.random.default_rng(round_))
         connection.send(_resident())
 
 
@@ -36,7 +37,7 @@ def keras_fit(connection, width: float, rounds: int) -> None:
     import keras
 
     from fedn_partial import models
-    from fedn_partial.layers import layer_table
+    from fedn_partial.submodel.layers import layer_table
 
     x, y = _images()
     weights = None
@@ -63,7 +64,7 @@ def _images():
 
 
 def _selection(table, round_: int):
-    from fedn_partial.selection import Context, Random, choose
+    from fedn_partial.submodel.selection import Context, Random, choose
 
     return choose(Random(4, ("dense",)), table, Context(seed=1, round=round_, client="benchmark"))
 

@@ -12,10 +12,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 from size import options
 
-from fedn_partial import models, settings, update
-from fedn_partial.layers import layer_table
-from fedn_partial.monitor import anonymous_memory
+from fedn_partial import models
+from fedn_partial.device.monitor import anonymous_memory
+from fedn_partial.exchange import update
 from fedn_partial.seed_model import server_functions
+from fedn_partial.settings.case import Case
+from fedn_partial.submodel.layers import layer_table
 
 
 def passes(weights) -> list[float]:
@@ -33,7 +35,7 @@ def passes(weights) -> list[float]:
 def main() -> None:
     logging.disable(logging.CRITICAL)
     updates, width = (2, 0.0625) if options(__doc__).parse_args().smallest else (100, 1)
-    case = settings.Case(name="merge", model={"name": "vgg16", "width": width}, selection={"selector": "all"})
+    case = Case(name="merge", model={"name": "vgg16", "width": width}, selection={"selector": "all"})
     model = models.build(case.model)
     table = layer_table(model)
     weights = model.get_weights()

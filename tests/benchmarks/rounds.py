@@ -25,9 +25,13 @@ from cgroups import MemoryGroup
 from device import Device
 from size import options
 
-from fedn_partial import costs, datasets, models, selection, training
-from fedn_partial.layers import layer_table, pick
-from fedn_partial.settings import Training
+from fedn_partial import models
+from fedn_partial.data.shard import Shard
+from fedn_partial.device import costs
+from fedn_partial.settings.case import Training
+from fedn_partial.submodel import selection
+from fedn_partial.submodel.layers import layer_table, pick
+from fedn_partial.training import local_training
 
 PAPER_WAY = Path(__file__).with_name("paper_way")
 LIMIT = 2_000_000_000
@@ -58,7 +62,7 @@ class Cost:
     upload: float
 
 
-def make_shard(name: str, model, size: Size) -> datasets.Shard:
+def make_shard(name: str, model, size: Size) -> Shard:
     random = np.random.default_rng(1)
     shape = model.input.shape[1:]
 
@@ -71,7 +75,7 @@ def make_shard(name: str, model, size: Size) -> datasets.Shard:
             x = random.random((count, *shape), dtype=np.float32)
         return x, random.integers(0, 2, count).astype(np.int32)
 
-    return datasets.Shard(*part(size.train), *part(size.test), ("a", "b"))
+    return Shard(*part(size.train), *part(size.test), ("a", "b"))
 
 
 def ours(device: Device, group: MemoryGroup, names: list[str]) -> Cost:
@@ -138,7 +142,7 @@ def measure_steps(name: str, size: Size) -> dict[int, tuple[float, float]]:
     x, y = shard.x_train[:BATCH], shard.y_train[:BATCH]
 
     def seconds(selected) -> float:
-        step = training.trace(model, table, selected, x, Training())
+        step = local_training.trace(model, table, selected, x, Training())
         step.run(x, y)
         times = []
         for _ in range(9):
@@ -201,7 +205,9 @@ def report(name: str, size: Size, import_bytes: int) -> None:
 
 def measure_import() -> int:
     """Return the bytes of anonymous memory that an import of TensorFlow alone holds."""
-    code = "import os, tensorflow\nfrom fedn_partial.monitor import anonymous_memory as a\nprint(a([os.getpid()]))"
+    code = (
+        "import os, tensorflow\nfrom fedn_partial.device.monitor import anonymous_memory as a\nprint(a([os.getpid()]))"
+    )
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 

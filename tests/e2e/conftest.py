@@ -18,16 +18,18 @@ from fedn import APIClient
 from fedn.utils.helpers.plugins.numpyhelper import Helper
 from merging import assert_merged, kept_updates
 
-from fedn_partial import datasets, settings
-from fedn_partial.client import progress
-from fedn_partial.client.fleet import Fleet
-from fedn_partial.client.network import Network
-from fedn_partial.client.runs import RunFolder, new_folder
-from fedn_partial.client.watch import Watcher
-from fedn_partial.seed_model.api import Api
+from fedn_partial.client.data import data_sets
+from fedn_partial.client.fedn_api.api import Api
+from fedn_partial.client.fleet.fleet import Fleet
+from fedn_partial.client.follow import progress
+from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.network.network import Network
+from fedn_partial.client.records.run_folder import RunFolder, new_folder
 from fedn_partial.seed_model.package import build_package, upload_package
 from fedn_partial.seed_model.seed import build_seed, upload_seed
 from fedn_partial.seed_model.session import start_session
+from fedn_partial.settings.case import Case
+from fedn_partial.settings.schema import parse
 
 # What an entry point of the tests' compute package does after the real one: keep a copy of the update.
 KEEP_UPDATES = """
@@ -39,7 +41,7 @@ sys.exit(code)
 """
 
 
-def make_case(**changes) -> settings.Case:
+def make_case(**changes) -> Case:
     """A case that takes seconds: VGG16 at a sixteenth of its width."""
     raw = {
         "name": "e2e",
@@ -49,7 +51,7 @@ def make_case(**changes) -> settings.Case:
         "data": {"name": "digits", "clients": 3},
         **changes,
     }
-    return settings.parse(settings.Case, raw, "test")
+    return parse(Case, raw, "test")
 
 
 class Run:
@@ -129,7 +131,7 @@ class RunningFleet:
         self.api = Api(self.network.url)
         upload_package(self.api, self._package(folder))
         case = make_case()
-        self.fleet.prepare(*datasets.deal_case(case.data, case.seed), self.network.url)
+        self.fleet.prepare(*data_sets.deal_case(case.data, case.seed), self.network.url)
         self.fleet.start()
         build_seed(make_case(), folder / "seed.npz")
         upload_seed(self.api, folder / "seed.npz")

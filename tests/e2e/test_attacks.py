@@ -14,7 +14,7 @@ import pytest
 from conftest import Run, assert_models_are_what_clients_sent, committed_model, make_case, wait_until
 from fedn.network.combiner.modelservice import upload_request_generator
 
-from fedn_partial import update
+from fedn_partial.exchange import update
 
 
 class Attacker:

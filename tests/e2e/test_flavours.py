@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 from docker.errors import DockerException
 
-from fedn_partial.client import containers
-from fedn_partial.client.cli import main
-from fedn_partial.client.flavours import Flavour
-from fedn_partial.client.profile import made_up_shard, prepare_client, run_profile
+from fedn_partial.client.commands.cli import main
+from fedn_partial.client.profiling import containers
+from fedn_partial.client.profiling.flavours import Flavour
+from fedn_partial.client.profiling.profile import made_up_shard, prepare_client, run_profile
 from fedn_partial.errors import FednPartialError
-from fedn_partial.settings import load_case
+from fedn_partial.settings.case import load_case
 
 IMAGE = os.environ.get("FEDN_PARTIAL_IMAGE", "fedn-partial")
 SMALL = Flavour("small", cpus=1, memory_mib=512)
@@ -53,7 +53,7 @@ def test_a_client_is_confined(client):
     assert inside("touch /device/x").exit_code == 0
     count = "import os; print(len(os.sched_getaffinity(0)))"
     assert inside(["python3", "-c", count]).output.strip() == b"1"
-    told = "from fedn_partial import cgroup; print(cgroup.machine_memory(), cgroup.find().cpu_limit())"
+    told = "from fedn_partial.device import cgroup; print(cgroup.machine_memory(), cgroup.find().cpu_limit())"
     assert inside(["python3", "-c", told]).output.split() == [str(512 * 2**20).encode(), b"1.0"]
 
 

@@ -10,12 +10,12 @@ from conftest import make_case
 from fedn.network.grpc import fedn_pb2
 from light_clients import LightClient, take_part, train
 
-from fedn_partial.client import progress
-from fedn_partial.client.collect import collect
-from fedn_partial.client.network import Network
-from fedn_partial.client.runs import RunFolder
-from fedn_partial.client.watch import Watcher
-from fedn_partial.seed_model.api import Api
+from fedn_partial.client.fedn_api.api import Api
+from fedn_partial.client.follow import progress
+from fedn_partial.client.follow.collect import collect
+from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.network.network import Network
+from fedn_partial.client.records.run_folder import RunFolder
 from fedn_partial.seed_model.package import build_package, upload_package
 from fedn_partial.seed_model.seed import build_seed, upload_seed
 from fedn_partial.seed_model.session import start_session

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from conftest import Run, committed_model, make_case, wait_until
 
-from fedn_partial.client import processes
-from fedn_partial.seed_model.api import ApiError
+from fedn_partial.client.fedn_api.api import ApiError
+from fedn_partial.client.fleet import processes
 from fedn_partial.seed_model.package import upload_package
 from fedn_partial.seed_model.seed import build_seed, newest_model, upload_seed
 

@@ -11,8 +11,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from conftest import wait_until
 
-from fedn_partial.client.network import Network
-from fedn_partial.seed_model.api import Api
+from fedn_partial.client.fedn_api.api import Api
+from fedn_partial.client.network.network import Network
 
 
 @pytest.fixture

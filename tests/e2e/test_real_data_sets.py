@@ -5,9 +5,11 @@ import shutil
 import packs
 import pytest
 
-from fedn_partial import datasets, settings
-from fedn_partial.client import local_run
-from fedn_partial.client.runs import RunFolder, over_examples
+from fedn_partial.client.data import data_sets
+from fedn_partial.client.fleet import local_run
+from fedn_partial.client.records.run_folder import RunFolder, over_examples
+from fedn_partial.settings.case import Case
+from fedn_partial.settings.schema import parse
 
 pytestmark = packs.needed
 
@@ -36,11 +38,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_real_data_set_is_learnt_through_fedn(name, tmp_path):
-    case = settings.parse(settings.Case, {"name": name, "seed": 1, **CASES[name]}, "test")
+    case = parse(Case, {"name": name, "seed": 1, **CASES[name]}, "test")
     folder = RunFolder(tmp_path / "run", case)
     try:
         source = packs.unpack(name, tmp_path / "files")
-        final = local_run.run(case, folder, *datasets.deal_case(case.data, case.seed, source))
+        final = local_run.run(case, folder, *data_sets.deal_case(case.data, case.seed, source))
     finally:
         shutil.rmtree(tmp_path / "files", ignore_errors=True)
     assert final["problem"] is None and final["failed_rounds"] == 0

@@ -5,12 +5,15 @@ import os
 import numpy as np
 import pytest
 
-from fedn_partial import datasets, settings, update
-from fedn_partial.client import local_run
-from fedn_partial.client.report.load import load_run
-from fedn_partial.client.runs import RunFolder
+from fedn_partial.client.data import data_sets
+from fedn_partial.client.fleet import local_run
+from fedn_partial.client.records.load import load_run
+from fedn_partial.client.records.run_folder import RunFolder
 from fedn_partial.client.simulation import simulate
 from fedn_partial.client.simulation.workers import workers
+from fedn_partial.exchange import update
+from fedn_partial.settings.case import Case
+from fedn_partial.settings.schema import parse
 
 CASES = {
     "plain": {"selection": {"selector": "random", "layers": 4, "always_train": ["dense"], "warmup_rounds": 1}},
@@ -42,12 +45,12 @@ def test_simulator_and_fedn_give_the_same_global_model(name, tmp_path, monkeypat
         "data": {"name": "digits", "clients": 2, "examples": 400},
         **CASES[name],
     }
-    case = settings.parse(settings.Case, raw, "test")
+    case = parse(Case, raw, "test")
     with workers(2) as pool:
         simulate(case, tmp_path / "simulated", None, pool)
     with np.load(tmp_path / "simulated" / "model-3.npz") as archive:
         simulated = [archive[str(index)] for index in range(len(archive.files))]
-    dealt = datasets.deal_case(case.data, case.seed)
+    dealt = data_sets.deal_case(case.data, case.seed)
     assert local_run.run(case, RunFolder(tmp_path / "real", case), *dealt)["problem"] is None
 
     stored = {}

@@ -22,9 +22,9 @@ from click.testing import CliRunner
 from conftest import Run, committed_model, make_case, wait_until
 from merging import assert_merged, kept_updates
 
-from fedn_partial.client import processes
-from fedn_partial.client.cli import main
-from fedn_partial.client.collect import collect
+from fedn_partial.client.commands.cli import main
+from fedn_partial.client.fleet import processes
+from fedn_partial.client.follow.collect import collect
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model import server_state
 from fedn_partial.seed_model.api import Api, ApiError

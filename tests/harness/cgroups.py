@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from fedn_partial import cgroup
+from fedn_partial.device import cgroup
 
 
 class NoControlGroup(Exception):

@@ -11,9 +11,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from fedn_partial import datasets, models, update
-from fedn_partial.layers import fingerprint, layer_table
+from fedn_partial import models
+from fedn_partial.data.shard import Shard, write_shard
+from fedn_partial.exchange import update
 from fedn_partial.seed_model.package import build_package
+from fedn_partial.submodel.layers import fingerprint, layer_table
 
 MODEL = {"name": "lstm_har", "classes": 4}
 
@@ -21,7 +23,7 @@ MODEL = {"name": "lstm_har", "classes": 4}
 class Device:
     """A device in `folder` and, once started, a process that stands for FEDn's client on it."""
 
-    def __init__(self, folder: Path, model: dict = MODEL, shard: datasets.Shard | None = None, **section):
+    def __init__(self, folder: Path, model: dict = MODEL, shard: Shard | None = None, **section):
         self.folder = folder
         self.model = model
         self.package = folder / "package"
@@ -31,8 +33,8 @@ class Device:
         random = np.random.default_rng(1)
         x = random.random((60, 1, 36), dtype=np.float32)
         y = random.integers(0, 4, 60).astype(np.int32)
-        shard = shard or datasets.Shard(x[:50], y[:50], x[50:], y[50:], ("sit", "walk", "sleep", "eat"))
-        datasets.write_shard(folder / "data", shard, "made up")
+        shard = shard or Shard(x[:50], y[:50], x[50:], y[50:], ("sit", "walk", "sleep", "eat"))
+        write_shard(folder / "data", shard, "made up")
         section = {"data": "data", "monitor_interval": 0.05, **section}
         (folder / "client.yaml").write_text(json.dumps({"name": "device-1", "fedn_partial": section}))
         self.process: subprocess.Popen | None = None

@@ -26,7 +26,7 @@ from fedn.network.combiner.modelservice import upload_request_generator
 from fedn.network.grpc import fedn_pb2, fedn_pb2_grpc
 from google.protobuf.json_format import MessageToJson
 
-from fedn_partial import update
+from fedn_partial.exchange import update
 
 OUTPUT_LAYERS = {"vgg16": "dense", "lstm_har": "output", "text_cnn": "output"}
 HEARTBEAT = 2.0  # seconds between two, as FEDn's client

@@ -9,17 +9,17 @@ from pathlib import Path
 import yaml
 from cgroups import MemoryGroup
 
-from fedn_partial import datasets
-from fedn_partial.client import progress
-from fedn_partial.client.fleet import Fleet
-from fedn_partial.client.network import Network
-from fedn_partial.client.runs import RunFolder, new_folder
-from fedn_partial.client.watch import Watcher
-from fedn_partial.seed_model.api import Api
+from fedn_partial.client.fedn_api.api import Api
+from fedn_partial.client.fleet.fleet import Fleet
+from fedn_partial.client.follow import progress
+from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.network.network import Network
+from fedn_partial.client.records.run_folder import RunFolder, new_folder
+from fedn_partial.data.shard import Shard, write_shard
 from fedn_partial.seed_model.package import build_package, upload_package
 from fedn_partial.seed_model.seed import build_seed, upload_seed
 from fedn_partial.seed_model.session import start_session
-from fedn_partial.settings import Case
+from fedn_partial.settings.case import Case
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Outcome:
     kills: int
 
 
-def run_limited(folder: Path, case: Case, shard: datasets.Shard, limit: int) -> Outcome:
+def run_limited(folder: Path, case: Case, shard: Shard, limit: int) -> Outcome:
     """Run `case` with one client that has the shard and `limit` bytes of memory.
 
     Raises
@@ -46,7 +46,7 @@ def run_limited(folder: Path, case: Case, shard: datasets.Shard, limit: int) -> 
             build_package(folder / "package.tgz")
             upload_package(api, folder / "package.tgz")
             home = fleet.folder / "client-1"
-            datasets.write_shard(home / "data", shard, "made up")
+            write_shard(home / "data", shard, "made up")
             config = {"name": "client-1", "api_url": network.url, "fedn_partial": {"data": "data"}}
             (home / "client.yaml").write_text(yaml.safe_dump(config))
             build_seed(case, folder / "seed.npz")

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from fedn_partial import update
+from fedn_partial.exchange import update
 
 
 def kept_updates(folder, base: list[np.ndarray], session: str | None = None) -> list[tuple[dict, np.ndarray]]:

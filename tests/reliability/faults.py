@@ -25,7 +25,7 @@ sys.path[:0] = [str(HERE.parent / "harness"), str(HERE.parent / "e2e")]
 import psutil  # noqa: E402
 from conftest import Run, RunningFleet, assert_models_are_what_clients_sent, make_case  # noqa: E402
 
-from fedn_partial.client import processes  # noqa: E402
+from fedn_partial.client.fleet import processes  # noqa: E402
 
 ROUNDS = 4
 VICTIM = "client-3"

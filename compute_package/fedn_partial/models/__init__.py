@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 
 from fedn_partial.models import lstm_har, text_cnn, vgg16
-from fedn_partial.schema import parse_named
+from fedn_partial.settings.schema import parse_named
 
 # None of these modules imports TensorFlow before it builds, so that the command line can check a case at once.
 MODELS = {"lstm_har": lstm_har, "text_cnn": text_cnn, "vgg16": vgg16}

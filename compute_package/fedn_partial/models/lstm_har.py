@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedn_partial.schema import bounded
+from fedn_partial.settings.schema import bounded
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedn_partial.schema import bounded
+from fedn_partial.settings.schema import bounded
 
 
 @dataclass(frozen=True)

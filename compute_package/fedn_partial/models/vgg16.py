@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedn_partial.schema import bounded
+from fedn_partial.settings.schema import bounded
 
 # Output channels of each convolution at width 1.0; "M" is a 2x2 max-pooling.
 PLAN = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedn_partial import models
-from fedn_partial.layers import layer_table
+from fedn_partial.submodel.layers import layer_table
 
 
 def load_model(job):

@@ -1,0 +1,1 @@
+"""Data sets: readers, downloads, and their partition into shards."""

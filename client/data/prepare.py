@@ -1,0 +1,52 @@
+"""Shards on disk for a fleet: one folder a client, all or none."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from fedn_partial.client.data import data_sets
+from fedn_partial.data.shard import write_shard
+from fedn_partial.errors import FednPartialError
+from fedn_partial.settings.case import Data
+
+
+def prepare(data: Data, seed: int, source: Path | None, out: Path) -> tuple[str, list[tuple[Path, int, int, list]]]:
+    """Deal a data set and write the shards to ``client-1``, ``client-2``, ... in the folder `out`.
+
+    Parameters
+    ----------
+    source : folder with the official files; None: the download cache.
+
+    Returns
+    -------
+    Where the data come from, and for each shard its folder, its examples to train and to test, and those to train
+    by class.
+
+    Raises
+    ------
+    FednPartialError : `out` is there already, the data cannot be had or dealt so, or there is no room for them;
+        nothing is left behind.
+    """
+    if out.exists():
+        raise FednPartialError(f"{out} is there already; name another folder with --out, or remove it")
+    origin, shards = data_sets.deal_case(data, seed, source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
+    written = []
+    try:
+        for number, shard in enumerate(shards, start=1):
+            name = f"client-{number}"
+            write_shard(unfinished / name, shard, origin)
+            by_class = np.bincount(shard.y_train, minlength=len(shard.classes)).tolist()
+            written.append((out / name, len(shard.y_train), len(shard.y_test), by_class))
+        unfinished.chmod(0o755)
+        unfinished.rename(out)
+    except OSError as error:
+        raise FednPartialError(f"{out} cannot be written: {error}") from None
+    finally:  # of a full disk, or Ctrl-C: once it is renamed there is nothing
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return origin, written

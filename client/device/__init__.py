@@ -1,0 +1,1 @@
+"""One FEDn client on this machine."""

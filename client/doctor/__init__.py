@@ -1,0 +1,1 @@
+"""Checks of a device and of the FEDn server that it joins."""

@@ -1,0 +1,15 @@
+"""The figures of the paper (Alawadi et al. 2023), which configs/paper.yaml holds."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from fedn_partial import configs
+from fedn_partial.settings.case import read_yaml
+
+
+@functools.cache
+def figures() -> dict:
+    """Return the content of configs/paper.yaml."""
+    return read_yaml(Path(configs.__file__).with_name("paper.yaml"))

@@ -1,0 +1,1 @@
+"""FEDn's REST interface and its compute packages."""

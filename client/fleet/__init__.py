@@ -1,0 +1,1 @@
+"""Clients that run on this machine."""

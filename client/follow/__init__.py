@@ -1,0 +1,1 @@
+"""Following a session through FEDn's REST interface."""

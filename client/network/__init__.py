@@ -1,0 +1,1 @@
+"""A FEDn network on this machine."""

@@ -1,0 +1,133 @@
+"""What a device with so much memory can train: predictions for a case, before any device joins."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from fedn_partial.device import costs
+from fedn_partial.device.device_limits import HOT_FILES
+from fedn_partial.device.planner import MB, Limits, Planner
+from fedn_partial.errors import FednPartialError
+from fedn_partial.runtime.entry import SMALL_MEMORY
+from fedn_partial.settings.case import Case
+from fedn_partial.submodel import selection
+
+DRAWS = 200
+UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+# What a device holds before it trains: FEDn's client in one process, TensorFlow in another.
+_IMPORT = """
+import os
+from fedn_partial.device.monitor import anonymous_memory
+{imports}
+print(anonymous_memory([os.getpid()]))
+"""
+CLIENT = "import fedn_partial.client.commands.cli\nfrom fedn_partial.client.device import device_client, fedn_client"
+TENSORFLOW = "from fedn_partial.runtime import forkserver; forkserver.import_tensorflow()"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of layers: memory in MB (lowest, mean, highest draw), mean upload in MB, mean share of the
+    operations of full training, and the share of the draws that fit."""
+
+    layers: int
+    memory_mb: tuple[float, float, float]
+    upload_mb: float
+    operations: float
+    fits: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`rows` by number of layers; what the selector `budget` would draw (mean number of layers); which layers fit
+    not even alone."""
+
+    base_mb: float
+    rows: list[Row]
+    budget_layers: float
+    never: list[str]
+
+
+def parse_bytes(text: str) -> float:
+    """Return the bytes that "512MB", "1.5GB" or "400MiB" stand for (raises FednPartialError)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?)B?\s*", text.upper())
+    if not match or match[2] not in UNITS or not float(match[1]):
+        raise FednPartialError(f"{text!r} is no amount of memory; write it like 512MB, 1.5GB or 400MiB")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def make_plan(case: Case, memory_bytes: float) -> Plan:
+    """Predict what every number of layers of a case takes, and what fits into `memory_bytes`.
+
+    What imports take is measured here, in processes of their own.
+    """
+    from fedn_partial.seed_model.case_checks import check_case
+
+    table = check_case(case)
+    base = _import_bytes(CLIENT) + _import_bytes(TENSORFLOW)
+    planner = Planner(
+        table=table,
+        training=case.training,
+        codec=case.codec,
+        base_mb=base / MB,
+        forked=memory_bytes >= SMALL_MEMORY,
+    )
+    selector = selection.from_dict(case.selection)
+    limits = Limits(memory_mb=max(memory_bytes - HOT_FILES, 1) / MB)
+    if isinstance(selector, selection.Budget):
+        limits = limits.and_(Limits(selector.memory_mb, selector.upload_mb))
+    always = getattr(selector, "always_train", ())
+    full = costs.training_macs(table, table)
+    rows = []
+    for number in range(max(1, len(set(always))), len(table) + 1):
+        draws = [
+            selection.choose(selection.Random(number, always), table, context)
+            for context in _contexts(1 if number == len(table) else DRAWS)
+        ]
+        estimates = [planner.estimate(draw) for draw in draws]
+        memory = [estimate.memory_mb for estimate in estimates]
+        rows.append(
+            Row(
+                layers=number,
+                memory_mb=(min(memory), sum(memory) / len(memory), max(memory)),
+                upload_mb=sum(estimate.upload_mb for estimate in estimates) / len(estimates),
+                operations=sum(costs.training_macs(table, draw) for draw in draws) / len(draws) / full,
+                fits=sum(estimate.within(limits) for estimate in estimates) / len(estimates),
+            )
+        )
+    never = [layer.name for layer in table if not planner.fits([layer], limits)]
+    drawn = 0
+    if len(never) < len(table):
+        budget = selection.Budget(always_train=always)
+        for context in _contexts(DRAWS):
+            context = dataclasses.replace(context, fits=lambda layers: planner.fits(layers, limits))
+            drawn += len(selection.choose(budget, table, context))
+    return Plan(base_mb=base / MB, rows=rows, budget_layers=drawn / DRAWS, never=never)
+
+
+def _contexts(number: int) -> list[selection.Context]:
+    return [selection.Context(seed=1, round=round_, client="plan") for round_ in range(1, number + 1)]
+
+
+def run_imports(imports: str, timeout: float | None = None) -> subprocess.CompletedProcess:
+    """Run `imports` in a process of its own, which prints what they take, in bytes of memory that it cannot give back.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired : it took longer than `timeout` seconds.
+    """
+    code = _IMPORT.format(imports=imports)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout)
+
+
+def _import_bytes(imports: str) -> int:
+    done = run_imports(imports)
+    answer = done.stdout.strip().splitlines()[-1:] or [""]
+    if done.returncode or not answer[0].isdigit():
+        raise FednPartialError(f"what imports take cannot be measured here: {done.stderr[-500:] or answer[0]}")
+    return int(answer[0])

@@ -1,0 +1,272 @@
+"""Reads what a report is made of: the folders of runs, and of profiles.
+
+What is in them came from devices and may be old, unfinished or cut off. Columns that are missing are not known,
+columns that are new are left out; what is of the wrong type is refused by file and line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedn_partial.client.follow.poller import LARGEST
+from fedn_partial.client.records.run_folder import Row
+from fedn_partial.errors import FednPartialError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder.
+
+    Attributes
+    ----------
+    label : what the page calls it; no two of a report are called the same.
+    session : content of session.json. rows : of rounds.jsonl.
+    cut_off : whether the last line of rounds.jsonl is not whole, as when the run was killed while it wrote.
+    """
+
+    path: Path
+    label: str
+    session: dict
+    rows: tuple[Row, ...]
+    cut_off: bool = False
+
+    def setting(self, *keys: str):
+        """Return a setting of the case, such as ``setting("model", "name")``, or None if the file has none."""
+        return _dig(self.session.get("settings"), keys)
+
+    @property
+    def data(self) -> dict | None:
+        """What the clients' data were: those that were used, where the run says so, else those of its case."""
+        data = self.session.get("data") or self.setting("data")
+        return data if isinstance(data, dict) else None
+
+    @property
+    def notes(self) -> list[tuple[int, str]]:
+        """What the server functions noted on a whole round: its number, and a sentence."""
+        raw = self.session.get("notes")
+        notes = [note for note in raw if isinstance(note, dict)] if isinstance(raw, list) else []
+        pairs = [(note.get("round"), note.get("text")) for note in notes]
+        return [(number, text) for number, text in pairs if isinstance(number, int) and isinstance(text, str)]
+
+    @property
+    def validations(self) -> dict[str, float]:
+        """Bytes that clients without an update in a round downloaded to validate its model, by FEDn's number of it."""
+        raw = _dig(self.session.get("final"), ("validations",))
+        return {id: count for id, count in raw.items() if _is_count(count)} if isinstance(raw, dict) else {}
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < LARGEST
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One flavour with one number of layers, see ``fedn-partial profile``. What is not known is None.
+
+    Attributes
+    ----------
+    layers, total_layers : asked for, and of the model. rounds : how many were trained; figures are means over them.
+    seconds : of the training loop. round_seconds : from the request to the update's upload.
+    cpu_percent : of the flavour's processors during the training request; 100 is all of them busy.
+    ram_mb : highest sample of the memory in use in the container, in 10**6 bytes, as Docker counts: with the file
+        cache that is in use.
+    ram_percent : of the flavour's memory.
+    killed : how far it got, if the kernel killed the training of so many layers for memory. limited : why it trained
+        fewer layers than asked, or none. run : its own run.
+    """
+
+    flavour: str
+    layers: int
+    cpus: float | None = None
+    memory_mib: float | None = None
+    total_layers: int | None = None
+    rounds: int | None = None
+    seconds: float | None = None
+    round_seconds: float | None = None
+    cpu_percent: float | None = None
+    ram_mb: float | None = None
+    ram_percent: float | None = None
+    killed: str | None = None
+    limited: str | None = None
+    run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile's folder; `content` is its profile.json. refused : flavour -> why it was not tried."""
+
+    path: Path
+    label: str
+    content: dict
+    cells: tuple[Cell, ...]
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Flavours and numbers of layers that were asked for, and not tried before the profile ended."""
+        done = {(cell.flavour, cell.layers) for cell in self.cells}
+        asked = self.content.get("asked")
+        pairs = [tuple(pair) for pair in asked if isinstance(pair, list)] if isinstance(asked, list) else []
+        return [pair for pair in pairs if pair not in done]
+
+    def setting(self, *keys: str):
+        """Return a setting of the case, such as ``setting("model", "name")``, or None if the file has none."""
+        return _dig(self.content.get("settings"), keys)
+
+
+def load(folders: list[Path]) -> tuple[list[Run], list[Profile]]:
+    """Read the folders of a report; runs of one name are called by their folders.
+
+    Raises
+    ------
+    FednPartialError : a folder holds neither a run nor a profile, is given twice, or a file in it is damaged.
+    """
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise FednPartialError(f"{folder} is given twice; give each run once")
+        seen[folder.resolve()] = folder
+    loaded = [_load_profile(folder) if (folder / "profile.json").exists() else load_run(folder) for folder in folders]
+    labels = [item.label for item in loaded]
+    taken: set[str] = set()
+    renamed = []
+    for item in loaded:
+        label = item.label if labels.count(item.label) == 1 else item.path.resolve().name
+        while label in taken:
+            label += "'"
+        taken.add(label)
+        renamed.append(dataclasses.replace(item, label=label))
+    return [x for x in renamed if isinstance(x, Run)], [x for x in renamed if isinstance(x, Profile)]
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run's folder (raises FednPartialError)."""
+    path = folder / "session.json"
+    if not path.exists():
+        raise FednPartialError(
+            f"{folder}: is not the folder of a run: it has neither session.json nor profile.json; "
+            "give one that 'fedn-partial run', 'session start' or 'profile' wrote, such as runs/NAME"
+        )
+    session = _read_object(path)
+    name = session.get("name")
+    if not isinstance(name, str) or not isinstance(session.get("settings"), dict):
+        raise FednPartialError(f"{path}: is not a session's: 'name' or 'settings' is missing or of the wrong type")
+    for key in ("final", "layers", "versions"):
+        if not isinstance(session.get(key) or {}, dict):
+            raise FednPartialError(f"{path}: {key!r} must hold keys and values, found {session[key]!r}")
+    rows, cut_off = _read_rows(folder / "rounds.jsonl")
+    return Run(path=folder, label=name, session=session, rows=rows, cut_off=cut_off)
+
+
+def _load_profile(folder: Path) -> Profile:
+    path = folder / "profile.json"
+    content = _read_object(path)
+    cells, refused = content.get("cells"), content.get("refused") or {}
+    if content.get("kind") != "profile" or not isinstance(content.get("name"), str) or not isinstance(cells, list):
+        raise FednPartialError(f"{path}: is not a profile's: 'kind', 'name' or 'cells' is missing or of the wrong type")
+    if not isinstance(content.get("versions") or {}, dict):
+        raise FednPartialError(f"{path}: 'versions' must hold keys and values, found {content['versions']!r}")
+    if not isinstance(refused, dict):
+        raise FednPartialError(f"{path}: 'refused' must hold keys and values, found {refused!r}")
+    read = []
+    for number, raw in enumerate(cells, start=1):
+        where = f"{path}: cell {number}"
+        if not isinstance(raw, dict):
+            raise FednPartialError(f"{where}: expected keys and values, found {raw!r}")
+        below = raw.get("run")
+        if below is not None and (not isinstance(below, str) or Path(below).name != below):
+            raise FednPartialError(f"{where}: 'run' must be the name of a folder beside the file, found {below!r}")
+        cell = _record(Cell, {**raw, "run": None}, where, required=("flavour", "layers"))
+        if below and (folder / below / "session.json").exists():
+            run = load_run(folder / below)
+            cell = dataclasses.replace(
+                cell, run=dataclasses.replace(run, label=f"{cell.flavour}, {cell.layers} layers")
+            )
+        if any((cell.flavour, cell.layers) == (other.flavour, other.layers) for other in read):
+            raise FednPartialError(f"{where}: {cell.flavour} with {cell.layers} layers is there twice")
+        read.append(cell)
+    refused = {str(flavour): str(why) for flavour, why in refused.items()}
+    return Profile(path=folder, label=content["name"], content=content, cells=tuple(read), refused=refused)
+
+
+def _read_rows(path: Path) -> tuple[tuple[Row, ...], bool]:
+    """Return the rows, and whether the last line was cut off and left out."""
+    if not path.exists():  # no round is over yet
+        return (), False
+    lines = _read(path).split("\n")
+    unfinished = lines.pop()  # what follows the last end of line: nothing, in a whole file
+    rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    return tuple(rows), bool(unfinished.strip())
+
+
+def _row(line: str, where: str) -> Row:
+    try:
+        raw = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FednPartialError(f"{where}: is not JSON ({error}); remove the line if you can do without it") from None
+    if not isinstance(raw, dict):
+        raise FednPartialError(f"{where}: expected an object with a row's columns, found {line[:60]!r}")
+    return _record(Row, {"round": None, **raw}, where, required=("fedn_round", "client"))
+
+
+def _record(cls, raw: dict, where: str, required: tuple[str, ...]):
+    """Build the dataclass `cls` from `raw`, its unknown keys left out; check every type."""
+    for key in required:
+        if raw.get(key) is None:
+            raise FednPartialError(f"{where}: column {key!r} is missing")
+    hints = typing.get_type_hints(cls)
+    known = {key: value for key, value in raw.items() if key in hints}
+    for key, value in known.items():
+        if not _is(value, hints[key]):
+            raise FednPartialError(
+                f"{where}: column {key!r} holds {str(value)[:60]!r}, which is no {_words(hints[key])}"
+            )
+    return cls(**known)
+
+
+def _is(value, hint) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_is(value, option) for option in typing.get_args(hint))
+    if hint in (int, float):  # JSON and Python write the one for the other
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+    if hint is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if hint is dict:
+        return isinstance(value, dict) and all(_is(item, float | None) for item in value.values())
+    return isinstance(value, hint)
+
+
+def _words(hint) -> str:
+    hint = next(iter(typing.get_args(hint)), hint)
+    words = {bool: "true or false", int: "number", float: "number", str: "text", list: "list of names"}
+    return words.get(hint, "object with numbers")
+
+
+def _read_object(path: Path) -> dict:
+    try:
+        content = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise FednPartialError(f"{path}: is not JSON ({error}); it may be cut off or of something else") from None
+    if not isinstance(content, dict):
+        raise FednPartialError(f"{path}: expected an object with keys and values, found {str(content)[:60]!r}")
+    return content
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FednPartialError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise FednPartialError(f"{path}: is not text; it may be damaged or of something else") from None
+
+
+def _dig(content, keys: tuple[str, ...]):
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content

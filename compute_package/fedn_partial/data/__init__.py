@@ -1,0 +1,1 @@
+"""A device's data: shards and vocabularies."""

@@ -1,0 +1,1 @@
+"""Models and updates as bytes."""

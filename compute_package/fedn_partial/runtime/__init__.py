@@ -1,0 +1,1 @@
+"""What runs a request of FEDn on a device, and what a client keeps from round to round."""

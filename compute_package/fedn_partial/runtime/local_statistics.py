@@ -1,0 +1,44 @@
+"""BatchNormalization's moving statistics, where each device keeps its own (SiloBN, Andreux et al. 2020)."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+from fedn_partial.log import log
+from fedn_partial.runtime.atomic import write_atomically
+from fedn_partial.submodel.layers import Layer, tensor_list
+
+
+def put(model, table: list[Layer], folder: Path, session: str) -> None:
+    """Put the statistics that were kept in a session below `folder`, if any, into `model`."""
+    statistics = _statistics(table)
+    with contextlib.suppress(OSError, ValueError, EOFError, LookupError):  # none yet, or damaged
+        kept = np.load(folder / f"{session}.npy", allow_pickle=False)
+        sizes = [tensor.size for tensor in statistics]
+        if kept.dtype == np.float32 and kept.shape == (sum(sizes),) and np.isfinite(kept).all():
+            for tensor, values in zip(statistics, np.split(kept, np.cumsum(sizes)[:-1]), strict=True):
+                model.weights[tensor.index].assign(values.reshape(tensor.shape))
+
+
+def keep(model, table: list[Layer], folder: Path, session: str) -> None:
+    """Keep the statistics of `model` in the place of the last ones; those of other sessions are removed."""
+    values = [np.asarray(model.weights[tensor.index]).reshape(-1) for tensor in _statistics(table)]
+    if not values:
+        return
+    path = folder / f"{session}.npy"
+    try:
+        for other in folder.glob("*"):
+            if other != path:
+                other.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path, durable=False) as file:
+            np.save(file, np.concatenate(values))
+    except OSError as error:  # a full disk costs precision, not the round
+        log(f"cannot keep this device's BatchNormalization statistics: {error}")
+
+
+def _statistics(table: list[Layer]) -> list:
+    return [tensor for tensor in tensor_list(table) if tensor.statistic]

@@ -1,0 +1,231 @@
+"""The settings of a session, of a round, and of a device.
+
+They come from three places. A device's own file wins over the session's settings, which the server functions
+send with every round; those win over the defaults below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedn_partial import models
+from fedn_partial.settings.schema import SettingsError, bounded, parse
+from fedn_partial.submodel import selection
+
+MERGE_RULES = ("all_clients", "contributors", "shrunk", "inverse_probability")
+BATCHNORM_STATISTICS = ("with_layer", "always", "local")
+CODECS = ("float32", "float16", "int8")
+MODEL_DTYPES = ("float32", "float16")
+PARTITIONS = "iid, natural, or dirichlet:ALPHA with ALPHA above 0, such as dirichlet:0.3"
+DATA_SETS = ("digits", "cifar10", "imdb", "casa")  # each a module of the operator's part
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a client trains in one round. Every key may also be set in a device's file."""
+
+    epochs: int = bounded(1, at_least=1, at_most=1000)
+    batch_size: int = bounded(32, at_least=1, at_most=65_536)
+    optimizer: str = bounded("adam", one_of=("adam", "sgd"))
+    learning_rate: float = bounded(0.001, above=0, at_most=10)
+    momentum: float = bounded(0.0, at_least=0, below=1)  # of SGD
+
+    def __post_init__(self):
+        if self.momentum and self.optimizer != "sgd":
+            raise SettingsError(f"momentum={self.momentum} is for optimizer sgd, not {self.optimizer}")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What FEDn is asked for."""
+
+    rounds: int = bounded(10, at_least=1, at_most=100_000)
+    # Seconds that a round waits for its slowest client, at most a week. A device ends a training that takes longer.
+    round_timeout: int = bounded(180, at_least=1, at_most=604_800)
+    min_clients: int = bounded(1, at_least=1, at_most=100_000)  # fewer connected clients than this: no round
+    # As many are drawn for each round, and the accuracy of a round is then that on their test examples. None: all.
+    clients_per_round: int | None = bounded(None, at_least=1, at_most=100_000)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data set is dealt to the clients of a local fleet, and how."""
+
+    name: str = "digits"
+    clients: int = bounded(3, at_least=1, at_most=100_000)
+    partition: str = "iid"  # or natural (by home, patient, writer), dirichlet:ALPHA
+    examples: int | None = bounded(None, at_least=1)  # only so many to train on, drawn from the whole set
+    test_examples: int | None = bounded(None, at_least=1)
+
+    def __post_init__(self):
+        if self.name not in DATA_SETS:
+            raise SettingsError(f"name {self.name!r} is unknown. Allowed are: {', '.join(DATA_SETS)}")
+        parse_partition(self.partition)
+
+
+@dataclass(frozen=True)
+class SimulatedDevice:
+    """A machine that simulated clients have: a flavour of a profile, and its network."""
+
+    profile: str  # folder that 'fedn-partial profile' made
+    flavour: str
+    upload_mbit: float | None = bounded(None, above=0)  # 10**6 bits a second; None: bytes take no time
+    download_mbit: float | None = bounded(None, above=0)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How the clients of a simulation behave."""
+
+    dropout: float = bounded(0.0, at_least=0, below=1)  # probability that a client does not answer in a round
+    straggler: float = bounded(0.0, at_least=0, at_most=1)  # probability that a client is slower in a round,
+    slowdown: float = bounded(4.0, at_least=1, at_most=1e6)  # so many times
+    global_seconds: float = bounded(0.0, at_least=0, at_most=1e6)  # of a round, for merging
+    devices: tuple[SimulatedDevice, ...] = ()  # dealt to the clients in turn; without, nothing is known of time
+
+    def __post_init__(self):
+        if self.straggler and not self.devices:
+            raise SettingsError("straggler needs devices, to know how long a client takes")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: the whole of a file in `configs/`."""
+
+    name: str = bounded(matches="[A-Za-z0-9._-]+")  # of the session, and the beginning of the run's folder
+    model: dict  # name and options of a model, see fedn_partial.models
+    selection: dict  # which layers a client trains, see fedn_partial.submodel.selection
+    seed: int = bounded(1, at_least=0, at_most=2**32 - 1)
+    training: Training = Training()
+    merge: str = bounded("all_clients", one_of=MERGE_RULES)  # see fedn_partial.seed_model.server_functions
+    shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
+    batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)  # see fedn_partial.submodel.parts
+    codec: str = bounded("float32", one_of=CODECS)  # of the updates, see fedn_partial.exchange.update
+    model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it
+    session: Session = Session()
+    data: Data | None = None  # for a local fleet or a simulation: devices of their own have their own data
+    simulation: Simulation = Simulation()
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What the server functions send to every client in a round.
+
+    Attributes
+    ----------
+    round : of the session, from 1.
+    warmup : whether this is a full round, in which every client trains every layer.
+    fingerprint : of the model, see ``fedn_partial.submodel.layers.fingerprint``.
+    base : digest of the global model that comes with it, see ``fedn_partial.exchange.update.digest``.
+    session : name of the session; what a device keeps from round to round is kept under it.
+    round_timeout : seconds after which the server no longer waits for an update of this round.
+    clients_per_round : how many clients are drawn for each round, None if all are asked.
+    probabilities : whether the server wants to know how probable the client's layers were (merge rule
+        `inverse_probability`).
+    round_timeout : seconds after which a device ends a request; None: never.
+    merged_rounds, participants, scores : what selectors go by, see ``fedn_partial.submodel.selection.Context``.
+    previous : what became of the round before (who was merged, who was skipped and why); clients do not read it.
+    """
+
+    round: int = bounded(at_least=1)
+    warmup: bool = bounded()
+    seed: int = bounded(at_least=0)
+    model: dict = bounded()
+    fingerprint: str = bounded()
+    base: str = bounded()
+    selection: dict = bounded()
+    codec: str = bounded(one_of=CODECS)
+    session: str = bounded(matches="[A-Za-z0-9]+")
+    round_timeout: int | None = bounded(None, at_least=1)
+    clients_per_round: int | None = bounded(None, at_least=1)
+    batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
+    probabilities: bool = False
+    round_timeout: int | None = bounded(None, at_least=1)
+    merged_rounds: int = bounded(0, at_least=0)
+    participants: tuple[str, ...] = ()
+    scores: dict = field(default_factory=dict)
+    training: Training = Training()
+    previous: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Device:
+    """The `fedn_partial:` section of a device's client.yaml."""
+
+    data: str  # folder of this device's shard
+    workdir: str = "."  # the samples of the monitor go there
+    max_layers: int | None = bounded(None, at_least=1)  # never train more layers than this in a round
+    memory_mb: float | None = bounded(None, above=0)  # nor a selection predicted to take more memory,
+    upload_mb: float | None = bounded(None, above=0)  # to send more,
+    round_seconds: float | None = bounded(None, above=0)  # or to take longer than this
+    monitor_interval: float = bounded(0.5, above=0, at_most=60)  # seconds between two samples
+    training: dict = field(default_factory=dict)  # keys of Training that differ on this device
+
+
+def parse_partition(text: str) -> tuple[str, float | None]:
+    """Return the kind of a partition and, for Dirichlet's, its alpha (raises SettingsError)."""
+    kind, colon, value = text.partition(":")
+    if kind in ("iid", "natural") and not colon:
+        return kind, None
+    if kind == "dirichlet":
+        try:
+            alpha = float(value)
+        except ValueError:
+            alpha = 0
+        if 0 < alpha < float("inf"):
+            return kind, alpha
+    raise SettingsError(f"partition must be {PARTITIONS}; found {text!r}")
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Read a YAML file of keys and values.
+
+    Raises
+    ------
+    SettingsError : no such file, not YAML, or not a mapping.
+    """
+    import yaml
+
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{path}: expected keys and values, found {type(raw).__name__}")
+    return raw
+
+
+def load_case(path: str | Path) -> Case:
+    """Read a case file and check all of it, model options and selector included (raises SettingsError)."""
+    return parse_case(read_yaml(path), str(path))
+
+
+def parse_case(raw: dict, where: str) -> Case:
+    """Return the case whose keys were read from `where`, all of it checked as in ``load_case``."""
+    case = parse(Case, raw, where)
+    models.options(case.model, f"{where}: model")
+    selection.from_dict(case.selection, f"{where}: selection")
+    return case
+
+
+def load_instructions(raw: dict, device: Device) -> Instructions:
+    """Check what the server functions sent, and put the device's own training settings over it.
+
+    Raises
+    ------
+    SettingsError : nothing was sent, or something in it is refused.
+    """
+    if not raw:
+        raise SettingsError(
+            "the server sent no settings: its server functions are not running "
+            "(was the session started with 'fedn-partial session start', and is FEDn's hooks process up?)"
+        )
+    training = raw.get("training", {})
+    if isinstance(training, dict):  # if not, it is refused as it is
+        if "optimizer" in device.training:
+            training = {**training, "momentum": 0.0}  # the session's was for its own optimiser
+        training = {**training, **device.training}
+    return parse(Instructions, {**raw, "training": training}, "settings from the server")

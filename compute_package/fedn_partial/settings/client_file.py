@@ -1,0 +1,147 @@
+"""A device's client.yaml, read strictly: FEDn's keys, those of its earlier versions, and the section `fedn_partial`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedn_partial.settings.case import Device, Training, read_yaml
+from fedn_partial.settings.schema import SettingsError, bounded, parse
+
+# Keys that FEDn, today or in an earlier version, takes from this file, and that change nothing here.
+WITHOUT_EFFECT = (
+    "validator",
+    "trainer",
+    "helper_type",
+    "network_id",
+    "checksum",
+    "remote_compute_context",
+    "force_ssl",
+    "dry_run",
+    "secure",
+    "preshared_cert",
+    "verify",
+    "proxy_server",
+    "init",
+    "logfile",
+    "log_level",
+    "heartbeat_interval",
+    "reconnect_after_missed_heartbeat",
+    "verbosity",
+)
+# FEDn's earlier names of keys, and in a file from the paper's time their places in its section `controller`.
+EARLIER_NAMES = {"discover_host": "api_url", "discover_port": "api_port"}
+CONTROLLER = {"host": "api_url", "port": "api_port", "token": "token", **EARLIER_NAMES}
+
+
+@dataclass(frozen=True)
+class ClientFile:
+    """What a client.yaml holds; None is what it does not say.
+
+    Attributes
+    ----------
+    device : the section `fedn_partial`, its folders counted from the file.
+    ignored : the keys of FEDn that are there and change nothing.
+    Others : as FEDn's own client takes them; `ca` and `insecure` as in fedn-partial.yaml.
+    """
+
+    name: str | None = None
+    api_url: str | None = None
+    api_port: int | None = bounded(None, at_least=1, at_most=65535)
+    token: str | None = field(default=None, repr=False)
+    refresh_token: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    insecure: bool = False
+    client_id: str | None = None
+    preferred_combiner: str | None = None
+    combiner: str | None = None
+    combiner_port: int | None = bounded(None, at_least=1, at_most=65535)
+    package_checksum: str | None = None
+    fedn_partial: dict | None = None
+    ignored: tuple[str, ...] = ()
+
+    def connection_options(self) -> dict:
+        """Return what the file says of the way to FEDn's controller."""
+        return {key: getattr(self, key) for key in ("api_url", "api_port", "token", "ca", "insecure")}
+
+
+TEXTS = [spec.name for spec in dataclasses.fields(ClientFile) if spec.type == "str | None"]
+KEYS = [spec.name for spec in dataclasses.fields(ClientFile) if spec.name != "ignored"]
+
+
+def load_client_file(path: str | Path) -> ClientFile:
+    """Read a client.yaml; the section `fedn_partial` is left to ``load_device``.
+
+    Raises
+    ------
+    SettingsError : cannot be read, an unknown key, or a wrong value.
+    """
+    values = _as_written(path, read_yaml(path))
+    _check_keys(values, [*KEYS, *EARLIER_NAMES, "controller", *WITHOUT_EFFECT], str(path))
+    values = {key: value for key, value in values.items() if value is not None and value != ""}
+    for key in ("token", "refresh_token"):
+        if not isinstance(values.get(key, ""), str):
+            raise SettingsError(f"{path}: {key} must be text")  # without the value, which is secret
+    section = values.pop("controller", {})
+    if not isinstance(section, dict):
+        raise SettingsError(f"{path}: controller: expected keys and values, found {section!r}")
+    _check_keys(section, list(CONTROLLER), f"{path}: controller")
+    ignored = [key for key in values if key in WITHOUT_EFFECT]
+    earlier = {CONTROLLER[key]: value for key, value in section.items() if value not in (None, "")}
+    earlier |= {EARLIER_NAMES[key]: value for key, value in values.items() if key in EARLIER_NAMES}
+    named = {key: value for key, value in values.items() if key in KEYS}
+    given = {**earlier, **named, "ignored": ignored}
+    for key in ("api_port", "combiner_port"):
+        if str(given.get(key, "")).isdecimal():
+            given[key] = int(given[key])
+    return parse(ClientFile, given, str(path))
+
+
+def load_name(path: str | Path) -> str:
+    """Return the name of the device of this client.yaml (raises SettingsError)."""
+    name = load_client_file(path).name
+    if name is None:
+        raise SettingsError(f"{path}: key 'name' is missing; give this device a name of its own")
+    return name
+
+
+def load_device(path: str | Path) -> Device:
+    """Read the section `fedn_partial` of a client.yaml, and check the rest of the file (raises SettingsError).
+
+    Its folders count from that file.
+    """
+    section = load_client_file(path).fedn_partial
+    if section is None:
+        raise SettingsError(f"{path}: section 'fedn_partial' is missing; it needs at least 'data: FOLDER'")
+    device = parse(Device, section, f"{path}: fedn_partial")
+    # Checked as if for SGD, so that a device may change no more than the momentum of the session's.
+    parse(Training, {"optimizer": "sgd", **device.training}, f"{path}: fedn_partial: training")
+    home = Path(path).resolve().parent
+    return dataclasses.replace(device, data=str(home / device.data), workdir=str(home / device.workdir))
+
+
+def _as_written(path: str | Path, values: dict) -> dict:
+    """Return `values` with names and tokens as the file has them: YAML takes 42, on or 0123 for something else."""
+    import yaml
+
+    texts = yaml.load(Path(path).read_text(), yaml.BaseLoader)
+    written = {
+        str(key): texts[str(key)]
+        if key in TEXTS and values[key] is not None and isinstance(texts.get(str(key)), str)
+        else value
+        for key, value in values.items()
+    }
+    section, section_texts = values.get("controller"), texts.get("controller")
+    if isinstance(section, dict) and section.get("token") is not None:
+        written["controller"] = {**section, "token": section_texts["token"]}
+    return written
+
+
+def _check_keys(values: dict, known: list[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise SettingsError(f"{where}: unknown key {key!r}{hint}. Keys with an effect are: {', '.join(KEYS)}")

@@ -1,0 +1,1 @@
+"""Which entries of the global model a client trains and sends."""

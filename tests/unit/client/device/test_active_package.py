@@ -1,0 +1,175 @@
+"""A device runs the package that FEDn has active: it fetches a new one, and names one that it cannot run."""
+
+import http.server
+import json
+import threading
+
+import pytest
+from archives import archive
+from fedn.network.clients.client_v2 import ClientOptions
+
+from fedn_partial.client.device.access_token import Access
+from fedn_partial.client.device.active_package import ActivePackage
+from fedn_partial.client.device.fedn_client import PatientClient
+from fedn_partial.client.fedn_api.api import Api, ApiError, Connection
+
+TRAIN = """
+import json, pathlib, sys, zipfile
+zipfile.ZipFile(sys.argv[2], "w").close()
+pathlib.Path(sys.argv[2] + "-metadata").write_text(json.dumps({"num_examples": 1, "version": "VERSION"}))
+"""
+
+
+class Packages(http.server.BaseHTTPRequestHandler):
+    """FEDn's answers to packages/download; `server.active` is (name, archive's content), or None."""
+
+    def do_GET(self):
+        self.server.seen.append(self.command)
+        if self.server.active is None:
+            self.send_response(404)
+            self.end_headers()
+            return
+        name, content = self.server.active
+        self.send_response(200)
+        self.send_header("Content-Disposition", f"attachment; filename={name}")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def fedn():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Packages) as server:
+        server.seen, server.active = [], None
+        server.api = Api(Connection(f"http://127.0.0.1:{server.server_port}"))
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def content(folder, version, startup="touch started", **files):
+    """A small package of its own, whose update tells the version."""
+    commands = {
+        **({"startup": {"command": startup}} if startup else {}),
+        "train": {"command": "python3 train.py"},
+        "validate": {"command": "true"},
+    }
+    files = {
+        "fedn.yaml": json.dumps({"entry_points": commands}),
+        "train.py": TRAIN.replace("VERSION", version),
+        **files,
+    }
+    return archive(
+        folder / f"{version}.tgz", {name: text for name, text in files.items() if text is not None}
+    ).read_bytes()
+
+
+@pytest.fixture
+def package(tmp_path):
+    return ActivePackage(tmp_path / "package")
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch, fedn, package):
+    monkeypatch.chdir(tmp_path)
+    made = PatientClient(
+        Access(fedn.api.connection, lambda: (None, None)), ClientOptions("a", "remote"), (None, None), package, iter
+    )
+    made.set_helper()
+    return made
+
+
+def train(client):
+    import io
+
+    update, meta = client.on_train(io.BytesIO(b"model"), {})
+    assert update is not None
+    return meta["training_metadata"]
+
+
+def test_the_active_package_is_started_up_once(tmp_path, fedn, client, package):
+    fedn.active = ("first.tgz", content(tmp_path, "1"))
+    for _ in range(3):
+        package.refresh(fedn.api)
+    assert package.problem is None and fedn.seen.count("GET") == 1
+    assert (package.folder / "started").exists()
+    assert train(client)["version"] == "1"
+
+
+def test_a_new_package_is_fetched_into_an_empty_folder(tmp_path, fedn, client, package):
+    fedn.active = ("first.tgz", content(tmp_path, "1", **{"old.py": "x = 1\n"}))
+    package.refresh(fedn.api)
+    (package.folder / ".state").mkdir()
+    (package.folder / ".state" / "server.sock").touch()
+    fedn.active = ("second.tgz", content(tmp_path, "2"))
+    package.refresh(fedn.api)
+    assert train(client)["version"] == "2"
+    assert {path.name for path in package.folder.iterdir()} == {"fedn.yaml", "train.py", "started"}
+
+
+BAD = {
+    "no entry point": ({"fedn.yaml": "entry_points: {validate: {command: 'true'}}"}, "no entry point 'train'"),
+    "no script": ({"train.py": None}, "runs train.py, which is not in the compute package"),
+    "startup fails": ({"startup": "false"}, "start-up failed .Non-zero exit code: 1"),
+}
+
+
+@pytest.mark.parametrize(("changes", "reason"), BAD.values(), ids=BAD)
+def test_a_package_that_cannot_run_is_refused_at_each_request_until_there_is_another(
+    tmp_path, fedn, client, package, changes, reason
+):
+    fedn.active = ("first.tgz", content(tmp_path, "1"))
+    package.refresh(fedn.api)
+    fedn.active = ("bad.tgz", content(tmp_path, "2", **changes))
+    for _ in range(2):
+        package.refresh(fedn.api)
+        refused = train(client)
+        assert refused["num_examples"] == "0" and refused["layers"] == []
+        assert reason.split(" .")[0] in refused["refused"] and "cannot run FEDn's compute package" in refused["refused"]
+        assert client.on_validation(None) is None
+    assert not package.folder.exists(), "nothing of the old package may run on"
+    assert fedn.seen.count("GET") == 2, "it is not fetched at each request"
+    fedn.active = ("third.tgz", content(tmp_path, "3"))
+    package.refresh(fedn.api)
+    assert train(client)["version"] == "3"
+
+
+def test_a_damaged_package_is_fetched_again_later(tmp_path, fedn, client, package, monkeypatch):
+    whole = content(tmp_path, "1")
+    fedn.active = ("first.tgz", whole[:-30])
+    package.refresh(fedn.api)
+    assert "truncated or damaged" in train(client)["refused"]
+    fedn.active = ("first.tgz", whole)
+    package._retry_at = 0.0
+    package.refresh(fedn.api)
+    assert train(client)["version"] == "1"
+
+
+def test_the_package_stays_where_fedn_does_not_answer_or_has_none(tmp_path, fedn, client, package):
+    fedn.active = ("first.tgz", content(tmp_path, "1"))
+    package.refresh(fedn.api)
+    with pytest.raises(ApiError):
+        package.refresh(Api("http://127.0.0.1:1"))
+    package.look(Api("http://127.0.0.1:1"))
+    fedn.active = None
+    package.refresh(fedn.api)
+    assert train(client)["version"] == "1"
+
+
+def test_only_the_package_with_the_checksum_of_client_yaml_is_run(tmp_path, fedn):
+    pinned = ActivePackage(tmp_path / "package", checksum="0" * 64)
+    fedn.active = ("first.tgz", content(tmp_path, "1"))
+    pinned.refresh(fedn.api)
+    assert "client.yaml allows 000" in pinned.problem and pinned.dispatcher is None
+
+
+def test_a_train_that_leaves_no_update_is_answered_with_a_refusal(tmp_path, fedn, client, package):
+    fedn.active = ("first.tgz", content(tmp_path, "1", **{"train.py": "import no_such_module\n"}))
+    package.refresh(fedn.api)
+    assert "train left no update (Non-zero exit code: 1)" in train(client)["refused"]
