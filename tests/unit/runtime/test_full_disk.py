@@ -51,7 +51,7 @@ WRITERS = {
         "checkpoint.json",
         lambda path: checkpoint.write(path.parent, checkpoint.Checkpoint(failed=[1] * 9000)),
     ),
-    "results": ("run_folder.jsonl", lambda path: results.write_text(path, "x" * 9000)),
+    "results": ("runs.jsonl", lambda path: results.write_text(path, "x" * 9000)),
     "run": ("session.json", lambda path: run_folder.RunFolder(path.parent, dataclasses.replace(CASE, name="x" * 9000))),
     "rows": ("rounds.jsonl", lambda path: write_rows(path)),
 }

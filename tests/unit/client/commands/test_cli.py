@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from paths import ROOT
 
 from fedn_partial.client import simulation
-from fedn_partial.client.commands import cli
+from fedn_partial.client.commands import common
 from fedn_partial.client.commands.cli import main
 from fedn_partial.client.fedn_api.api import Api, ApiError, connection
 from fedn_partial.client.network import network
@@ -168,7 +168,7 @@ def printed_command(text):
 
 def test_a_run_prints_a_command_that_finds_its_folder(tmp_path, capsys):
     final = dict.fromkeys(("accuracy", "full_upload_bytes", "problem")) | {"upload_bytes": 0, "download_bytes": 0}
-    cli._conclude(final | {"failed_rounds": 0}, [], tmp_path / STRANGE, lambda event: None)
+    common.conclude(final | {"failed_rounds": 0}, [], tmp_path / STRANGE, lambda event: None)
     assert printed_command(capsys.readouterr().out) == ["fedn-partial", "report", str(tmp_path / STRANGE)]
 
 

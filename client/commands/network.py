@@ -1,0 +1,69 @@
+"""The command group network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fedn_partial.client.commands.common import command, shell_words
+
+
+@click.group()
+def network():
+    """Run a FEDn network on this machine, without Docker."""
+
+
+def _folder(function):
+    return click.option(
+        "--folder",
+        type=Path,
+        default=Path("fedn-network"),
+        show_default=True,
+        help="Where the network's state is kept.",
+    )(function)
+
+
+@command(network, "up", "fedn-partial network up --listen 0.0.0.0")
+@_folder
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    help="Address for controller and combiner; 0.0.0.0 lets devices in from outside, and FEDn asks them for no "
+    "password.  [default: 127.0.0.1, or as before]",
+)
+def network_up(folder, listen):
+    """Start controller, combiner, hooks and object store; a second 'up' finds the models of the first."""
+    from fedn_partial.client.network.network import Network
+
+    local = Network(folder)
+    local.up(host=listen)
+    click.echo(f"FEDn is up at {local.url}; logs in {folder / 'logs'}")
+    click.echo(f"to stop it: {shell_words('network', 'down', '--folder', folder)}")
+
+
+@command(network, "down", "fedn-partial network down")
+@_folder
+def network_down(folder):
+    """Stop the network; its models stay."""
+    from fedn_partial.client.network.network import Network
+
+    Network(folder).down()
+    click.echo("stopped")
+
+
+@command(network, "status", "fedn-partial network status")
+@_folder
+def network_status(folder):
+    """Show what of the network is running; the exit code is 0 if all of it is."""
+    from fedn_partial.client.network.network import Network
+
+    local = Network(folder)
+    parts = local.status()
+    for name, pid in parts.items():
+        port = f", port {local.ports[name]}" if name in local.ports else ""
+        click.echo(f"{name:10} {f'running, process {pid}{port}' if pid else 'not running'}")
+    if None in parts.values():
+        sys.exit(1)
+    click.echo(f"controller at {local.url}")

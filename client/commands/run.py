@@ -1,0 +1,99 @@
+"""Commands that run a session on this machine: run, simulate."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from fedn_partial.client.commands.common import (
+    command,
+    conclude,
+    events,
+    json_option,
+    remove_unstarted,
+    runs_option,
+    shell_words,
+)
+from fedn_partial.errors import FednPartialError
+
+
+@command(click, "run", "fedn-partial run configs/quickstart.yaml")
+@click.argument("config", type=Path)
+@click.option(
+    "--source",
+    type=Path,
+    help="Folder with the official files of the case's data set.  [default: downloaded ones]",
+    show_default=False,
+)
+@runs_option
+@json_option
+def run_command(config, source, runs, as_json):
+    """Run a whole session on this machine: FEDn network, clients, rounds."""
+    from fedn_partial.settings.case import load_case
+
+    case = load_case(config)
+    from fedn_partial.client.data import data_sets
+    from fedn_partial.seed_model.case_checks import check_case, check_data, check_fleet
+
+    check_fleet(case)
+    check_case(case)
+    origin, shards = data_sets.deal_case(case.data, case.seed, source)
+    check_data(case, shards)
+    from fedn_partial.client.fleet.local_run import network_was_started, run
+    from fedn_partial.client.records.run_folder import RunFolder, new_folder
+
+    folder = RunFolder(new_folder(runs, case.name), case)
+    with events(as_json) as tell:
+        try:
+            final = run(case, folder, origin, shards, tell)
+        except KeyboardInterrupt:
+            raise click.ClickException(
+                f"interrupted; everything is stopped, what there was is in {folder.path}"
+            ) from None
+        except FednPartialError:
+            if not network_was_started(folder.path):
+                shutil.rmtree(folder.path)
+            raise
+        conclude(final, folder.rows, folder.path, tell)
+
+
+@command(click, "simulate", "fedn-partial simulate configs/quickstart.yaml")
+@click.argument("config", type=Path)
+@click.option("--source", type=Path, help="Folder with the data set's official files.  [default: downloaded]")
+@click.option("--data", type=Path, help="Folder with the clients' data, of 'data prepare', instead of the case's own.")
+@click.option("--processes", type=click.IntRange(min=1), help="At once.  [default: one a processor]")
+@click.option("--resume", type=Path, metavar="FOLDER", help="Go on with a run that was stopped.")
+@runs_option
+@json_option
+def simulate_command(config, source, data, processes, resume, runs, as_json):
+    """Run a session without FEDn, with simulated clients: same training, updates, merging, same report.
+
+    The result does not depend on the number of processes, nor on whether it was stopped and resumed.
+    """
+    from fedn_partial.settings.case import load_case
+
+    case = load_case(config)
+    from fedn_partial.client.records.load import load_run
+    from fedn_partial.client.records.run_folder import new_folder
+    from fedn_partial.client.simulation import simulate
+    from fedn_partial.client.simulation.workers import processors, workers
+
+    if resume is not None and not (resume / "session.json").exists():
+        raise FednPartialError(f"--resume: {resume} is not the folder of a run")
+    folder = resume or new_folder(runs, case.name)
+    with events(as_json) as tell, workers(processes or processors()) as pool:
+        try:
+            final = simulate(case, folder, source, pool, data, tell)
+        except KeyboardInterrupt:
+            if remove_unstarted(folder):
+                raise click.ClickException("interrupted before the first round; nothing is left") from None
+            options = {"--source": source, "--data": data}
+            given = [word for name, path in options.items() if path for word in (name, path)]
+            again = shell_words("simulate", config, *given, "--resume", folder)
+            raise click.ClickException(f"interrupted; to go on from the last round: {again}") from None
+        except FednPartialError:
+            remove_unstarted(folder)
+            raise
+        conclude(final, load_run(folder).rows, folder, tell)
