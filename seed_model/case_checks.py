@@ -11,8 +11,8 @@ from fedn_partial.data.shard import Shard, check_fits
 from fedn_partial.errors import DataError, FednPartialError
 from fedn_partial.settings.case import Case
 from fedn_partial.settings.schema import SettingsError
-from fedn_partial.submodel.layers import Layer, layer_table
-from fedn_partial.submodel.selection import Context, ask, from_dict
+from fedn_partial.submodel.layers import Layer, read_layers
+from fedn_partial.submodel.selection import Context, from_dict, requested_layers
 
 
 def check_case(case: Case) -> list[Layer]:
@@ -27,19 +27,19 @@ def check_case(case: Case) -> list[Layer]:
     number = getattr(selector, "layers", None)
     if number is not None and number > len(layers):
         raise SettingsError(f"selection: layers is {number}, but the model has {len(layers)} layers")
-    ask(selector, layers, Context(seed=case.seed, round=1, client=""))
+    requested_layers(selector, layers, Context(seed=case.seed, round=1, client=""))
     return list(layers)
 
 
 @functools.cache
 def _layers(model: str) -> list[Layer]:
-    return layer_table(models.build(json.loads(model), empty=True))
+    return read_layers(models.build(json.loads(model), empty=True))
 
 
 def check_fleet(case: Case) -> None:
     """Raise FednPartialError if a session on this machine could not start for want of data or of clients."""
     if case.data is None:
-        raise FednPartialError("section 'data' is missing: which data set is dealt to the clients on this machine")
+        raise FednPartialError("section 'data' is missing: it names the data set of the clients on this machine")
     check_clients(case, case.data.clients, "data: clients")
 
 

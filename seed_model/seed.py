@@ -11,7 +11,7 @@ from fedn_partial.client.fedn_api.api import Api, ApiError
 from fedn_partial.exchange import update
 from fedn_partial.runtime.atomic import write_atomically
 from fedn_partial.settings.case import Case
-from fedn_partial.submodel.layers import Layer, layer_table, tensor_list
+from fedn_partial.submodel.layers import Layer, read_layers, tensor_list
 
 
 def build_seed(case: Case, path: str | Path) -> list[Layer]:
@@ -23,7 +23,7 @@ def build_seed(case: Case, path: str | Path) -> list[Layer]:
 
     keras.utils.set_random_seed(case.seed)
     model = models.build(case.model)
-    table = layer_table(model)
+    layers = read_layers(model)
     with write_atomically(path) as file:
         np.savez(
             file,
@@ -31,10 +31,10 @@ def build_seed(case: Case, path: str | Path) -> list[Layer]:
                 str(tensor.index): model.weights[tensor.index]
                 .numpy()
                 .astype(case.model_dtype if len(tensor.shape) > 1 else "float32")
-                for tensor in tensor_list(table)
+                for tensor in tensor_list(layers)
             },
         )
-    return table
+    return layers
 
 
 def upload_seed(api: Api, path: str | Path) -> str:
@@ -71,16 +71,16 @@ def newest_model(api: Api) -> str:
     return found[0]["model_id"]
 
 
-def check_seed(api: Api, model_id: str, table: list[Layer], path: Path) -> str:
+def check_seed(api: Api, model_id: str, layers: list[Layer], path: Path) -> str:
     """Download a model of FEDn's to `path` and return its digest, see ``fedn_partial.exchange.update.digest``.
 
     Raises
     ------
-    ModelError : it does not have the tensors of `table`.
+    ModelError : it does not have the tensors of `layers`.
     """
     api.download_model(model_id, path)
     try:
-        return update.digest(update.read_model(str(path), tensor_list(table)))
+        return update.digest(update.read_model(str(path), tensor_list(layers)))
     except update.ModelError as error:
         raise update.ModelError(
             f"FEDn's newest model is not one of this case ({error}); "

@@ -22,8 +22,9 @@ from fedn.network.combiner.hooks.serverfunctionsbase import ServerFunctionsBase
 
 from fedn_partial.exchange import update
 from fedn_partial.settings.case import Case
-from fedn_partial.submodel import layers, selection
-from fedn_partial.submodel.parts import parts_of, shapes
+from fedn_partial.submodel import selection
+from fedn_partial.submodel.layers import Layer, fingerprint
+from fedn_partial.submodel.update_tensors import shapes, update_tensors
 
 
 class ServerFunctions(ServerFunctionsBase):
@@ -131,10 +132,10 @@ class ServerFunctions(ServerFunctionsBase):
 
     def signals(self):
         """Return what the session's selector wants to know from the server."""
-        if self.settings["wants"] == "participants":
+        if self.settings["signal"] == "participants":
             names = self.state["names"]
             return {"participants": sorted({names.get(client, client) for client in self.asked})}
-        if self.settings["wants"] == "scores":
+        if self.settings["signal"] == "scores":
             return {"scores": self.state["scores"]}
         return {}
 
@@ -162,10 +163,10 @@ class ServerFunctions(ServerFunctionsBase):
             self.add(name, arrays, weights[name])
             self.weights[name] = self.weights.get(name, 0) + weights[name]
             self.coverage[name] = self.coverage.get(name, 0) + 1
-            if self.settings["wants"] == "scores":
+            if self.settings["signal"] == "scores":
                 self.moved[name] = self.moved.get(name, 0.0) + weights[name] * self.distance(name, arrays)
         client = self.plain(client_metadata.get("client") or client_id, 100)
-        if self.settings["wants"] == "participants":
+        if self.settings["signal"] == "participants":
             self.state["names"][client_id] = client
         self.all_examples += examples
         self.merged.append(client_id)
@@ -432,18 +433,18 @@ class ServerFunctions(ServerFunctionsBase):
         return os.path.join(tempfile.gettempdir(), f"fedn-partial-{self.settings['client']['session']}.json")
 
 
-def session_settings(case: Case, table, session: str, seed_model: str) -> dict:
+def session_settings(case: Case, layers: list[Layer], session: str, seed_model: str) -> dict:
     """Return the ``settings`` of the server functions for a session.
 
     Parameters
     ----------
-    table : layers of the global model.
+    layers : layers of the global model.
     session : a name of its own, of letters and digits; its state is kept under it.
     seed_model : digest of the global model that it starts from, see ``fedn_partial.exchange.update.digest``.
     """
     selector = selection.from_dict(case.selection)
-    parts = parts_of(table, case.batchnorm_statistics)
-    place = {tensor.name: tensor.index for layer in table for tensor in layer.tensors}
+    parts = update_tensors(layers, case.batchnorm_statistics)
+    place = {tensor.name: tensor.index for layer in layers for tensor in layer.tensors}
     return {
         "client": {
             "session": session,
@@ -459,11 +460,11 @@ def session_settings(case: Case, table, session: str, seed_model: str) -> dict:
         "rounds": case.session.rounds,
         "seed_model": seed_model,
         "warmup_rounds": selector.warmup_rounds,
-        "wants": selector.wants,
+        "signal": selector.signal,
         "merge": case.merge,
         "shrinkage": case.shrinkage,
-        "fingerprint": layers.fingerprint(table),
-        "parameters": {layer.name: layer.parameters for layer in table},
+        "fingerprint": fingerprint(layers),
+        "parameters": {layer.name: layer.parameters for layer in layers},
         "layers": shapes(parts),
         "model_dtype": case.model_dtype,
         "indices": {name: [tensor.index for tensor in tensors] for name, tensors in parts.items()},

@@ -27,9 +27,9 @@ def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
     FednPartialError : something is missing or in the way, see ``check_case`` and ``check_server``; nothing was
     created. ApiError : FEDn refuses; the session that was created is marked as terminated.
     """
-    table = check_case(case)
-    model_id, digest = check_server(api, case, table)
-    settings = server_functions.session_settings(case, table, secrets.token_hex(8), digest)
+    layers = check_case(case)
+    model_id, digest = check_server(api, case, layers)
+    settings = server_functions.session_settings(case, layers, secrets.token_hex(8), digest)
     session = api.post(
         "sessions/",
         json={
@@ -59,7 +59,7 @@ def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
         with contextlib.suppress(ApiError):
             api.patch(f"sessions/{session_id}", json={"status": "Terminated"})
         raise
-    return session_id, table
+    return session_id, layers
 
 
 def _wait_until_started(api: Api, session_id: str) -> None:

@@ -39,7 +39,7 @@ def run_command(config, source, runs, as_json):
 
     check_fleet(case)
     check_case(case)
-    origin, shards = data_sets.deal_case(case.data, case.seed, source)
+    origin, shards = data_sets.partition_case(case.data, case.seed, source)
     check_data(case, shards)
     from fedn_partial.client.fleet.local_run import network_was_started, run
     from fedn_partial.client.records.run_folder import RunFolder, new_folder

@@ -24,9 +24,9 @@ def seed_build(config, output):
     case = load_case(config)
     from fedn_partial.seed_model.seed import build_seed
 
-    table = build_seed(case, output)
-    parameters = sum(layer.parameters for layer in table)
-    click.echo(f"{output}: {len(table)} layers, {parameters:,} parameters, {output.stat().st_size:,} bytes")
+    layers = build_seed(case, output)
+    parameters = sum(layer.parameters for layer in layers)
+    click.echo(f"{output}: {len(layers)} layers, {parameters:,} parameters, {output.stat().st_size:,} bytes")
 
 
 @command(seed, "upload", "fedn-partial seed upload seed.npz --api-url https://fedn.example.org")

@@ -29,7 +29,7 @@ def session_start(config, runs, as_json, **options):
 
     case, api = load_case(config), api_of(options)
     from fedn_partial.client.follow import progress
-    from fedn_partial.client.follow.poller import Watcher
+    from fedn_partial.client.follow.poller import SessionPoller
     from fedn_partial.client.records.run_folder import RunFolder, new_folder
     from fedn_partial.seed_model.server_state import release
     from fedn_partial.seed_model.session import start_session
@@ -38,7 +38,7 @@ def session_start(config, runs, as_json, **options):
     with events(as_json) as tell:
         click.echo("comparing FEDn's newest model with the case")
         try:
-            session_id, table = start_session(api, case)
+            session_id, layers = start_session(api, case)
         except BaseException:
             path.rmdir()  # nothing has begun
             raise
@@ -46,7 +46,7 @@ def session_start(config, runs, as_json, **options):
         click.echo(f"session {session_id}")
         tell({"event": "session", "session": session_id})
         try:
-            final = progress.follow(Watcher(api, session_id), case, table, folder, tell=tell)
+            final = progress.follow(SessionPoller(api, session_id), case, layers, folder, tell=tell)
         except KeyboardInterrupt:
             raise click.ClickException(f"no longer following; session {session_id} goes on in FEDn") from None
         release(api, lambda line: click.echo(line, err=True))

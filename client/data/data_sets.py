@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fedn_partial.client.data import download
 from fedn_partial.client.data.data_set import DataSet
-from fedn_partial.client.data.deal import deal
+from fedn_partial.client.data.sharding import make_shards
 from fedn_partial.data.shard import Shard
 from fedn_partial.errors import DataError
 from fedn_partial.settings.case import DATA_SETS, Data
@@ -41,8 +41,8 @@ def load(name: str, source: Path | None = None) -> DataSet:
     return dataclasses.replace(data_set, source=f"{data_set.source}, from {where}")
 
 
-def deal_case(data: Data, seed: int, source: Path | None = None) -> tuple[str, list[Shard]]:
-    """Load the data set that a case's `data:` section names and deal it to its clients.
+def partition_case(data: Data, seed: int, source: Path | None = None) -> tuple[str, list[Shard]]:
+    """Load the data set that a case's `data:` section names and partition it into shards.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def deal_case(data: Data, seed: int, source: Path | None = None) -> tuple[str, l
 
     Raises
     ------
-    DataError : unknown data set, one that cannot be had, or not be dealt so.
+    DataError : unknown data set, one that cannot be had, or cannot be partitioned so.
     """
     data_set = load(data.name, source)
-    return data_set.source, deal(data_set, data, seed)
+    return data_set.source, make_shards(data_set, data, seed)

@@ -28,12 +28,12 @@ def prepare(data: Data, seed: int, source: Path | None, out: Path) -> tuple[str,
 
     Raises
     ------
-    FednPartialError : `out` is there already, the data cannot be had or dealt so, or there is no room for them;
+    FednPartialError : `out` is there already, the data cannot be had or partitioned so, or there is no room for them;
         nothing is left behind.
     """
     if out.exists():
         raise FednPartialError(f"{out} is there already; name another folder with --out, or remove it")
-    origin, shards = data_sets.deal_case(data, seed, source)
+    origin, shards = data_sets.partition_case(data, seed, source)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
     written = []

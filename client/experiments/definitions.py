@@ -24,7 +24,7 @@ KINDS = ("curves", "points", "counts", "bytes", "budgets")
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One simulation: `settings` are a case's keys without its name, seed included."""
 
     settings: dict
@@ -43,7 +43,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Setup:
     """One line of an experiment's table: a run for each seed.
 
     Attributes
@@ -52,7 +52,7 @@ class Cell:
     """
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
     paper: float | None = None
     row: str | None = None
     column: str | None = None
@@ -73,7 +73,7 @@ class Experiment:
     small: bool
     title: str
     kind: str
-    cells: tuple[Cell, ...]
+    cells: tuple[Setup, ...]
     ceiling: str | None = None
     axis: str | None = None
 
@@ -82,11 +82,11 @@ class Experiment:
         return f"{self.name}-small" if self.small else self.name
 
     @property
-    def ceiling_cell(self) -> Cell | None:
+    def ceiling_cell(self) -> Setup | None:
         return next((cell for cell in self.cells if cell.label == self.ceiling), None)
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[PlannedRun]:
         """The runs, each once: all cells with the first seed, then all with the second, so that every cell has
         something early, and neighbours select the same layers."""
         by_seed = zip(*(cell.runs for cell in self.cells), strict=True)
@@ -164,16 +164,16 @@ def read(path: Path, small: bool) -> Experiment:
     return Experiment(path.stem, small, file.title, file.kind, tuple(cells), file.ceiling, file.axis)
 
 
-def _cell(path: Path, parts: tuple[_Part, ...], case: dict, common: list[dict], small: bool, seeds, label) -> Cell:
+def _cell(path: Path, parts: tuple[_Part, ...], case: dict, common: list[dict], small: bool, seeds, label) -> Setup:
     settings = copy.deepcopy(case)
     changes = [*common, *(part.set for part in parts), *(part.small for part in parts if small)]
     for change in changes:
         for key, value in change.items():
             _put(settings, key.split("."), copy.deepcopy(value), f"{path}: {label}: {key}")
-    runs = tuple(Run({**settings, "seed": seed}) for seed in seeds)
+    runs = tuple(PlannedRun({**settings, "seed": seed}) for seed in seeds)
     runs[0].case(f"{path}: {label}")
     row, column = (part.label for part in parts) if len(parts) == 2 else (None, None)
-    return Cell(label, runs, paper(parts[-1].paper, f"{path}: {label}"), row, column)
+    return Setup(label, runs, paper(parts[-1].paper, f"{path}: {label}"), row, column)
 
 
 def _put(settings: dict, keys: list[str], value, where: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedn_partial.client.experiments import definitions, pictures, tables
 from fedn_partial.client.experiments import results as kept
-from fedn_partial.client.experiments.definitions import Cell, Experiment
+from fedn_partial.client.experiments.definitions import Experiment, Setup
 from fedn_partial.client.experiments.paper import figures
 from fedn_partial.client.experiments.results import Result
 from fedn_partial.errors import FednPartialError
@@ -150,7 +150,7 @@ class Book:
                 )
             )
         heads = ("layers", "goal", "the paper", "the paper's way here", "the best way here", "which")
-        return tables.Table(
+        return tables.ResultTable(
             "Points to full training at equal rounds, small versions of 20 rounds; whether the goal is met, at 95 %. "
             'The best was chosen by these same runs, "of" so many ways, which flatters it.',
             heads,
@@ -196,7 +196,7 @@ class Book:
         where, best = max(found.values(), key=lambda way: way[1].mean, default=("", None))
         return len(found), where, best
 
-    def _ways(self, layers: int, full: Cell) -> Iterator[tuple[str, Cell]]:
+    def _ways(self, layers: int, full: Setup) -> Iterator[tuple[str, Setup]]:
         for name in definitions.names():
             for cell in definitions.load(name, small=True).cells:
                 mine, theirs = (
@@ -235,7 +235,7 @@ def _verdict(below: tables.Spread, wanted: float) -> str:
     return "missed" if below.mean + below.margin < wanted else "cannot be told"
 
 
-def _cell(experiment: Experiment, label: str) -> Cell:
+def _cell(experiment: Experiment, label: str) -> Setup:
     for cell in experiment.cells:
         if cell.label == label:
             return cell

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedn_partial.client.experiments.definitions import Run
+from fedn_partial.client.experiments.definitions import PlannedRun
 from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.run_folder import over_examples
 from fedn_partial.errors import FednPartialError
@@ -67,7 +67,7 @@ class Result:
         return float(np.interp(budget, totals, self.accuracies)), float(np.interp(budget, totals, rounds))
 
 
-def summarise(run: Run, folder: Path, shards: Path) -> Result:
+def summarise(run: PlannedRun, folder: Path, shards: Path) -> Result:
     """Return what a finished run came to.
 
     Parameters
@@ -116,7 +116,7 @@ def write(result: Result, folder: Path) -> None:
     write_text(folder / FILE, _line(result))
 
 
-def collect(folder: Path, runs: list[Run]) -> dict[str, Result]:
+def collect(folder: Path, runs: list[PlannedRun]) -> dict[str, Result]:
     """Return {digest: result} of those runs that are done in the folder of all runs."""
     found = {}
     for run in runs:
@@ -150,6 +150,6 @@ def _parse(text: str, where: str) -> Result:
         result = Result(**json.loads(text))
     except (TypeError, ValueError) as error:
         raise FednPartialError(f"{where} is damaged ({error}); remove it, and run the experiment again") from None
-    if Run(result.settings).digest != result.digest:
+    if PlannedRun(result.settings).digest != result.digest:
         raise FednPartialError(f"{where}: its settings are not those of {result.digest}; remove it")
     return result

@@ -9,15 +9,15 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from fedn_partial.client.experiments import results
-from fedn_partial.client.experiments.definitions import Experiment, Run
+from fedn_partial.client.experiments.definitions import Experiment, PlannedRun
 from fedn_partial.client.follow.progress import duration
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.case_checks import check_case, check_fleet
 
 
-def plan(experiments: list[Experiment]) -> dict[str, tuple[Run, str]]:
+def plan(experiments: list[Experiment]) -> dict[str, tuple[PlannedRun, str]]:
     """Return {digest: (run, what it is called)} of all runs, each once, in the order in which they are run."""
-    found: dict[str, tuple[Run, str]] = {}
+    found: dict[str, tuple[PlannedRun, str]] = {}
     for experiment in experiments:
         called: dict[str, str] = {}
         for cell in experiment.cells:
@@ -57,7 +57,7 @@ def run_all(experiments: list[Experiment], folder: Path, source: Path | None, po
         )
 
 
-def _check(runs: Iterable[tuple[Run, str]], source: Path | None) -> None:
+def _check(runs: Iterable[tuple[PlannedRun, str]], source: Path | None) -> None:
     """Raise FednPartialError if one of the runs cannot be simulated, as far as its case says."""
     if source is not None and not source.is_dir():
         raise FednPartialError(f"--source: there is no folder {source}")
@@ -74,7 +74,7 @@ def is_done(folder: Path, digest: str) -> bool:
     return (folder / digest / results.FILE).exists()
 
 
-def _run(run: Run, folder: Path, source: Path | None, pool: Executor) -> results.Result:
+def _run(run: PlannedRun, folder: Path, source: Path | None, pool: Executor) -> results.Result:
     from fedn_partial.client import simulation
 
     case = run.case()

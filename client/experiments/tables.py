@@ -10,7 +10,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from fedn_partial.client.experiments.definitions import Cell, Experiment
+from fedn_partial.client.experiments.definitions import Experiment, Setup
 from fedn_partial.client.experiments.paper import figures
 from fedn_partial.client.experiments.results import LAST, Result
 from fedn_partial.client.follow.progress import aligned
@@ -71,7 +71,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """Words by row, under `heads`; `caption` says what they are."""
 
     caption: str
@@ -86,7 +86,7 @@ class Table:
         return "\n".join(f"| {' | '.join(row)} |" for row in (self.heads, rule, *self.rows)) + f"\n\n{self.caption}"
 
 
-def found(cell: Cell, results: dict[str, Result]) -> dict[int, Result]:
+def found(cell: Setup, results: dict[str, Result]) -> dict[int, Result]:
     """Return {seed: result} of a cell's runs that are done."""
     return {run.seed: results[run.digest] for run in cell.runs if run.digest in results}
 
@@ -97,7 +97,7 @@ def spread(values: list[float]) -> Spread | None:
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-def apart(one: Cell, other: Cell, results: dict[str, Result]) -> Spread | None:
+def apart(one: Setup, other: Setup, results: dict[str, Result]) -> Spread | None:
     """Return by how many points `one` is above `other`, over the seeds of which both are done."""
     mine, theirs = found(one, results), found(other, results)
     return spread([100 * (mine[seed].accuracy - theirs[seed].accuracy) for seed in mine if seed in theirs])
@@ -109,7 +109,7 @@ def lines(experiment: Experiment, results: dict[str, Result]) -> list[Line]:
     return [_line(cell, ceiling, results) for cell in experiment.cells]
 
 
-def _line(cell: Cell, ceiling: Cell | None, results: dict[str, Result]) -> Line:
+def _line(cell: Setup, ceiling: Setup | None, results: dict[str, Result]) -> Line:
     mine = found(cell, results)
     ours = spread([100 * result.accuracy for result in mine.values()])
     below = apart(cell, ceiling, results) if ceiling and ceiling is not cell else None
@@ -128,7 +128,7 @@ def _line(cell: Cell, ceiling: Cell | None, results: dict[str, Result]) -> Line:
     )
 
 
-def table(experiment: Experiment, results: dict[str, Result]) -> Table:
+def table(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
     """Return an experiment's table."""
     make = {"counts": _counts, "bytes": _bytes, "budgets": _budgets}.get(experiment.kind, _accuracies)
     return make(experiment, results)
@@ -154,7 +154,7 @@ def _share(result: Result) -> float:
     return 100 * sum(result.upload_bytes) / len(result.upload_bytes) / result.full_bytes
 
 
-def _accuracies(experiment: Experiment, results: dict[str, Result]) -> Table:
+def _accuracies(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
     found = lines(experiment, results)
     printed, ceiling = any(line.paper is not None for line in found), experiment.ceiling is not None
     columns = [
@@ -169,14 +169,14 @@ def _accuracies(experiment: Experiment, results: dict[str, Result]) -> Table:
     ]
     columns = [(head, cell) for shown, head, cell in columns if shown]
     text = f"Accuracy: mean of the last {LAST} rounds" + ("; distances in points" if ceiling else "")
-    return Table(
+    return ResultTable(
         _caption(experiment, text),
         tuple(head for head, _ in columns),
         tuple(tuple(cell(line) for _, cell in columns) for line in found),
     )
 
 
-def _counts(experiment: Experiment, results: dict[str, Result]) -> Table:
+def _counts(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
     rows = []
     for cell in experiment.cells:
         mine = found(cell, results)
@@ -194,7 +194,7 @@ def _counts(experiment: Experiment, results: dict[str, Result]) -> Table:
         )
         rounds = cell.runs[0].case().session.rounds
         rows.append((cell.label, _done(mine, cell, str(rounds)), *(known or [UNKNOWN] * 4)))
-    return Table(
+    return ResultTable(
         _caption(
             experiment, "In how many rounds a client trained a layer that is not always trained; all clients"
         ).replace(", mean ± standard deviation over", " and"),
@@ -203,7 +203,7 @@ def _counts(experiment: Experiment, results: dict[str, Result]) -> Table:
     )
 
 
-def sent(cell: Cell, results: dict[str, Result]) -> tuple[Spread | None, Spread | None]:
+def sent(cell: Setup, results: dict[str, Result]) -> tuple[Spread | None, Spread | None]:
     """Return what 10 clients send in a round in MiB, and its share of a full update in percent."""
     mine = found(cell, results).values()
     per_round = [sum(result.upload_bytes) / len(result.upload_bytes) for result in mine]
@@ -211,7 +211,7 @@ def sent(cell: Cell, results: dict[str, Result]) -> tuple[Spread | None, Spread 
     return spread(ten), spread([_share(result) for result in mine])
 
 
-def paper_sent(cell: Cell) -> tuple[float, float] | None:
+def paper_sent(cell: Setup) -> tuple[float, float] | None:
     """Return the paper's MiB and percent for a cell of Table 3, or None."""
     printed = figures()["table3"]["layers"]
     layers = int(cell.label.partition(" ")[0])
@@ -220,7 +220,7 @@ def paper_sent(cell: Cell) -> tuple[float, float] | None:
     return printed[layers]["sent_mib"], 100 * printed[layers]["sent_mib"] / printed[14]["sent_mib"]
 
 
-def _bytes(experiment: Experiment, results: dict[str, Result]) -> Table:
+def _bytes(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
     rows = []
     for cell in experiment.cells:
         mib, share = sent(cell, results)
@@ -235,7 +235,7 @@ def _bytes(experiment: Experiment, results: dict[str, Result]) -> Table:
                 UNKNOWN if share is None or paper is None else _signed(share.mean - paper[1]),
             )
         )
-    return Table(
+    return ResultTable(
         _caption(experiment, "What 10 clients send in a round, and its share of all weights as float32"),
         ("", "MiB", "paper", "% of full", "paper's", "difference"),
         tuple(rows),
@@ -246,7 +246,7 @@ def _bytes(experiment: Experiment, results: dict[str, Result]) -> Table:
 class AtBudget:
     """What a cell came to at equal costs: accuracies, and how many rounds they took."""
 
-    cell: Cell
+    cell: Setup
     accuracy: Spread | None
     at_bytes: Spread | None
     bytes_rounds: Spread | None
@@ -264,7 +264,7 @@ def budgets(experiment: Experiment, results: dict[str, Result], kind: str) -> di
     return {seed: min(sum(getattr(mine[seed], kind)) for mine in cells) for seed in sorted(seeds)}
 
 
-def apart_at(experiment: Experiment, one: Cell, other: Cell, results: dict[str, Result], kind: str) -> Spread | None:
+def apart_at(experiment: Experiment, one: Setup, other: Setup, results: dict[str, Result], kind: str) -> Spread | None:
     """Return by how many points `one` is above `other` where the costs of the cheapest cell are used up.
 
     `kind` of costs: upload_bytes or training_macs. A cell that cannot pay its first round from them has no accuracy.
@@ -297,7 +297,7 @@ def at_budgets(experiment: Experiment, results: dict[str, Result]) -> list[AtBud
     return rows
 
 
-def _budgets(experiment: Experiment, results: dict[str, Result]) -> Table:
+def _budgets(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
     rows = []
     for row in at_budgets(experiment, results):
         mine = found(row.cell, results)
@@ -315,7 +315,7 @@ def _budgets(experiment: Experiment, results: dict[str, Result]) -> Table:
         "multiply-accumulates trained reach what the cheapest used in all of its rounds, with the rounds that this took"
     )
     heads = ("", "accuracy %", "at equal bytes", "rounds", "at equal computing", "rounds", "majority class")
-    return Table(_caption(experiment, text), heads, tuple(rows))
+    return ResultTable(_caption(experiment, text), heads, tuple(rows))
 
 
 def _at(accuracy: Spread | None, rounds: Spread | None) -> tuple[str, str]:
@@ -328,7 +328,7 @@ def _ours(value: Spread | None, done: int, wanted: int) -> str:
     return str(value) if done == wanted else f"{value} ({done} of {wanted} runs)"
 
 
-def _done(mine: dict, cell: Cell, text: str) -> str:
+def _done(mine: dict, cell: Setup, text: str) -> str:
     if len(mine) == len(cell.runs):
         return text
     return f"{text} ({len(mine)} of {len(cell.runs)} runs)" if mine else "not run"

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.fleet.fleet import Fleet
 from fedn_partial.client.follow import progress
-from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.network.network import Network
 from fedn_partial.client.records.run_folder import RunFolder
 from fedn_partial.data.shard import Shard
@@ -44,9 +44,9 @@ def run(case: Case, folder: RunFolder, origin: str, shards: list[Shard], tell=la
             build_seed(case, seed)
             upload_seed(api, seed)
             fleet.wait_until_connected(api)
-            session_id, table = start_session(api, case)
-            watcher = Watcher(api, session_id)
-            final = progress.follow(watcher, case, table, folder, check=network.supervise, tell=tell)
+            session_id, layers = start_session(api, case)
+            poller = SessionPoller(api, session_id)
+            final = progress.follow(poller, case, layers, folder, check=network.supervise, tell=tell)
         finally:
             with uninterrupted():
                 fleet.stop()

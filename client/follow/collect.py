@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.follow import progress
-from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.records.run_folder import RunFolder, new_folder
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.session import find_session
@@ -25,9 +25,9 @@ def collect(api: Api, name: str, parent: Path) -> Path:
     FednPartialError : FEDn has no such session, or no round of it. ApiError : FEDn does not answer.
     """
     known = find_session(api, name)
-    watcher = Watcher(api, known.id)
-    watcher.poll()
-    rounds = sorted((round_ for round_ in watcher.rounds.values() if round_.over), key=lambda round_: int(round_.id))
+    poller = SessionPoller(api, known.id)
+    poller.poll()
+    rounds = sorted((round_ for round_ in poller.rounds.values() if round_.over), key=lambda round_: int(round_.id))
     if not rounds:
         raise FednPartialError(f"no round of session {name!r} is over yet")
     folder = RunFolder(
@@ -40,10 +40,10 @@ def collect(api: Api, name: str, parent: Path) -> Path:
     )
     for round_ in rounds:
         folder.write_rows(list(round_.rows.values()))
-    for number, text in watcher.notes():
+    for number, text in poller.notes():
         folder.note(number, text)
-    final = progress.summary(rounds, known.case, watcher.status)
-    if not watcher.over:
+    final = progress.summary(rounds, known.case, poller.status)
+    if not poller.over:
         of = f"{len(rounds)} of {known.case.session.rounds} rounds"
         final["problem"] = f"FEDn says that it still goes on, after {of} (or its controller was stopped meanwhile)"
     folder.finish(final)

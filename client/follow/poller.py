@@ -21,7 +21,7 @@ from fedn_partial.client.follow.listing import Listing
 from fedn_partial.client.follow.outcomes import outcome
 from fedn_partial.client.records.run_folder import Row
 from fedn_partial.exchange.update import plain
-from fedn_partial.submodel.parts import STATISTICS
+from fedn_partial.submodel.update_tensors import STATISTICS
 
 # Columns that are taken over by their name: from an update's metadata, and from its resources.
 FROM_METADATA = (
@@ -78,7 +78,7 @@ class Round:
         return self.failed or self.status == "Finished"
 
 
-class Watcher:
+class SessionPoller:
     """The state of one session, brought up to date by ``poll``.
 
     Attributes
@@ -194,13 +194,13 @@ class Watcher:
         for combiner in combiners:
             self._read_instructions(round_, (combiner.get("config") or {}).get("client_settings") or {})
 
-    def _read_instructions(self, round_: Round, instructions: dict) -> None:
-        round_.number = instructions.get("round")
-        round_.warmup = instructions.get("warmup")
+    def _read_instructions(self, round_: Round, settings: dict) -> None:
+        round_.number = settings.get("round")
+        round_.warmup = settings.get("warmup")
         for row in round_.rows.values():
             row.warmup = round_.warmup
             row.round = round_.number or row.round
-        previous = instructions.get("previous") or {}
+        previous = settings.get("previous") or {}
         if "round" in previous:  # a later report on the same round may be cut, or have a note more
             report = self._reports.setdefault(previous["round"], {})
             notes = dict.fromkeys([*report.get("notes", ()), *previous.get("notes", ())])

@@ -7,7 +7,7 @@ import sys
 import time
 
 from fedn_partial.client.fedn_api.api import ApiError
-from fedn_partial.client.follow.poller import SETTLE, Round, Watcher
+from fedn_partial.client.follow.poller import SETTLE, Round, SessionPoller
 from fedn_partial.client.follow.silent import Silent, silent
 from fedn_partial.client.records.run_folder import Row, RunFolder, over_examples
 from fedn_partial.errors import FednPartialError
@@ -21,7 +21,7 @@ MOST_PROBLEMS = 20  # as many of a round are shown
 
 
 def follow(
-    watcher: Watcher, case: Case, table: list[Layer], folder: RunFolder, check=lambda: (), tell=lambda event: None
+    poller: SessionPoller, case: Case, layers: list[Layer], folder: RunFolder, check=lambda: (), tell=lambda event: None
 ) -> dict:
     """Follow a session to its end, show each round, write its rows, and return the final metrics.
 
@@ -30,7 +30,7 @@ def follow(
 
     Parameters
     ----------
-    table : layers of the model.
+    layers : layers of the model.
     check : called at every look; it returns sentences to be shown, and what it raises ends the following.
     tell : called with the ``figures`` of each round that is over, and with each sentence that is shown.
 
@@ -38,12 +38,12 @@ def follow(
     ------
     FednPartialError : the session is stuck, or FEDn does not answer any more.
     """
-    folder.know_layers(table)
-    following = _Following(watcher, case, len(table), folder, tell)
+    folder.know_layers(layers)
+    following = _Following(poller, case, len(layers), folder, tell)
     try:
         while not following.look(check()):
             time.sleep(POLL)
-        final = summary(following.shown, case, watcher.status)
+        final = summary(following.shown, case, poller.status)
         folder.finish(final)
         return final
     except BaseException as error:
@@ -61,8 +61,8 @@ class _Following:
     shown : rounds whose line was shown.
     """
 
-    def __init__(self, watcher: Watcher, case: Case, layers: int, folder: RunFolder, tell):
-        self.watcher, self.case, self.layers, self.folder, self.tell = watcher, case, layers, folder, tell
+    def __init__(self, poller: SessionPoller, case: Case, layers: int, folder: RunFolder, tell):
+        self.poller, self.case, self.layers, self.folder, self.tell = poller, case, layers, folder, tell
         self.shown: list[Round] = []
         self._said: set[tuple[str, str]] = set()  # id of a round, client with a problem
         self._notes: set[tuple[int, str]] = set()  # that were shown
@@ -78,7 +78,7 @@ class _Following:
             self._say(sentence, {"event": "network", "text": sentence})
         self._poll()
         now = time.monotonic()
-        if self.watcher.over:
+        if self.poller.over:
             self._ended = self._ended or now
         rounds = self._rounds(now)
         self._show_rounds(rounds, now)
@@ -101,7 +101,7 @@ class _Following:
         """Bring the watcher up to date. A network that fails for a while must not end a session."""
         before = self._problem
         try:
-            self.watcher.poll()
+            self.poller.poll()
             self._problem = None
         except ApiError as error:
             self._problem = str(error)
@@ -111,7 +111,7 @@ class _Following:
             self._network(f"{self._problem} Trying again every {POLL:g} s")
         elif before and self._problem is None:
             self._network(f"FEDn answers again, after {duration(now - self._problem_since)}")
-        rounds = self.watcher.rounds.values()
+        rounds = self.poller.rounds.values()
         news = [(r.id, r.status, len(r.rows), sum(row.accuracy is not None for row in r.rows.values())) for r in rounds]
         if news != self._news:
             self._news, self._last_news, self._quiet_said = news, now, False
@@ -121,15 +121,15 @@ class _Following:
 
     def _rounds(self, now: float) -> list[Round]:
         """Return the rounds without those that FEDn gave up, which it leaves as if they went on."""
-        rounds = sorted(self.watcher.rounds.values(), key=lambda r: int(r.id))
+        rounds = sorted(self.poller.rounds.values(), key=lambda r: int(r.id))
         running = [] if self._ended and now - self._ended > SETTLE else rounds[-1:]
         return [round_ for round_ in rounds if round_.over or round_ in running]
 
     def _show_rounds(self, rounds: list[Round], now: float) -> None:
-        patience = SETTLE if self.watcher.status == "Terminated" else LAST_VALIDATIONS
+        patience = SETTLE if self.poller.status == "Terminated" else LAST_VALIDATIONS
         for index, round_ in enumerate(rounds[len(self.shown) :], start=len(self.shown)):
             late = any(r.over for r in rounds[index + 1 :]) or (self._ended and now - self._ended > patience)
-            if not (round_.over and (self.watcher.validated(round_) or late)):
+            if not (round_.over and (self.poller.validated(round_) or late)):
                 break
             known = figures(round_, self.case, self.layers)
             known["problems"] += self._not_answered(round_)
@@ -139,8 +139,8 @@ class _Following:
             self.shown.append(round_)
 
     def _silent(self, round_: Round) -> Silent:
-        earlier = [other for other in self.watcher.rounds.values() if int(other.id) < int(round_.id)]
-        return silent(round_, earlier, self.watcher.online, self.case.session.clients_per_round)
+        earlier = [other for other in self.poller.rounds.values() if int(other.id) < int(round_.id)]
+        return silent(round_, earlier, self.poller.online, self.case.session.clients_per_round)
 
     def _not_answered(self, round_: Round) -> list[str]:
         needed, online = self.case.session.min_clients, len(round_.online)
@@ -160,7 +160,7 @@ class _Following:
                 )
 
     def _show_notes(self) -> None:
-        for number, text in self.watcher.notes():
+        for number, text in self.poller.notes():
             if (number, text) not in self._notes:
                 self._notes.add((number, text))
                 self.folder.note(number, text)
@@ -191,8 +191,8 @@ class _Following:
 
     def _known(self) -> str:
         """Return why nothing happens, as far as that is known."""
-        needed, online = self.case.session.min_clients, len(self.watcher.online)
-        running = [round_ for round_ in self.watcher.rounds.values() if not round_.over]
+        needed, online = self.case.session.min_clients, len(self.poller.online)
+        running = [round_ for round_ in self.poller.rounds.values() if not round_.over]
         waiting = self._silent(running[-1]).summary() if running else "no round is running"
         few = [f"clients online: {online}, the session needs min_clients={needed}"] if online < needed else []
         return "; ".join([waiting or "all clients have answered, FEDn does not end the round", *few])

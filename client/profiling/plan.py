@@ -31,7 +31,7 @@ TENSORFLOW = "from fedn_partial.runtime import forkserver; forkserver.import_ten
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One number of layers: memory in MB (lowest, mean, highest draw), mean upload in MB, mean share of the
     operations of full training, and the share of the draws that fit."""
 
@@ -48,7 +48,7 @@ class Plan:
     not even alone."""
 
     base_mb: float
-    rows: list[Row]
+    rows: list[PlanRow]
     budget_layers: float
     never: list[str]
 
@@ -68,10 +68,10 @@ def make_plan(case: Case, memory_bytes: float) -> Plan:
     """
     from fedn_partial.seed_model.case_checks import check_case
 
-    table = check_case(case)
+    layers = check_case(case)
     base = _import_bytes(CLIENT) + _import_bytes(TENSORFLOW)
     planner = Planner(
-        table=table,
+        layers=layers,
         training=case.training,
         codec=case.codec,
         base_mb=base / MB,
@@ -82,31 +82,31 @@ def make_plan(case: Case, memory_bytes: float) -> Plan:
     if isinstance(selector, selection.Budget):
         limits = limits.and_(Limits(selector.memory_mb, selector.upload_mb))
     always = getattr(selector, "always_train", ())
-    full = costs.training_macs(table, table)
+    full = costs.training_macs(layers, layers)
     rows = []
-    for number in range(max(1, len(set(always))), len(table) + 1):
+    for number in range(max(1, len(set(always))), len(layers) + 1):
         draws = [
-            selection.choose(selection.Random(number, always), table, context)
-            for context in _contexts(1 if number == len(table) else DRAWS)
+            selection.select_layers(selection.Random(number, always), layers, context)
+            for context in _contexts(1 if number == len(layers) else DRAWS)
         ]
         estimates = [planner.estimate(draw) for draw in draws]
         memory = [estimate.memory_mb for estimate in estimates]
         rows.append(
-            Row(
+            PlanRow(
                 layers=number,
                 memory_mb=(min(memory), sum(memory) / len(memory), max(memory)),
                 upload_mb=sum(estimate.upload_mb for estimate in estimates) / len(estimates),
-                operations=sum(costs.training_macs(table, draw) for draw in draws) / len(draws) / full,
+                operations=sum(costs.training_macs(layers, draw) for draw in draws) / len(draws) / full,
                 fits=sum(estimate.within(limits) for estimate in estimates) / len(estimates),
             )
         )
-    never = [layer.name for layer in table if not planner.fits([layer], limits)]
+    never = [layer.name for layer in layers if not planner.fits([layer], limits)]
     drawn = 0
-    if len(never) < len(table):
+    if len(never) < len(layers):
         budget = selection.Budget(always_train=always)
         for context in _contexts(DRAWS):
             context = dataclasses.replace(context, fits=lambda layers: planner.fits(layers, limits))
-            drawn += len(selection.choose(budget, table, context))
+            drawn += len(selection.select_layers(budget, layers, context))
     return Plan(base_mb=base / MB, rows=rows, budget_layers=drawn / DRAWS, never=never)
 
 

@@ -20,7 +20,7 @@ from fedn_partial import models
 from fedn_partial.client.fleet.fleet import wait_until_online
 from fedn_partial.client.fleet.local_run import local_network, network_was_started, uninterrupted
 from fedn_partial.client.follow import progress
-from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.profiling.containers import ClientContainer, ClientEnded
 from fedn_partial.client.profiling.flavours import Flavour
 from fedn_partial.client.records.load import Cell, load
@@ -46,7 +46,7 @@ def run_profile(
     image: str,
     flavours: list[Flavour],
     refused: dict[str, str],
-    layers: list[int],
+    numbers: list[int],
     shard: Shard,
     parent: Path,
     tell: Callable[[dict], None],
@@ -56,7 +56,7 @@ def run_profile(
     Parameters
     ----------
     engine, image : see fedn_partial.client.profiling.containers.connect. refused : flavours that are left out, and why.
-    layers : numbers of layers; ``check_layers`` has seen them.
+    numbers : of layers; ``check_layers`` has seen them.
     tell : called with each cell as a dict, and with each of its rounds.
 
     Raises
@@ -71,17 +71,17 @@ def run_profile(
         "examples": len(shard.y_train),
         "data": shard.origin["source"],
         "rounds": case.session.rounds,
-        "asked": [[flavour.name, number] for flavour in flavours for number in layers],
+        "asked": [[flavour.name, number] for flavour in flavours for number in numbers],
         "cells": [],
         "refused": refused,
     }
     _write(path, profile)
     print(f"the profile's folder: {path}\nbuilding seed model", flush=True)
-    table = build_seed(case, path / "seed.npz")
+    layers = build_seed(case, path / "seed.npz")
     for flavour in flavours:
-        for number in layers:
-            print(f"\n{flavour.name}, {number} of {len(table)} layers", flush=True)
-            empty = Cell(flavour.name, number, flavour.cpus, flavour.memory_mib, len(table))
+        for number in numbers:
+            print(f"\n{flavour.name}, {number} of {len(layers)} layers", flush=True)
+            empty = Cell(flavour.name, number, flavour.cpus, flavour.memory_mib, len(layers))
             folder = RunFolder(path / f"{flavour.name}-{number}", _with_layers(case, number))
             container = ClientContainer(engine, image, flavour, folder.path / "client")
             try:
@@ -104,14 +104,14 @@ def _write(path: Path, profile: dict) -> None:
     write_text(path / "profile.json", json.dumps(profile, indent=1) + "\n")
 
 
-def check_layers(case: Case, layers: list[int]) -> None:
+def check_layers(case: Case, numbers: list[int]) -> None:
     """Raise FednPartialError if the case is wrong, or its model cannot train one of these numbers of layers."""
-    table = check_case(case)
+    layers = check_case(case)
     always = set(_always(case))
-    for number in layers:
-        if not max(1, len(always)) <= number <= len(table):
+    for number in numbers:
+        if not max(1, len(always)) <= number <= len(layers):
             raise FednPartialError(
-                f"--layers: {number} is not from {max(1, len(always))} to {len(table)}, the layers of this model"
+                f"--layers: {number} is not from {max(1, len(always))} to {len(layers)}, the layers of this model"
                 + (f" ({', '.join(sorted(always))} always trained)" if always else "")
             )
 
@@ -198,8 +198,8 @@ def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Pa
         try:
             container.start()
             wait_until_online(api, {CLIENT}, check, READY_TIMEOUT, container.home)
-            session_id, table = start_session(api, folder.case)
-            progress.follow(Watcher(api, session_id), folder.case, table, folder, check=check, tell=tell)
+            session_id, layers = start_session(api, folder.case)
+            progress.follow(SessionPoller(api, session_id), folder.case, layers, folder, check=check, tell=tell)
         except ClientEnded as error:
             ended = str(error)
             print(ended, flush=True)

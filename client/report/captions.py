@@ -8,6 +8,7 @@ from fedn_partial.client.follow.progress import size
 from fedn_partial.client.records.load import Profile, Run
 from fedn_partial.client.report.paper import Costs
 from fedn_partial.client.report.statistics import Summary, Table, Times, mean, ratio, spans
+from fedn_partial.submodel.selection import EARLIER_NAMES
 
 NOT_KNOWN = "n/a"
 SPACE = "\u00a0"  # that no line breaks at
@@ -241,7 +242,7 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
         found += [("Examples", f"{content.get('examples', NOT_KNOWN)}, the same for all")]
         found += [("Data", str(content["data"]))] if content.get("data") else []
     if data:
-        found.append(("Data", f"{data.get('name')}, {_dealt(data)}"))
+        found.append(("Data", f"{data.get('name')}, {_partition(data)}"))
     elif one:
         found.append(("Data", "the devices' own"))
     found += [
@@ -260,10 +261,10 @@ def facts(item: Run | Profile, one: Summary | None = None) -> list[tuple[str, st
     return found
 
 
-def _dealt(data: dict) -> str:
+def _partition(data: dict) -> str:
     clients = data.get("clients")
     to = plural(clients, "client") if isinstance(clients, int) else f"{NOT_KNOWN} clients"
-    return f"dealt to {to} ({data.get('partition') or 'iid'})"
+    return f"partitioned across {to} ({data.get('partition') or 'iid'})"
 
 
 def _data(item: Run | Profile) -> dict | None:
@@ -287,7 +288,7 @@ def selection(item: Run | Profile, in_turn: str | None = None) -> str:
     words = {
         "random": f"{layers} a client and round, drawn at random",
         "uniform": f"{layers} a client and round, drawn at random",
-        "dealt": f"{layers} a client and round, dealt so that each layer has equally many clients",
+        "stratified": f"{layers} a client and round, each layer with equally many clients",
         "cyclic": f"{layers} neighbouring ones, the same for all clients, in turn",
         "top": f"always the last {layers}",
         "scored": f"{layers} a client and round, drawn by how much they last changed",
@@ -295,7 +296,7 @@ def selection(item: Run | Profile, in_turn: str | None = None) -> str:
         "fixed": f"always the same: {_names(chosen.get('names'))}",
         "budget": "as many as fit each device, drawn at random",
     }
-    text = words.get(str(name), f"by selector {name}" if name else NOT_KNOWN)
+    text = words.get(EARLIER_NAMES.get(name, str(name)), f"by selector {name}" if name else NOT_KNOWN)
     if chosen.get("always_train"):
         text += f"; always {_names(chosen['always_train'])}"
     if chosen.get("warmup_rounds"):
@@ -437,7 +438,7 @@ def profile_remarks(found: Costs) -> list[str]:
         f"Here a client trained on {images:,} images in a round."
         if isinstance(images, int)
         else "How many images a client trained on here is not known.",
-        "The paper does not say how many its clients had; CIFAR-10's 50,000 dealt evenly to its 10 clients are 5,000. "
+        "The paper does not say how many its clients had; an even share of CIFAR-10's 50,000 is 5,000 for each of 10. "
         "So the seconds differ for this reason alone: compare how they grow with the layers, not their size.",
         f"The machine is another one too: {machine(profile.content.get('machine'))}.",
         "CPU and RAM are the container's here and the whole machine's in the paper, where the system itself counts; "

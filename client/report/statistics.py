@@ -36,7 +36,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Round:
+class ReportRound:
     """One round of a run: its number in the session, and a row for each client that answered.
 
     Attributes
@@ -67,7 +67,7 @@ def merged(row: Row) -> bool:
     return row.outcome in ("merged", "sent")
 
 
-def rounds(run: Run) -> list[Round]:
+def rounds(run: Run) -> list[ReportRound]:
     """Return the rounds of a run of which there are rows, in order.
 
     They are numbered as the server functions count; where these did not count, or anew, by FEDn's own numbers from 1.
@@ -84,7 +84,7 @@ def rounds(run: Run) -> list[Round]:
         else:
             numbers = {id: position for position, id in enumerate(found, start=1)}
     validations = run.validations
-    return [Round(numbers[id], tuple(found[id]), validations.get(id)) for id in sorted(found, key=numbers.get)]
+    return [ReportRound(numbers[id], tuple(found[id]), validations.get(id)) for id in sorted(found, key=numbers.get)]
 
 
 def layer_names(run: Run) -> list[str]:
@@ -517,7 +517,7 @@ def _drawn(run: Run, clients: int) -> int | None:
     return drawn if isinstance(drawn, int) and drawn < clients else None
 
 
-def _missing(run: Run, one: Round, first_seen: dict[str, int], data: dict) -> list[str]:
+def _missing(run: Run, one: ReportRound, first_seen: dict[str, int], data: dict) -> list[str]:
     """Return the clients of which nothing came in a round: those that had answered before.
 
     Where the session draws clients, rows do not tell which ones: then how many of them.

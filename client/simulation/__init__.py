@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedn_partial.client.data.prepare import prepare
 from fedn_partial.client.simulation import devices
-from fedn_partial.client.simulation.session import Session
+from fedn_partial.client.simulation.session import SimulatedSession
 from fedn_partial.data.shard import open_shard, verify
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.case_checks import check_case, check_clients, check_data, check_fleet
@@ -37,8 +37,8 @@ def simulate(
     ----------
     source : folder with the data set's official files, or None, see ``data_sets.deal_case``.
     pool : of ``workers.workers``.
-    data : folder with the clients' shards as ``data prepare`` writes it; without, the case's own data are dealt, into
-        the folder `data` beside `folder`.
+    data : folder with the clients' shards as ``data prepare`` writes it; without, the case's own data are
+        partitioned, into the folder `data` beside `folder`.
     tell : called with each round as a dict, see fedn_partial.client.follow.progress.
     say : called with lines for people.
 
@@ -58,7 +58,7 @@ def simulate(
     known = _known(folder, case, digest)
     if known.get("final", {}).get("rounds") == case.session.rounds:
         return known["final"]
-    check_clients(case, len(shards), "the number of clients that the data were dealt to")
+    check_clients(case, len(shards), "the number of clients that the data were partitioned across")
     if data is not None:
         for shard in shards.values():
             verify(shard)
@@ -68,7 +68,7 @@ def simulate(
     kept = used | {key: known[key] for key in ("started",) if known}
     with _alone(folder), _quiet():
         try:
-            return Session(case, folder, kept, shards, machines, pool).play(tell, say)
+            return SimulatedSession(case, folder, kept, shards, machines, pool).play(tell, say)
         except BrokenProcessPool:
             raise FednPartialError(
                 "a worker process was killed, for memory perhaps: start the same again with fewer --processes; it goes "
@@ -119,9 +119,11 @@ def _shards(folder: Path) -> dict[str, Path]:
     found = {path.parent.name: path.parent for path in folder.glob("*/shard.json")}
     if not found:
         raise FednPartialError(f"{folder} holds no clients' data; 'fedn-partial data prepare' writes them")
-    dealt_to = json.loads(next(iter(found.values())).joinpath("shard.json").read_text()).get("clients", len(found))
-    if len(found) != dealt_to:
-        raise FednPartialError(f"{folder} has the data of {len(found)} clients, but they were dealt to {dealt_to}")
+    partitioned = json.loads(next(iter(found.values())).joinpath("shard.json").read_text()).get("clients", len(found))
+    if len(found) != partitioned:
+        raise FednPartialError(
+            f"{folder} has the data of {len(found)} clients, but they were partitioned across {partitioned}"
+        )
     return {name: found[name] for name in sorted(found, key=lambda name: (len(name), name))}
 
 

@@ -17,7 +17,7 @@ from fedn_partial.settings.case import Case, SimulatedDevice
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceTiming:
     """What is known of a simulated client's machine.
 
     Attributes
@@ -53,7 +53,7 @@ class Device:
         return None if None in self.ram else round(_line(layers, self.layers, self.ram), 1)
 
 
-def devices(case: Case) -> list[Device]:
+def devices(case: Case) -> list[DeviceTiming]:
     """Return the devices that `case` names; client number k has the k-th of them, and so on in turn.
 
     Raises
@@ -68,7 +68,7 @@ def chance(case: Case, round_number: int, client: str, purpose: str) -> float:
     return random.Random(f"{case.seed}/{round_number}/{client}/{purpose}").random()
 
 
-def _device(told: SimulatedDevice, case: Case) -> Device:
+def _device(told: SimulatedDevice, case: Case) -> DeviceTiming:
     _, profiles = load([Path(told.profile)])
     if not profiles:
         raise FednPartialError(f"simulation: devices: {told.profile} is the folder of a run, not of a profile")
@@ -99,7 +99,7 @@ def _device(told: SimulatedDevice, case: Case) -> Device:
     killed = [cell.layers for cell in cells if cell.killed]
     fits = [cell.layers for cell in measured if not killed or cell.layers < min(killed)]
     fixed = [cell.round_seconds - cell.seconds for cell in measured if cell.round_seconds is not None]
-    return Device(
+    return DeviceTiming(
         fixed_seconds=max(0.0, sum(fixed) / len(fixed)) if fixed else 0.0,
         layers=tuple(cell.layers for cell in measured),
         example_seconds=tuple(cell.seconds / (examples * epochs) for cell in measured),

@@ -21,15 +21,15 @@ from fedn_partial.exchange import update
 from fedn_partial.exchange.update import ModelError, read_model
 from fedn_partial.runtime import local_round
 from fedn_partial.runtime.atomic import write_atomically, write_text
-from fedn_partial.settings.case import Case, Instructions
+from fedn_partial.settings.case import Case, RoundSettings
 from fedn_partial.settings.schema import parse
-from fedn_partial.submodel.layers import layer_table
+from fedn_partial.submodel.layers import read_layers
 
 SESSION = "simulation"
 LATE = "skipped: late,"
 
 
-class Session:
+class SimulatedSession:
     """A session that is under way, in the run's folder `folder`.
 
     Parameters
@@ -52,24 +52,24 @@ class Session:
         folder: Path,
         known: dict,
         shards: dict[str, Path],
-        machines: list[devices.Device],
+        machines: list[devices.DeviceTiming],
         pool: Executor,
     ):
         self.case, self.folder, self.shards, self.devices, self.pool = case, folder, shards, machines, pool
         self.checkpoint = checkpoint.read(self.folder)
-        self.table = self._begin_models()
+        self.layers = self._begin_models()
         self.run = RunFolder(folder, case, **known)
-        self.run.know_layers(self.table)
+        self.run.know_layers(self.layers)
         self.rounds = self._rounds_before()
         newest = update.digest(_read_arrays(self._model_path(self.checkpoint.round)))
-        self.server = _server(case, self.table, newest, self.folder / "server.json", self.checkpoint.server)
+        self.server = _server(case, self.layers, newest, self.folder / "server.json", self.checkpoint.server)
 
     def play(self, tell, say) -> dict:
         """Play the rounds that are left and return the final metrics."""
         began, first = time.monotonic(), self.checkpoint.round
         for number in range(first + 1, self.case.session.rounds + 1):
             self.rounds.append(self._round(number))
-            known = progress.figures(self.rounds[-1], self.case, len(self.table))
+            known = progress.figures(self.rounds[-1], self.case, len(self.layers))
             left = (time.monotonic() - began) / (number - first) * (self.case.session.rounds - number)
             say("\n  ".join([f"{progress.line(known)}  {progress.duration(left)} left", *known["problems"]]))
             tell(known)
@@ -86,14 +86,14 @@ class Session:
         ids = {_fedn_id(name): name for name in self.shards}
         asked = [ids[id] for id in self.server.client_selection(list(ids))]
         told = self.server.client_settings(weights)
-        instructions = parse(Instructions, json.loads(json.dumps(told)), "settings from the server functions")
+        settings = parse(RoundSettings, json.loads(json.dumps(told)), "settings from the server functions")
         answering = [name for name in asked if self._chance(number, name, "dropout") >= self.case.simulation.dropout]
-        tasks = {name: self._task(name, instructions, before) for name in answering}
+        tasks = {name: self._task(name, settings, before) for name in answering}
         rows, states = {}, dict(self.checkpoint.states)
         for name, refusal in zip(tasks, self.pool.map(workers.train, tasks.values()), strict=True):
             row = rows[name] = self._receive(tasks[name], refusal, weights)
             row.download_bytes = os.path.getsize(before)
-            if refusal is None and local_round.keeps(instructions):
+            if refusal is None and local_round.keeps(settings):
                 states[name] = number
         refused = [row.outcome for row in rows.values() if row.outcome.startswith("refused")]
         if refused and len(refused) == len(rows):
@@ -108,12 +108,12 @@ class Session:
                 elif rows[name].outcome == "sent":
                     rows[name].outcome = f"skipped: {outcomes['skipped'][_fedn_id(name)]}"
         _write_arrays(self._model_path(number), weights)
-        self._test(rows, instructions, number, states)
+        self._test(rows, settings, number, states)
         round_ = Round(
             id=str(number),
             status="Finished" if on_time else "Failed",
             number=number,
-            warmup=instructions.warmup,
+            warmup=settings.warmup,
             expected=len(asked),
             rows=rows,
             seconds=self._seconds(rows, asked),
@@ -121,26 +121,26 @@ class Session:
         self._keep(round_, states)
         return round_
 
-    def _task(self, name: str, instructions: Instructions, model: Path) -> workers.Task:
+    def _task(self, name: str, settings: RoundSettings, model: Path) -> workers.Task:
         device = self._device(name)
         return workers.Task(
             client=name,
-            instructions=instructions,
+            settings=settings,
             model=str(model),
             shard=str(self.shards[name]),
             max_layers=device and device.max_layers,
             state=self._state(name, self.checkpoint.states),
-            new_state=str(self._state_path(name, instructions.round)),
+            new_state=str(self._state_path(name, settings.round)),
             update=str(self.folder / "updates" / f"{name}.npz"),
         )
 
     def _receive(self, task: workers.Task, refusal: str | None, weights: list) -> Row:
         """Hand a client's update to the server functions, and return the client's row."""
         row = Row(
-            round=task.instructions.round,
-            fedn_round=str(task.instructions.round),
+            round=task.settings.round,
+            fedn_round=str(task.settings.round),
             client=task.client,
-            warmup=task.instructions.warmup,
+            warmup=task.settings.warmup,
         )
         if refusal is not None:
             row.outcome = f"refused: {refusal}"
@@ -170,12 +170,12 @@ class Session:
         self.server.incremental_aggregate(_fedn_id(task.client), arrays, metadata, weights)
         return row
 
-    def _test(self, rows: dict[str, Row], instructions: Instructions, number: int, states: dict[str, int]) -> None:
+    def _test(self, rows: dict[str, Row], settings: RoundSettings, number: int, states: dict[str, int]) -> None:
         """Let every client that answered test the new model."""
         tasks = [
             workers.Task(
                 client=name,
-                instructions=instructions,
+                settings=settings,
                 model=str(self._model_path(number)),
                 shard=str(self.shards[name]),
                 state=self._state(name, states),
@@ -226,7 +226,7 @@ class Session:
         if self.checkpoint.round == 0:
             return build_seed(self.case, self._model_path(0))
         _read_arrays(self._model_path(self.checkpoint.round))
-        return layer_table(models.build(self.case.model, empty=True))
+        return read_layers(models.build(self.case.model, empty=True))
 
     def _rounds_before(self) -> list[Round]:
         """Return the rounds that were played before this process began."""
@@ -240,7 +240,7 @@ class Session:
             round_.status = "Failed" if number in self.checkpoint.failed else "Finished"
         return list(found.values())
 
-    def _device(self, name: str) -> devices.Device | None:
+    def _device(self, name: str) -> devices.DeviceTiming | None:
         return self.devices[list(self.shards).index(name) % len(self.devices)] if self.devices else None
 
     def _chance(self, number: int, name: str, purpose: str) -> float:
@@ -256,7 +256,7 @@ class Session:
         return str(self._state_path(name, states[name])) if name in states else None
 
 
-def _server(case: Case, table: list, model: str, path: Path, state: dict | None):
+def _server(case: Case, layers: list, model: str, path: Path, state: dict | None):
     """Return the session's server functions, which keep their state in the file `path`, beginning with `state`.
 
     Parameters
@@ -270,7 +270,7 @@ def _server(case: Case, table: list, model: str, path: Path, state: dict | None)
         write_text(path, json.dumps(state))
 
     class Server(server_functions.ServerFunctions):
-        settings = server_functions.session_settings(case, table, SESSION, model)
+        settings = server_functions.session_settings(case, layers, SESSION, model)
 
         def state_path(self):
             return str(path)

@@ -24,7 +24,7 @@ import psutil
 from fedn_partial.device import cgroup
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.forkserver import die_with_parent
-from fedn_partial.settings.case import Instructions
+from fedn_partial.settings.case import RoundSettings
 
 TEST_BATCH = 250
 LEAVE = 0.3  # of the memory of this machine, or control group, that must be free for a process to keep one more step
@@ -44,7 +44,7 @@ class Task:
     """
 
     client: str
-    instructions: Instructions
+    settings: RoundSettings
     model: str
     shard: str
     max_layers: int | None = None
@@ -75,32 +75,32 @@ def train(task: Task) -> str | None:
     from fedn_partial.runtime import local_round
     from fedn_partial.submodel import selection
 
-    told, client = task.instructions, task.client
+    told, client = task.settings, task.client
     try:
-        model, table = _model(told)
+        model, layers = _model(told)
         shard = open_shard(task.shard)
         check_fits(shard, model)
-        for _ in local_round.load(model, table, task.model):
+        for _ in local_round.load(model, layers, task.model):
             pass
         kept = Path(task.new_state)
         if local_round.keeps(told):
             _copy_state(task)
-        local_round.put_own_statistics(model, table, told, kept)
+        local_round.put_own_statistics(model, layers, told, kept)
         local_round.set_seed(model, told, client)
         context = local_round.context(told, client, task.max_layers)
         selector = selection.from_dict(told.selection)
-        asked = selection.ask(selector, table, context)
-        selected = selection.choose(selector, table, context)
-        step = _step(model, table, selected, shard.x_train, told)
-        trained = local_round.train(model, table, selected, shard, told, client, step=step)
-        checksum = local_round.write_update(task.update, model, table, selected, told, task.model, kept)
+        asked = selection.requested_layers(selector, layers, context)
+        selected = selection.select_layers(selector, layers, context)
+        step = _step(model, layers, selected, shard.x_train, told)
+        trained = local_round.train(model, layers, selected, shard, told, client, step=step)
+        checksum = local_round.write_update(task.update, model, layers, selected, told, task.model, kept)
     except FednPartialError as error:
         return str(error)
     except Exception as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
     limited = f"{len(selected)} of the {len(asked)} layers asked for" if len(selected) < len(asked) else None
-    metadata = local_round.metadata(told, client, table, selected, trained, checksum, context)
+    metadata = local_round.metadata(told, client, layers, selected, trained, checksum, context)
     update.write_metadata(task.update, {**metadata, "limited": limited, "download_bytes": os.path.getsize(task.model)})
     return None
 
@@ -122,13 +122,13 @@ def _test(task: Task) -> tuple[float, float, int]:
     from fedn_partial.runtime import local_round
     from fedn_partial.training import local_training
 
-    told = task.instructions
-    model, table = _model(told)
+    told = task.settings
+    model, layers = _model(told)
     shard = open_shard(task.shard)
-    for _ in local_round.load(model, table, task.model):
+    for _ in local_round.load(model, layers, task.model):
         pass
     if task.state:
-        local_round.put_own_statistics(model, table, told, Path(task.state))
+        local_round.put_own_statistics(model, layers, told, Path(task.state))
     step = _kept(("test", shard.x_test.dtype.str), lambda: local_training.trace_evaluation(model, shard.x_test))
     accuracy, loss = local_training.evaluate(model, shard.x_test, shard.y_test, TEST_BATCH, step)
     return accuracy, loss, len(shard.y_test)
@@ -175,9 +175,9 @@ def _memory_is_short() -> bool:
     return free is None or there_is is None or free < LEAVE * there_is
 
 
-def _model(told: Instructions):
+def _model(told: RoundSettings):
     from fedn_partial import models
-    from fedn_partial.submodel.layers import layer_table
+    from fedn_partial.submodel.layers import read_layers
 
     key = json.dumps(told.model, sort_keys=True)
     if key not in _MODEL:
@@ -186,19 +186,19 @@ def _model(told: Instructions):
         gc.unfreeze()
         gc.collect()
         model = models.build(told.model, empty=True)
-        _MODEL[key] = model, layer_table(model)
+        _MODEL[key] = model, read_layers(model)
     return _MODEL[key]
 
 
-def _step(model, table, selected, x, told: Instructions):
+def _step(model, layers, selected, x, told: RoundSettings):
     from fedn_partial.runtime import local_round
     from fedn_partial.training import local_training
 
     options = told.training
-    follow = local_round.follows(told)
+    update_batchnorm = local_round.updates_batchnorm(told)
     names = tuple(layer.name for layer in selected)
-    key = (names, x.dtype.str, follow, options.optimizer, options.learning_rate, options.momentum)
-    return _kept(key, lambda: local_training.trace(model, table, selected, x, options, follow))
+    key = (names, x.dtype.str, update_batchnorm, options.optimizer, options.learning_rate, options.momentum)
+    return _kept(key, lambda: local_training.trace(model, layers, selected, x, options, update_batchnorm))
 
 
 def _copy_state(task: Task) -> None:

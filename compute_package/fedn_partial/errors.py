@@ -6,7 +6,7 @@ class FednPartialError(ValueError):
 
 
 class DataError(FednPartialError):
-    """Data that are missing, incomplete, inconsistent, or cannot be dealt as asked."""
+    """Data that are missing, incomplete, inconsistent, or cannot be partitioned as asked."""
 
 
 class ModelError(FednPartialError):

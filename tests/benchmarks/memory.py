@@ -21,14 +21,14 @@ def ours(connection, width: float, rounds: int) -> None:
 
     from fedn_partial import models
     from fedn_partial.settings.case import Training
-    from fedn_partial.submodel.layers import layer_table
+    from fedn_partial.submodel.layers import read_layers
     from fedn_partial.training import local_training
 
     model = models.build({"name": "vgg16", "width": width})
-    table = layer_table(model)
+    layers = read_layers(model)
     x, y = _images()
     for round_ in range(1, rounds + 1):
-        local_training.train(model, table, _selection(table, round_), x, y, Training(), np.random.default_rng(round_))
+        local_training.train(model, layers, _selection(layers, round_), x, y, Training(), np.random.default_rng(round_))
         connection.send(_resident())
 
 
@@ -37,15 +37,15 @@ def keras_fit(connection, width: float, rounds: int) -> None:
     import keras
 
     from fedn_partial import models
-    from fedn_partial.submodel.layers import layer_table
+    from fedn_partial.submodel.layers import read_layers
 
     x, y = _images()
     weights = None
     for round_ in range(1, rounds + 1):
         model = models.build({"name": "vgg16", "width": width})
-        table = layer_table(model)
-        selected = _selection(table, round_)
-        for layer in table:
+        layers = read_layers(model)
+        selected = _selection(layers, round_)
+        for layer in layers:
             for name in layer.keras_layers:
                 model.get_layer(name).trainable = layer in selected
         if weights:
@@ -63,10 +63,10 @@ def _images():
     return random.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), random.integers(0, 10, 64).astype(np.int32)
 
 
-def _selection(table, round_: int):
-    from fedn_partial.submodel.selection import Context, Random, choose
+def _selection(layers, round_: int):
+    from fedn_partial.submodel.selection import Context, Random, select_layers
 
-    return choose(Random(4, ("dense",)), table, Context(seed=1, round=round_, client="benchmark"))
+    return select_layers(Random(4, ("dense",)), layers, Context(seed=1, round=round_, client="benchmark"))
 
 
 def _resident() -> float:

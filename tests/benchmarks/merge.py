@@ -17,7 +17,7 @@ from fedn_partial.device.monitor import anonymous_memory
 from fedn_partial.exchange import update
 from fedn_partial.seed_model import server_functions
 from fedn_partial.settings.case import Case
-from fedn_partial.submodel.layers import layer_table
+from fedn_partial.submodel.layers import read_layers
 
 
 def passes(weights) -> list[float]:
@@ -37,12 +37,12 @@ def main() -> None:
     updates, width = (2, 0.0625) if options(__doc__).parse_args().smallest else (100, 1)
     case = Case(name="merge", model={"name": "vgg16", "width": width}, selection={"selector": "all"})
     model = models.build(case.model)
-    table = layer_table(model)
+    layers = read_layers(model)
     weights = model.get_weights()
     values = np.concatenate([array.ravel() for array in weights])
 
     class Server(server_functions.ServerFunctions):
-        settings = server_functions.session_settings(case, table, f"benchmark{os.getpid()}", update.digest(weights))
+        settings = server_functions.session_settings(case, layers, f"benchmark{os.getpid()}", update.digest(weights))
 
     plain = passes(weights)
     held = anonymous_memory([os.getpid()])  # with the model and the update in hand
@@ -53,7 +53,7 @@ def main() -> None:
         "format": update.FORMAT,
         "model": server.settings["fingerprint"],
         **{key: told[key] for key in ("base", "session", "round")},
-        "layers": [layer.name for layer in table],
+        "layers": [layer.name for layer in layers],
         "codec": "float32",
         "num_examples": "10",
         "checksum": update.checksum(values),

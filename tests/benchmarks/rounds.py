@@ -30,7 +30,7 @@ from fedn_partial.data.shard import Shard
 from fedn_partial.device import costs
 from fedn_partial.settings.case import Training
 from fedn_partial.submodel import selection
-from fedn_partial.submodel.layers import layer_table, pick
+from fedn_partial.submodel.layers import pick, read_layers
 from fedn_partial.training import local_training
 
 PAPER_WAY = Path(__file__).with_name("paper_way")
@@ -110,7 +110,7 @@ def measure_rounds(name: str, size: Size) -> dict[int, tuple[list[Cost], list[Co
     """Return by number of layers the costs of our rounds and of those the paper's way."""
     section = {"name": name}
     model = models.build(section)
-    table = layer_table(model)
+    layers = read_layers(model)
     found = {}
     with tempfile.TemporaryDirectory() as folder, MemoryGroup(LIMIT) as group, MemoryGroup(LIMIT) as other:
         device = Device(Path(folder), model=section, shard=make_shard(name, model, size))
@@ -118,31 +118,31 @@ def measure_rounds(name: str, size: Size) -> dict[int, tuple[list[Cost], list[Co
         device.start_client()
         group.add(device.process.pid)
         device.run("startup")
-        ours(device, group, [table[-1].name])  # as in every round but a client's first, TensorFlow is imported
+        ours(device, group, [layers[-1].name])  # as in every round but a client's first, TensorFlow is imported
         for number in size.numbers[name]:
             pairs = []
             for repetition in range(1, size.repetitions + 1):
-                names = draw(table, name, number, repetition)
+                names = draw(layers, name, number, repetition)
                 pairs.append((ours(device, group, names), paper_way(device, other, names)))
             found[number] = tuple(zip(*pairs, strict=True))
         device.process.kill()
     return found
 
 
-def draw(table, name: str, number: int, repetition: int) -> list[str]:
+def draw(layers, name: str, number: int, repetition: int) -> list[str]:
     context = selection.Context(seed=1, round=repetition, client="benchmark")
-    return [layer.name for layer in selection.choose(selection.Random(number, ALWAYS[name]), table, context)]
+    return [layer.name for layer in selection.select_layers(selection.Random(number, ALWAYS[name]), layers, context)]
 
 
 def measure_steps(name: str, size: Size) -> dict[int, tuple[float, float]]:
     """Return by number of layers the time of a training step and its operations, both as share of all layers'."""
     model = models.build({"name": name})
-    table = layer_table(model)
+    layers = read_layers(model)
     shard = make_shard(name, model, size)
     x, y = shard.x_train[:BATCH], shard.y_train[:BATCH]
 
     def seconds(selected) -> float:
-        step = local_training.trace(model, table, selected, x, Training())
+        step = local_training.trace(model, layers, selected, x, Training())
         step.run(x, y)
         times = []
         for _ in range(9):
@@ -155,9 +155,9 @@ def measure_steps(name: str, size: Size) -> dict[int, tuple[float, float]]:
     for number in size.numbers[name]:
         shares = []
         for repetition in range(1, size.repetitions + 1):
-            selected = pick(table, draw(table, name, number, repetition))
-            operations = costs.training_macs(table, selected) / costs.training_macs(table, table)
-            shares.append((seconds(selected) / seconds(table), operations))
+            selected = pick(layers, draw(layers, name, number, repetition))
+            operations = costs.training_macs(layers, selected) / costs.training_macs(layers, layers)
+            shares.append((seconds(selected) / seconds(layers), operations))
         found[number] = tuple(statistics.median(values) for values in zip(*shares, strict=True))
     return found
 
@@ -165,19 +165,19 @@ def measure_steps(name: str, size: Size) -> dict[int, tuple[float, float]]:
 def report(name: str, size: Size, import_bytes: int) -> None:
     """Measure one model and print its table."""
     rounds, steps = measure_rounds(name, size), measure_steps(name, size)
-    table = layer_table(models.build({"name": name}))
-    everything = statistics.median(cost.seconds for cost in rounds[len(table)][1])
-    print(f"\n### {name}: {len(table)} layers, {size.train} examples, batches of {BATCH}\n")
+    layers = read_layers(models.build({"name": name}))
+    everything = statistics.median(cost.seconds for cost in rounds[len(layers)][1])
+    print(f"\n### {name}: {len(layers)} layers, {size.train} examples, batches of {BATCH}\n")
     heads = ("N", "seconds", "paper's way", "ratio", "ratio to paper's way, all layers")
     heads += ("training step", "operations (limit)", "MB", "paper's way", "ratio", "import + state (limit)")
     heads += ("update MB", "ratio to paper's way", "ratio to limit")
     print("| " + " | ".join(heads) + " |")
     print("|" + "---|" * 14)
     for number, (mine, paper) in rounds.items():
-        drawn = [pick(table, draw(table, name, number, r)) for r in range(1, size.repetitions + 1)]
+        drawn = [pick(layers, draw(layers, name, number, r)) for r in range(1, size.repetitions + 1)]
         limit_bytes = statistics.mean(costs.upload_bytes(selected) for selected in drawn)
         limit_memory = statistics.mean(
-            costs.state_bytes(table, selected, Training()) + costs.ideal_activation_bytes(table, selected, BATCH)
+            costs.state_bytes(layers, selected, Training()) + costs.ideal_activation_bytes(layers, selected, BATCH)
             for selected in drawn
         )
         seconds, theirs = ([cost.seconds for cost in costs_] for costs_ in (mine, paper))

@@ -22,7 +22,7 @@ from fedn_partial.client.data import data_sets
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.fleet.fleet import Fleet
 from fedn_partial.client.follow import progress
-from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.network.network import Network
 from fedn_partial.client.records.run_folder import RunFolder, new_folder
 from fedn_partial.seed_model.package import build_package, upload_package
@@ -57,17 +57,17 @@ def make_case(**changes) -> Case:
 class Run:
     """One session, followed to its end."""
 
-    def __init__(self, running, tmp_path: Path, case, meanwhile=lambda watcher: None, tell=None):
-        session_id, self.table = start_session(running.api, case)
-        self.watcher = Watcher(running.api, session_id)
+    def __init__(self, running, tmp_path: Path, case, meanwhile=lambda poller: None, tell=None):
+        session_id, self.layers = start_session(running.api, case)
+        self.poller = SessionPoller(running.api, session_id)
         self.folder = RunFolder(new_folder(tmp_path, case.name), case)
         self.events: list[dict] = []
-        helper = threading.Thread(target=meanwhile, args=(self.watcher,), daemon=True)
+        helper = threading.Thread(target=meanwhile, args=(self.poller,), daemon=True)
         helper.start()
         self.final = progress.follow(
-            self.watcher,
+            self.poller,
             case,
-            self.table,
+            self.layers,
             self.folder,
             check=running.network.supervise,
             tell=tell or self.events.append,
@@ -78,7 +78,7 @@ class Run:
         return [json.loads(line) for line in (self.folder.path / "rounds.jsonl").read_text().splitlines()]
 
     def rounds(self):
-        return sorted(self.watcher.rounds.values(), key=lambda r: int(r.id))
+        return sorted(self.poller.rounds.values(), key=lambda r: int(r.id))
 
 
 def committed_model(running, model_id: str, tmp_path: Path) -> list[np.ndarray]:
@@ -112,7 +112,7 @@ def assert_models_are_what_clients_sent(running, run, tmp_path) -> None:
         after = committed_model(running, round_.new_model, tmp_path)
         updates = [u for u in kept_updates(running.updates, before) if u[0]["round"] == round_.number]
         assert updates
-        assert_merged(run.table, before, after, updates)
+        assert_merged(run.layers, before, after, updates)
 
 
 class RunningFleet:
@@ -131,7 +131,7 @@ class RunningFleet:
         self.api = Api(self.network.url)
         upload_package(self.api, self._package(folder))
         case = make_case()
-        self.fleet.prepare(*data_sets.deal_case(case.data, case.seed), self.network.url)
+        self.fleet.prepare(*data_sets.partition_case(case.data, case.seed), self.network.url)
         self.fleet.start()
         build_seed(make_case(), folder / "seed.npz")
         upload_seed(self.api, folder / "seed.npz")

@@ -65,11 +65,11 @@ def attacked(running, tmp_path_factory):
     """A session in whose rounds liars send what once replaced the model, ended the hooks process, or wrote files."""
     attacker, refused = Attacker(running), []
 
-    def attack(watcher):
+    def attack(poller):
         whole, inflating = whole_model([np.zeros((2, 2), np.complex64)] * 80), bomb(400)
         for number in (2, 3, 4, 5):
-            wait_until(lambda number=number: len(watcher.rounds) >= number and newest(watcher).model)
-            round_ = newest(watcher)
+            wait_until(lambda number=number: len(poller.rounds) >= number and newest(poller).model)
+            round_ = newest(poller)
             attacker.upload(f"whole-{number}", whole)
             attacker.upload(f"bomb-{number}", inflating)
             for name in ("nobody", "global_model"):
@@ -91,8 +91,8 @@ def attacked(running, tmp_path_factory):
     return run, refused, 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # the most that it ever held
 
 
-def newest(watcher):
-    return max(watcher.rounds.values(), key=lambda round_: int(round_.id))
+def newest(poller):
+    return max(poller.rounds.values(), key=lambda round_: int(round_.id))
 
 
 def test_every_committed_model_is_what_the_clients_sent(running, attacked, tmp_path):
@@ -129,9 +129,9 @@ def test_updates_of_an_earlier_session_from_the_same_model_are_not_merged(runnin
     kept = sorted(running.updates.glob("*.json"), key=lambda path: path.stat().st_mtime)[-3:]
     ids = {client["name"]: client["client_id"] for client in running.api.get("clients/")["result"]}
 
-    def deliver(watcher):
-        wait_until(lambda: len(watcher.rounds) >= 1 and newest(watcher).model)
-        round_ = newest(watcher)
+    def deliver(poller):
+        wait_until(lambda: len(poller.rounds) >= 1 and newest(poller).model)
+        round_ = newest(poller)
         base = update.digest(committed_model(running, round_.model, tmp_path))
         for number, path in enumerate(kept):
             metadata = {**json.loads(path.read_text()), "base": base, "round": 1}

@@ -25,10 +25,10 @@ def activate(running, folder, command):
 def test_devices_name_a_package_that_they_cannot_run_and_fetch_the_next_by_themselves(running, tmp_path):
     processes = {name: process.pid for name, process in running.fleet.clients.items()}
 
-    def exchange(watcher):
-        wait_until(lambda: any(round_.over for round_ in watcher.rounds.values()))
+    def exchange(poller):
+        wait_until(lambda: any(round_.over for round_ in poller.rounds.values()))
         activate(running, tmp_path, "command: python3 no_such.py")
-        wait_until(lambda: sum(len(refused(round_)) for round_ in watcher.rounds.values()) >= 3)
+        wait_until(lambda: sum(len(refused(round_)) for round_ in poller.rounds.values()) >= 3)
         upload_package(running.api, running.fleet.folder.parent / "package.tgz")
 
     run = Run(running, tmp_path, make_case(name="packages", session=SESSION), exchange)

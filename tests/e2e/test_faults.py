@@ -28,9 +28,9 @@ def survived(running, tmp_path_factory):
     """A session in which the hooks, the object store and the combiner are killed, each while clients train."""
     done = {}
 
-    def kill_one_after_the_other(watcher):
+    def kill_one_after_the_other(poller):
         for number, name in ((2, "hooks"), (4, "storage"), (6, "combiner")):
-            wait_until(lambda number=number: len(watcher.rounds) >= number and is_training(running))
+            wait_until(lambda number=number: len(poller.rounds) >= number and is_training(running))
             kill(running, name)
             done[name] = time.monotonic()
 
@@ -57,8 +57,8 @@ def test_what_ended_is_named_at_once_and_started_again(survived):
 def test_a_session_whose_controller_ends_says_so_and_the_next_one_starts(running, tmp_path):
     killed = []
 
-    def kill_controller(watcher):
-        wait_until(lambda: len(watcher.rounds) >= 2 and is_training(running))
+    def kill_controller(poller):
+        wait_until(lambda: len(poller.rounds) >= 2 and is_training(running))
         kill(running, "controller")
         killed.append(time.monotonic())
 
@@ -74,8 +74,8 @@ def test_a_session_whose_controller_ends_says_so_and_the_next_one_starts(running
 def test_a_controller_that_cannot_be_started_again_ends_the_run_with_its_log(running, tmp_path):
     settings, killed = running.network.folder / "settings.yaml", []
 
-    def end_controller(watcher):
-        wait_until(lambda: len(watcher.rounds) >= 2 and is_training(running))
+    def end_controller(poller):
+        wait_until(lambda: len(poller.rounds) >= 2 and is_training(running))
         settings.rename(settings.with_suffix(".away"))
         kill(running, "controller")
         killed.append(time.monotonic())

@@ -13,7 +13,7 @@ from light_clients import LightClient, take_part, train
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.follow import progress
 from fedn_partial.client.follow.collect import collect
-from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.network.network import Network
 from fedn_partial.client.records.run_folder import RunFolder
 from fedn_partial.seed_model.package import build_package, upload_package
@@ -54,9 +54,9 @@ def follow(api, clients, case, folder, tell=lambda event: None):
         for client in clients:
             client.connect()
         wait_until_online_are(api, {client.client_id for client in clients})
-        session_id, table = start_session(api, case)
+        session_id, layers = start_session(api, case)
         run = RunFolder(folder / "run", case)
-        final = progress.follow(Watcher(api, session_id), case, table, run, tell=tell)
+        final = progress.follow(SessionPoller(api, session_id), case, layers, run, tell=tell)
         assert [client.errors for client in clients if client.errors] == []
     finally:
         for client in clients:

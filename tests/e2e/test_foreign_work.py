@@ -104,8 +104,8 @@ def test_each_session_is_played_by_its_own_rules(running, foreign, tmp_path):
     upload_seed(running.api, tmp_path / "seed.npz")
     refused = []
 
-    def start_beside(watcher):
-        wait_until(lambda: watcher.rounds)
+    def start_beside(poller):
+        wait_until(lambda: poller.rounds)
         try:
             start(running, newest_model(running.api))
         except ApiError as error:

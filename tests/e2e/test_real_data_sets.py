@@ -17,7 +17,7 @@ pytestmark = packs.needed
 CASES = {
     "cifar10": {
         "model": {"name": "vgg16", "width": 0.125, "batchnorm_momentum": 0.8},
-        "selection": {"selector": "dealt", "layers": 7, "always_train": ["dense"], "warmup_rounds": 2},
+        "selection": {"selector": "stratified", "layers": 7, "always_train": ["dense"], "warmup_rounds": 2},
         "data": {"name": "cifar10", "clients": 2, "examples": 4000, "test_examples": 1000},
         "session": {"rounds": 4, "round_timeout": 120},
     },
@@ -42,7 +42,7 @@ def test_a_real_data_set_is_learnt_through_fedn(name, tmp_path):
     folder = RunFolder(tmp_path / "run", case)
     try:
         source = packs.unpack(name, tmp_path / "files")
-        final = local_run.run(case, folder, *data_sets.deal_case(case.data, case.seed, source))
+        final = local_run.run(case, folder, *data_sets.partition_case(case.data, case.seed, source))
     finally:
         shutil.rmtree(tmp_path / "files", ignore_errors=True)
     assert final["problem"] is None and final["failed_rounds"] == 0

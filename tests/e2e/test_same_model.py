@@ -24,7 +24,7 @@ CASES = {
     },
     # Everything that a client keeps, that the server tells, and that the server is told.
     "all at once": {
-        "selection": {"selector": "dealt", "layers": 4, "always_train": ["dense"], "warmup_rounds": 1},
+        "selection": {"selector": "stratified", "layers": 4, "always_train": ["dense"], "warmup_rounds": 1},
         "merge": "inverse_probability",
         "batchnorm_statistics": "always",
         "codec": "int8",
@@ -50,8 +50,8 @@ def test_simulator_and_fedn_give_the_same_global_model(name, tmp_path, monkeypat
         simulate(case, tmp_path / "simulated", None, pool)
     with np.load(tmp_path / "simulated" / "model-3.npz") as archive:
         simulated = [archive[str(index)] for index in range(len(archive.files))]
-    dealt = data_sets.deal_case(case.data, case.seed)
-    assert local_run.run(case, RunFolder(tmp_path / "real", case), *dealt)["problem"] is None
+    shards = data_sets.partition_case(case.data, case.seed)
+    assert local_run.run(case, RunFolder(tmp_path / "real", case), *shards)["problem"] is None
 
     stored = {}
     for path in (tmp_path / "real" / "network" / "storage" / "fedn-models").iterdir():

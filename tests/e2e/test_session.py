@@ -60,7 +60,7 @@ def test_the_committed_models_are_what_the_merge_rule_gives_for_the_updates(runn
         after = committed_model(running, round_.new_model, tmp_path)
         updates = kept_updates(running.updates, before)
         assert len(updates) == 3
-        untouched += assert_merged(finished.table, before, after, updates)
+        untouched += assert_merged(finished.layers, before, after, updates)
     assert untouched > 0, "no layer was left out in any round, so the test saw nothing of that"
 
 
@@ -172,8 +172,8 @@ def test_the_session_goes_on_when_a_client_is_killed_in_mid_round(running, tmp_p
     victim = running.fleet.clients["client-3"]
     family = []
 
-    def kill(watcher):
-        wait_until(lambda: any(r.over for r in watcher.rounds.values()))
+    def kill(poller):
+        wait_until(lambda: any(r.over for r in poller.rounds.values()))
         wait_until(lambda: any("train.py" in " ".join(p.cmdline()) for p in children_of(victim)))
         package = str(running.fleet.folder / "client-3" / "package")
         family.extend(p for p in psutil.process_iter() if working_folder(p) == package)
@@ -288,8 +288,8 @@ def test_a_running_session_is_named_and_a_dead_one_is_passed_over(running, start
     assert code == 2 and f"session 'e2e' ({session}) is running, in round 1 of 1" in output
     hour_ago = datetime.now() - timedelta(hours=1)
     of_session = "round_config_id IN (SELECT id FROM round_configs WHERE session_id = ?)"
-    for table, condition in (("sessions", "id = ?"), ("rounds", of_session)):
-        statement = f"UPDATE {table} SET committed_at = ?, updated_at = ? WHERE {condition}"
+    for layers, condition in (("sessions", "id = ?"), ("rounds", of_session)):
+        statement = f"UPDATE {layers} SET committed_at = ?, updated_at = ? WHERE {condition}"
         database(running, statement, str(hour_ago), str(hour_ago), session)
     said = []
     server_state.check_idle(running.api, said.append)

@@ -15,7 +15,7 @@ from fedn_partial import models
 from fedn_partial.data.shard import Shard, write_shard
 from fedn_partial.exchange import update
 from fedn_partial.seed_model.package import build_package
-from fedn_partial.submodel.layers import fingerprint, layer_table
+from fedn_partial.submodel.layers import fingerprint, read_layers
 
 MODEL = {"name": "lstm_har", "classes": 4}
 
@@ -46,12 +46,12 @@ class Device:
         weights = model.get_weights()
         with (self.folder / "model.npz").open("wb") as file:
             np.savez(file, **{str(index): array for index, array in enumerate(weights)})
-        instructions = {
+        settings = {
             "round": 3,
             "warmup": False,
             "seed": 1,
             "model": self.model,
-            "fingerprint": fingerprint(layer_table(model)),
+            "fingerprint": fingerprint(read_layers(model)),
             "base": update.digest(weights),
             "selection": {"selector": "random", "layers": 2},
             "codec": "float32",
@@ -59,7 +59,7 @@ class Device:
             "training": {"epochs": 1, "batch_size": 16},
             **changes,
         }
-        (self.folder / "model.npz-metadata").write_text(json.dumps(instructions))
+        (self.folder / "model.npz-metadata").write_text(json.dumps(settings))
         return weights
 
     def start_client(self) -> None:

@@ -42,8 +42,8 @@ class Fedn:
         found = answer[::-1] if order == "desc" else answer
         return {"count": len(answer), "result": found[skip : skip + (limit or len(answer))]}
 
-    def round(self, number, model, instructions, status="Finished"):
-        combiner = {"data": {"nr_expected_updates": 2}, "config": {"client_settings": instructions}}
+    def round(self, number, model, settings, status="Finished"):
+        combiner = {"data": {"nr_expected_updates": 2}, "config": {"client_settings": settings}}
         config = {"session_id": "s", "model_id": model}
         return {"round_id": number, "status": status, "round_config": config, "combiners": [combiner]}
 

@@ -12,7 +12,7 @@ from cgroups import MemoryGroup
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.fleet.fleet import Fleet
 from fedn_partial.client.follow import progress
-from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.network.network import Network
 from fedn_partial.client.records.run_folder import RunFolder, new_folder
 from fedn_partial.data.shard import Shard, write_shard
@@ -54,9 +54,9 @@ def run_limited(folder: Path, case: Case, shard: Shard, limit: int) -> Outcome:
             fleet.start()
             group.add(fleet.clients["client-1"].pid)
             fleet.wait_until_connected(api)
-            session_id, table = start_session(api, case)
+            session_id, layers = start_session(api, case)
             run = RunFolder(new_folder(folder, case.name), case)
-            progress.follow(Watcher(api, session_id), case, table, run, check=network.supervise)
+            progress.follow(SessionPoller(api, session_id), case, layers, run, check=network.supervise)
         finally:
             fleet.stop()
             network.down()

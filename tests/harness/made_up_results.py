@@ -3,7 +3,7 @@
 import math
 import random
 
-from fedn_partial.client.experiments.definitions import Experiment, Run
+from fedn_partial.client.experiments.definitions import Experiment, PlannedRun
 from fedn_partial.client.experiments.results import Result
 
 LAYERS = [*(f"conv{number}" for number in range(13)), "dense"]
@@ -11,7 +11,7 @@ FULL = 1_000_000  # bytes of a client's full update
 MACS = 10_000  # of a client's full training in a round
 
 
-def made_up(run: Run) -> Result:
+def made_up(run: PlannedRun) -> Result:
     """Return a result in which fewer layers learn more slowly, and send and compute in proportion."""
     case, chance = run.case(), random.Random(run.digest)
     share = run.settings["selection"].get("layers", len(LAYERS)) / len(LAYERS)

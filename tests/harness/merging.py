@@ -20,15 +20,15 @@ def kept_updates(folder, base: list[np.ndarray], session: str | None = None) -> 
     return updates
 
 
-def assert_merged(table, before, after, updates) -> int:
+def assert_merged(layers, before, after, updates) -> int:
     """Compare `after` with rule all_clients: W + sum n_k (W_k - W) / n, pooled variances, nobody's layers bit-equal.
 
     Return the number of layers that nobody trained.
     """
     n = [int(metadata["num_examples"]) for metadata, _ in updates]
-    whole = [_whole_model(table, before, metadata, values) for metadata, values in updates]
+    whole = [_whole_model(layers, before, metadata, values) for metadata, values in updates]
     untouched = 0
-    for layer in table:
+    for layer in layers:
         if not any(layer.name in metadata["layers"] for metadata, _ in updates):
             untouched += 1
             for tensor in layer.tensors:
@@ -46,10 +46,10 @@ def assert_merged(table, before, after, updates) -> int:
     return untouched
 
 
-def _whole_model(table, before, metadata, values) -> list[np.ndarray]:
+def _whole_model(layers, before, metadata, values) -> list[np.ndarray]:
     """Return a client's whole model: the layers that it did not train as they were."""
     model, position = list(before), 0
-    for layer in table:
+    for layer in layers:
         for tensor in layer.tensors if layer.name in metadata["layers"] else ():
             model[tensor.index] = values[position : position + tensor.size].reshape(tensor.shape)
             position += tensor.size

@@ -179,13 +179,13 @@ def log_of(running: RunningFleet, name: str) -> Path:
     return running.fleet.folder / name / "client.log" if name == VICTIM else running.network.log(name)
 
 
-def wait_for_phase(running: RunningFleet, watcher, phase: str) -> None:
+def wait_for_phase(running: RunningFleet, poller, phase: str) -> None:
     """Return as soon as `phase` of the session's second round begins."""
-    while not any(round_.over for round_ in watcher.rounds.values()):
+    while not any(round_.over for round_ in poller.rounds.values()):
         time.sleep(0.05)
     if phase == "waiting":
         return
-    while len(watcher.rounds) < 2 and phase not in ("downloading", "training", "uploading"):
+    while len(poller.rounds) < 2 and phase not in ("downloading", "training", "uploading"):
         time.sleep(0.02)
     name, words = PHASES[phase]
     with log_of(running, name).open(errors="replace") as log:
@@ -202,8 +202,8 @@ def play(running: RunningFleet, fault: Fault, folder: Path) -> Outcome:
     """Play a session with `fault` in its second round."""
     outcome, injected, events = Outcome(fault), [], []
 
-    def meanwhile(watcher):
-        wait_for_phase(running, watcher, fault.phase)
+    def meanwhile(poller):
+        wait_for_phase(running, poller, fault.phase)
         injected.append(time.monotonic())
         fault.inject(running)
 

@@ -1,7 +1,7 @@
-"""What a training request notes before it trains, in case the kernel kills it for memory. Standard library only.
+"""A marker that survives an out-of-memory kill of a training request. Standard library only.
 
-The process that waits for the request finds the note, and has the request tried again; that reads the note and
-knows what not to try. The note lies in the compute package's folder, which is the current one.
+The request writes it before it trains. After a kill, the process that waits for the request finds it and has the
+request tried again, which reads it and selects fewer layers. It lies in the compute package's folder, the current one.
 """
 
 from __future__ import annotations
@@ -14,52 +14,58 @@ from dataclasses import asdict, dataclass
 
 from fedn_partial.runtime.atomic import write_text
 
-_BEGUN = ".state/attempt.json"
+_TRAINING = ".state/training.json"
 _KILLED = ".state/killed.json"
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """`layers` were to be trained, and `predicted_mb` of memory to be taken, `base_mb` of it by TensorFlow's import."""
+class OomMarker:
+    """What a training request was about to need.
+
+    Attributes
+    ----------
+    layers : number of layers to train.
+    predicted_mb : predicted memory. base_mb : the part of it that the import of TensorFlow takes.
+    """
 
     layers: int
     predicted_mb: float
     base_mb: float
 
 
-def begin(attempt: Attempt) -> None:
-    """Note that training begins."""
+def write(marker: OomMarker) -> None:
+    """Write the marker of the request that begins to train."""
     with contextlib.suppress(OSError):
-        write_text(_BEGUN, json.dumps(asdict(attempt)), durable=False)
+        write_text(_TRAINING, json.dumps(asdict(marker)), durable=False)
 
 
-def forget() -> None:
-    """Remove the note of an earlier request."""
+def clear() -> None:
+    """Remove the marker of an earlier request."""
     with contextlib.suppress(OSError):
-        os.unlink(_BEGUN)
+        os.unlink(_TRAINING)
 
 
-def was_killed() -> Attempt | None:
-    """Mark the begun attempt as killed and return it, or None if none had begun."""
+def confirm_kill() -> OomMarker | None:
+    """Keep the marker as that of a killed request and return it, or None if the request had not begun to train."""
     with contextlib.suppress(OSError):
-        os.replace(_BEGUN, _KILLED)
+        os.replace(_TRAINING, _KILLED)
         return _read()
     return None
 
 
-def take_killed() -> Attempt | None:
-    """Return the attempt that was killed, once, or None."""
-    found = _read()
+def take_killed() -> OomMarker | None:
+    """Return the marker of the killed request and remove it, or None."""
+    marker = _read()
     with contextlib.suppress(OSError):
         os.unlink(_KILLED)
-    return found
+    return marker
 
 
-def _read() -> Attempt | None:
+def _read() -> OomMarker | None:
     try:
         with open(_KILLED) as file:
             raw = json.load(file)
-        found = Attempt(int(raw["layers"]), float(raw["predicted_mb"]), float(raw["base_mb"]))
+        marker = OomMarker(int(raw["layers"]), float(raw["predicted_mb"]), float(raw["base_mb"]))
     except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError):
         return None
-    return found if math.isfinite(found.predicted_mb) and math.isfinite(found.base_mb) else None
+    return marker if math.isfinite(marker.predicted_mb) and math.isfinite(marker.base_mb) else None

@@ -19,7 +19,7 @@ from fedn_partial.runtime.atomic import write_text
 from fedn_partial.settings.case import Training
 from fedn_partial.settings.schema import bounded
 from fedn_partial.submodel.layers import Layer
-from fedn_partial.submodel.parts import parts_of, sent_by
+from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
 
 MB = 1e6
 # Measured with the three models (see tests/benchmarks): the runtime, the traced graph and the kernels' scratch space;
@@ -80,10 +80,10 @@ class Planner:
     forked : whether the request runs in a child of the fork server.
     examples : training examples in a round, all epochs together.
     fixed_seconds, seconds_per_gmac : of an earlier round, or None.
-    batchnorm_statistics : of the session, see ``fedn_partial.submodel.parts``.
+    batchnorm_statistics : of the session, see ``fedn_partial.submodel.update_tensors``.
     """
 
-    table: list[Layer]
+    layers: list[Layer]
     training: Training
     codec: str
     base_mb: float | None
@@ -95,12 +95,12 @@ class Planner:
 
     def estimate(self, selected: list[Layer]) -> Estimate:
         """Return what training `selected` for one round costs."""
-        memory = costs.state_bytes(self.table, selected, self.training)
+        memory = costs.state_bytes(self.layers, selected, self.training)
         # Frozen BatchNormalization that follows the batch keeps what goes into it, as if it were trained.
         follows = self.batchnorm_statistics != "with_layer"
         activations = costs.framework_activation_bytes if follows else costs.activation_bytes
-        memory += activations(self.table, selected, self.training.batch_size)
-        parts = sent_by(selected, parts_of(self.table, self.batchnorm_statistics))
+        memory += activations(self.layers, selected, self.training.batch_size)
+        parts = tensors_of(selected, update_tensors(self.layers, self.batchnorm_statistics))
         overhead = RUNTIME_MB + (COPIED_MB if self.forked else 0)
         return Estimate(
             memory_mb=None if self.base_mb is None else self.base_mb + overhead + memory / MB,
@@ -119,7 +119,7 @@ class Planner:
 
     def gmacs(self, selected: list[Layer]) -> float:
         """Return the 10**9 multiply-accumulates of a round's training."""
-        return self.examples * costs.training_macs(self.table, selected) / 1e9
+        return self.examples * costs.training_macs(self.layers, selected) / 1e9
 
     def _seconds(self, selected: list[Layer]) -> float | None:
         if self.seconds_per_gmac is None or self.fixed_seconds is None:
@@ -128,7 +128,7 @@ class Planner:
 
 
 @dataclass(frozen=True)
-class Experience:
+class Calibration:
     """What a device learnt about itself with one model; kept in a file, so that a restart does not forget it.
 
     Attributes
@@ -145,9 +145,9 @@ class Experience:
     path: Path | None = field(default=None, compare=False)
 
     @classmethod
-    def load(cls, folder: Path, fingerprint: str, machine_mb: float | None) -> Experience:
+    def load(cls, folder: Path, fingerprint: str, machine_mb: float | None) -> Calibration:
         """Read what was kept in `folder` about a model; nothing is known if there is no such file, or no sound one."""
-        path = folder / f"experience-{fingerprint}.json"
+        path = folder / f"calibration-{fingerprint}.json"
         known = cls(path=path, machine_mb=machine_mb)
         try:
             raw = json.loads(path.read_text())
@@ -161,7 +161,7 @@ class Experience:
             values["memory_mb"] = None
         return replace(known, **values | {"machine_mb": machine_mb})
 
-    def keep(self, **changes) -> Experience:
+    def keep(self, **changes) -> Calibration:
         """Return it with `changes`, and write it."""
         changed = replace(self, **changes)
         values = {key: value for key, value in vars(changed).items() if key != "path"}
@@ -170,6 +170,6 @@ class Experience:
             write_text(self.path, json.dumps(values))
         return changed
 
-    def after_kill(self, predicted_mb: float, base_mb: float) -> Experience:
+    def after_kill(self, predicted_mb: float, base_mb: float) -> Calibration:
         """Return it with a lower memory limit, as a request predicted to take so much was killed; and write it."""
         return self.keep(memory_mb=base_mb + NEXT_SHARE * (predicted_mb - base_mb))

@@ -1,8 +1,8 @@
 """The local update on the wire.
 
 A local update is an npz file that FEDn's numpyhelper can load, uncompressed, with one or two arrays: the values
-of every tensor of the trained layers, in the order of ``fedn_partial.submodel.parts``, one after the other. The
-metadata beside it says which layers they belong to. (One array a tensor would cost 236 bytes each: with VGG16's 80
+of every tensor of the trained layers, in the order of ``fedn_partial.submodel.update_tensors``, one after the other.
+The metadata beside it says which layers they belong to. (One array a tensor would cost 236 bytes each: with VGG16's 80
 tensors 19 kB, more than the trained layers themselves where the model is narrow.)
 
 The codec says what is in them. Tensors with one dimension (biases, BatchNormalization) always travel as they are,
@@ -66,8 +66,8 @@ def encode(path: str, values, codec: str = "float32", base=None, residuals=None)
 
     Parameters
     ----------
-    values : list, the tensors of the trained layers in the order of ``fedn_partial.submodel.parts``: arrays, or
-        variables that numpy makes float32 arrays of.
+    values : list, the tensors of the trained layers in the order of ``fedn_partial.submodel.update_tensors``: arrays,
+        or variables that numpy makes float32 arrays of.
     base : iterable of the same tensors in the global model, for codec int8.
     residuals : list of fedn_partial.runtime.residuals.Residual, one a tensor, for codec int8.
     """
@@ -137,7 +137,7 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
     arrays : list of arrays as numpyhelper loaded them.
     metadata : as ``write_metadata`` wrote it.
     fingerprint, codec : of the session.
-    layers : ``{layer: [shape, ...]}``, the shapes of each layer's tensors, see ``fedn_partial.submodel.parts``.
+    layers : ``{layer: [shape, ...]}``, the shapes of the tensors that each layer's update has.
     base : ``{layer: [array, ...]}``, the global model that the update started from.
 
     Raises

@@ -42,11 +42,11 @@ def train(model: str, output: str) -> int:
     timeout = _round_timeout(model + "-metadata")
     deadline = time.monotonic() + timeout if timeout else None
     for _ in range(ATTEMPTS):
-        oom_marker.forget()
+        oom_marker.clear()
         kills = cgroup.memory_kills()
         answer = _carry_out("train", model, output, deadline)
         out_of_memory = _is_memory_kill(answer, kills)
-        killed = oom_marker.was_killed() if out_of_memory else None
+        killed = oom_marker.confirm_kill() if out_of_memory else None
         if killed is None:
             break
         log(f"killed for memory while training {killed.layers} layers; trying again with fewer")
@@ -91,7 +91,7 @@ def _go_home(*paths: str) -> list[str]:
 
 def _carry_out(kind: str, model: str, output: str, deadline: float | None) -> dict:
     """Carry out a request until `deadline`, and start the fork server again if it was killed."""
-    answer = forkserver.ask(kind, model, output, _seconds_until(deadline))
+    answer = forkserver.request(kind, model, output, _seconds_until(deadline))
     if answer is not None:
         return answer
     launcher = launch.find_launcher()
@@ -99,7 +99,7 @@ def _carry_out(kind: str, model: str, output: str, deadline: float | None) -> di
     if launcher is not None and forkserver.was_started():
         log("the fork server was killed; starting it again")
         forkserver.start(launcher)
-        answer = forkserver.ask(kind, model, output, _seconds_until(deadline))
+        answer = forkserver.request(kind, model, output, _seconds_until(deadline))
     return answer or forkserver.run_alone(kind, model, output, launcher, _seconds_until(deadline))
 
 

@@ -1,6 +1,6 @@
 """TensorFlow is imported once per client, not once per request.
 
-``start`` leaves a small server behind that has TensorFlow imported and has run no operation. ``ask`` hands it a
+``start`` leaves a small server behind that has TensorFlow imported and has run no operation. ``request`` hands it a
 request over a socket that only this user can open; each request runs in a forked child, whose memory goes back
 to the system when it ends. The server ends with the FEDn client that started it.
 
@@ -32,7 +32,7 @@ CHILD_POLL = 0.1  # seconds between two looks at whether a request without a ser
 POLL = 1.0  # seconds between two looks at whether the client still lives
 
 
-def ask(kind: str, model: str, output: str, timeout: float | None = None) -> dict | None:
+def request(kind: str, model: str, output: str, timeout: float | None = None) -> dict | None:
     """Let the server carry out a request; the current folder is the compute package.
 
     Parameters
@@ -110,7 +110,7 @@ def start(launcher: launch.Launcher) -> None:
 def run_alone(
     kind: str, model: str, output: str, launcher: launch.Launcher | None, timeout: float | None = None
 ) -> dict:
-    """Carry out a request in a child that imports TensorFlow itself and ends; return the same as ``ask``."""
+    """Carry out a request in a child that imports TensorFlow itself and ends; return the same as ``request``."""
     asker = os.getpid()
     pid = os.fork()
     if not pid:

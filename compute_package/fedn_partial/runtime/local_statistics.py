@@ -12,9 +12,9 @@ from fedn_partial.runtime.atomic import write_atomically
 from fedn_partial.submodel.layers import Layer, tensor_list
 
 
-def put(model, table: list[Layer], folder: Path, session: str) -> None:
+def put(model, layers: list[Layer], folder: Path, session: str) -> None:
     """Put the statistics that were kept in a session below `folder`, if any, into `model`."""
-    statistics = _statistics(table)
+    statistics = _statistics(layers)
     with contextlib.suppress(OSError, ValueError, EOFError, LookupError):  # none yet, or damaged
         kept = np.load(folder / f"{session}.npy", allow_pickle=False)
         sizes = [tensor.size for tensor in statistics]
@@ -23,9 +23,9 @@ def put(model, table: list[Layer], folder: Path, session: str) -> None:
                 model.weights[tensor.index].assign(values.reshape(tensor.shape))
 
 
-def keep(model, table: list[Layer], folder: Path, session: str) -> None:
+def keep(model, layers: list[Layer], folder: Path, session: str) -> None:
     """Keep the statistics of `model` in the place of the last ones; those of other sessions are removed."""
-    values = [np.asarray(model.weights[tensor.index]).reshape(-1) for tensor in _statistics(table)]
+    values = [np.asarray(model.weights[tensor.index]).reshape(-1) for tensor in _statistics(layers)]
     if not values:
         return
     path = folder / f"{session}.npy"
@@ -40,5 +40,5 @@ def keep(model, table: list[Layer], folder: Path, session: str) -> None:
         log(f"cannot keep this device's BatchNormalization statistics: {error}")
 
 
-def _statistics(table: list[Layer]) -> list:
-    return [tensor for tensor in tensor_list(table) if tensor.statistic]
+def _statistics(layers: list[Layer]) -> list:
+    return [tensor for tensor in tensor_list(layers) if tensor.statistic]

@@ -66,15 +66,15 @@ def _train(request: Request) -> None:
     from fedn_partial.device import cgroup, device_limits
     from fedn_partial.device.planner import Planner
     from fedn_partial.exchange import update
-    from fedn_partial.settings.case import load_instructions
-    from fedn_partial.submodel.layers import fingerprint, layer_table
+    from fedn_partial.settings.case import load_round_settings
+    from fedn_partial.submodel.layers import fingerprint, read_layers
 
     device, client = _device(request)
     raw = _read_json(request.input + "-metadata")
-    instructions = load_instructions(raw, device)
+    settings = load_round_settings(raw, device)
     INSTRUCTIONS.parent.mkdir(mode=0o700, exist_ok=True)
     write_text(INSTRUCTIONS, json.dumps(raw), durable=False)
-    monitor = _monitor(request, device, client, instructions)
+    monitor = _monitor(request, device, client, settings)
     with monitor:
         with monitor.phase("load"):
             shard = open_shard(device.data)
@@ -85,47 +85,47 @@ def _train(request: Request) -> None:
             from fedn_partial.runtime import local_round
         free_bytes = cgroup.available_memory()
         with monitor.phase("trace"):
-            model = models.build(instructions.model, empty=True)
-            local_round.set_seed(model, instructions, client)
-            table = layer_table(model)
-            if fingerprint(table) != instructions.fingerprint:
+            model = models.build(settings.model, empty=True)
+            local_round.set_seed(model, settings, client)
+            layers = read_layers(model)
+            if fingerprint(layers) != settings.fingerprint:
                 raise update.ModelError(
-                    f"model {instructions.model} built here has fingerprint {fingerprint(table)}, the session's is "
-                    f"{instructions.fingerprint}: the versions of this package or of Keras differ"
+                    f"model {settings.model} built here has fingerprint {fingerprint(layers)}, the session's is "
+                    f"{settings.fingerprint}: the versions of this package or of Keras differ"
                 )
         with monitor.phase("load"):
             check_fits(shard, model)
-            if update.digest(local_round.load(model, table, request.input)) != instructions.base:
+            if update.digest(local_round.load(model, layers, request.input)) != settings.base:
                 raise update.ModelError("the global model that arrived is not the one that the server functions saw")
-            local_round.put_own_statistics(model, table, instructions, Path(device.workdir))
+            local_round.put_own_statistics(model, layers, settings, Path(device.workdir))
         planner = Planner(
-            table=table,
-            training=instructions.training,
-            codec=instructions.codec,
+            layers=layers,
+            training=settings.training,
+            codec=settings.codec,
             base_mb=monitor.memory.get("import"),
             forked=os.getppid() != request.pid,
-            examples=len(shard.y_train) * instructions.training.epochs,
-            batchnorm_statistics=instructions.batchnorm_statistics,
+            examples=len(shard.y_train) * settings.training.epochs,
+            batchnorm_statistics=settings.batchnorm_statistics,
         )
-        context = local_round.context(instructions, client, device.max_layers)
-        choice = device_limits.choose(device, instructions, context, planner, free_bytes)
+        context = local_round.context(settings, client, device.max_layers)
+        choice = device_limits.select_within_limits(device, settings, context, planner, free_bytes)
         selected = choice.selected
         if choice.limited:
-            log(f"round {instructions.round}: {choice.limited}")
+            log(f"round {settings.round}: {choice.limited}")
         names = " ".join(layer.name for layer in selected)
-        log(f"round {instructions.round}: training {len(selected)} of {len(table)} layers: {names}")
-        choice.begin()
-        trained = local_round.train(model, table, selected, shard, instructions, client, phase=monitor.phase)
+        log(f"round {settings.round}: training {len(selected)} of {len(layers)} layers: {names}")
+        choice.mark()
+        trained = local_round.train(model, layers, selected, shard, settings, client, phase=monitor.phase)
         with monitor.phase("encode"):
             checksum = local_round.write_update(
-                request.output, model, table, selected, instructions, request.input, Path(device.workdir)
+                request.output, model, layers, selected, settings, request.input, Path(device.workdir)
             )
     resources, update_bytes = monitor.summary(), os.path.getsize(request.output)
     choice.learn(resources["seconds"], monitor.phases["train"])
     update.write_metadata(
         request.output,
         {
-            **local_round.metadata(instructions, client, table, selected, trained, checksum, choice.context),
+            **local_round.metadata(settings, client, layers, selected, trained, checksum, choice.context),
             "limited": choice.limited,
             "predicted_memory_mb": choice.predicted_mb,
             "update_bytes": update_bytes,
@@ -133,14 +133,14 @@ def _train(request: Request) -> None:
             "resources": resources,
         },
     )
-    log(f"round {instructions.round}: loss {trained.loss:.4f}, {update_bytes:,} bytes, {resources['seconds']:.1f} s")
+    log(f"round {settings.round}: loss {trained.loss:.4f}, {update_bytes:,} bytes, {resources['seconds']:.1f} s")
 
 
 def _validate(request: Request) -> None:
     from fedn_partial.data.shard import check_fits, open_shard
     from fedn_partial.runtime import local_round
-    from fedn_partial.settings.case import load_instructions
-    from fedn_partial.submodel.layers import layer_table
+    from fedn_partial.settings.case import load_round_settings
+    from fedn_partial.submodel.layers import read_layers
 
     device, client = _device(request)
     if not INSTRUCTIONS.exists():
@@ -148,19 +148,19 @@ def _validate(request: Request) -> None:
             "FEDn says with a training request only which model it is, and there was none since this client started; "
             "the next validation will work"
         )
-    instructions = load_instructions(_read_json(INSTRUCTIONS), device)
-    monitor = _monitor(request, device, client, instructions)
+    settings = load_round_settings(_read_json(INSTRUCTIONS), device)
+    monitor = _monitor(request, device, client, settings)
     with monitor:
         from fedn_partial import models
         from fedn_partial.training import local_training
 
         shard = open_shard(device.data)
-        model = models.build(instructions.model, empty=True)
+        model = models.build(settings.model, empty=True)
         check_fits(shard, model)
-        table = layer_table(model)
-        for _ in local_round.load(model, table, request.input):
+        layers = read_layers(model)
+        for _ in local_round.load(model, layers, request.input):
             pass
-        local_round.put_own_statistics(model, table, instructions, Path(device.workdir))
+        local_round.put_own_statistics(model, layers, settings, Path(device.workdir))
         accuracy, loss = local_training.evaluate(model, shard.x_test, shard.y_test)
     metrics = {
         "accuracy": accuracy,
@@ -170,7 +170,7 @@ def _validate(request: Request) -> None:
         "validate_seconds": monitor.summary()["seconds"],
     }
     write_text(request.output, json.dumps(metrics), durable=False)
-    log(f"round {instructions.round}: accuracy {accuracy:.4f} on {len(shard.y_test)} held-out examples")
+    log(f"round {settings.round}: accuracy {accuracy:.4f} on {len(shard.y_test)} held-out examples")
 
 
 def _device(request: Request):
@@ -191,7 +191,7 @@ def _device(request: Request):
     return device, client
 
 
-def _monitor(request: Request, device, client: str, instructions):
+def _monitor(request: Request, device, client: str, settings):
     from fedn_partial.device.monitor import ResourceMonitor
 
     return ResourceMonitor(
@@ -200,7 +200,7 @@ def _monitor(request: Request, device, client: str, instructions):
         # With FEDn's client, and with the fork server, most of whose memory this process shares.
         memory_roots=[os.getpid(), os.getppid(), request.pid, *([request.launcher.pid] if request.launcher else [])],
         samples=Path(device.workdir) / "samples.jsonl",
-        labels={"client": client, "round": instructions.round, "task": request.kind},
+        labels={"client": client, "round": settings.round, "task": request.kind},
     )
 
 

@@ -50,7 +50,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Data:
-    """Which data set is dealt to the clients of a local fleet, and how."""
+    """Data set of the clients of a local fleet or a simulation, and its partition."""
 
     name: str = "digits"
     clients: int = bounded(3, at_least=1, at_most=100_000)
@@ -82,7 +82,7 @@ class Simulation:
     straggler: float = bounded(0.0, at_least=0, at_most=1)  # probability that a client is slower in a round,
     slowdown: float = bounded(4.0, at_least=1, at_most=1e6)  # so many times
     global_seconds: float = bounded(0.0, at_least=0, at_most=1e6)  # of a round, for merging
-    devices: tuple[SimulatedDevice, ...] = ()  # dealt to the clients in turn; without, nothing is known of time
+    devices: tuple[SimulatedDevice, ...] = ()  # assigned to the clients in turn; without, no times are simulated
 
     def __post_init__(self):
         if self.straggler and not self.devices:
@@ -100,7 +100,9 @@ class Case:
     training: Training = Training()
     merge: str = bounded("all_clients", one_of=MERGE_RULES)  # see fedn_partial.seed_model.server_functions
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
-    batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)  # see fedn_partial.submodel.parts
+    batchnorm_statistics: str = bounded(
+        "with_layer", one_of=BATCHNORM_STATISTICS
+    )  # see fedn_partial.submodel.update_tensors
     codec: str = bounded("float32", one_of=CODECS)  # of the updates, see fedn_partial.exchange.update
     model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it
     session: Session = Session()
@@ -109,7 +111,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Instructions:
+class RoundSettings:
     """What the server functions send to every client in a round.
 
     Attributes
@@ -211,7 +213,7 @@ def parse_case(raw: dict, where: str) -> Case:
     return case
 
 
-def load_instructions(raw: dict, device: Device) -> Instructions:
+def load_round_settings(raw: dict, device: Device) -> RoundSettings:
     """Check what the server functions sent, and put the device's own training settings over it.
 
     Raises
@@ -228,4 +230,4 @@ def load_instructions(raw: dict, device: Device) -> Instructions:
         if "optimizer" in device.training:
             training = {**training, "momentum": 0.0}  # the session's was for its own optimiser
         training = {**training, **device.training}
-    return parse(Instructions, {**raw, "training": training}, "settings from the server")
+    return parse(RoundSettings, {**raw, "training": training}, "settings from the server")

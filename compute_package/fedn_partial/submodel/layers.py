@@ -72,7 +72,7 @@ class Layer:
         return 4 * self.parameters
 
 
-def layer_table(model) -> list[Layer]:
+def read_layers(model) -> list[Layer]:
     """Return the layers of a built Keras model, from input to output.
 
     Raises

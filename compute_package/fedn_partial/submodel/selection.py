@@ -60,10 +60,10 @@ class Context:
 class Selector:
     """Base of all selectors: `warmup_rounds` full rounds come first.
 
-    `wants` names what the server has to tell clients in every round: "participants", "scores", or nothing.
+    `signal` names what the server has to tell clients in every round: "participants", "scores", or nothing.
     """
 
-    wants: ClassVar[str | None] = None
+    signal: ClassVar[str | None] = None
 
     warmup_rounds: int = dataclasses.field(default=0, kw_only=True, metadata={"at_least": 0})
 
@@ -104,29 +104,29 @@ class Uniform(Selector):
 
 
 @dataclass(frozen=True)
-class Dealt(Random):
-    """As ``random``, but the layers are dealt to the clients of a round, so that each is trained equally often.
+class Stratified(Random):
+    """Stratified selection: distribute layers over the round's clients so that each is trained equally often.
 
-    The layers that are not always trained are shuffled, and dealt like cards, again and again, to the clients in a
-    random order: no layer has two clients more than another, and with clients * cards >= layers none is left out
-    (stratified selection). The server learns a client's name with its first update; until then the client draws as in
-    ``random``, and the hand that is dealt to it goes untrained. With few clients drawn from many, that takes a while.
+    The layers that are not always trained are shuffled and handed out in turn, again and again, to the clients in a
+    random order. The numbers of clients of two layers differ by at most one, and with clients * count >= layers every
+    layer has one. The server learns a client's name with its first update; until then the client selects as with
+    ``random``, and its share of the round goes untrained. With few clients drawn from many, that takes many rounds.
     """
 
-    wants = "participants"
+    signal = "participants"
 
     def select(self, layers: list[Layer], context: Context) -> list[str]:
         if context.client not in context.participants:
             return super().select(layers, context)
         fixed = [layer.name for layer in pick(layers, self.always_train)]
-        cards = [layer.name for layer in layers if layer.name not in fixed]
-        count = min(self.layers - len(fixed), len(cards))
-        # Everybody shuffles with the same generator, and takes what is his.
-        dealer = random.Random(f"{context.seed}/{context.round}/deal")
-        order = dealer.sample(sorted(context.participants), len(context.participants))
+        others = [layer.name for layer in layers if layer.name not in fixed]
+        count = min(self.layers - len(fixed), len(others))
+        # Every client shuffles with the same generator and takes its own share.
+        generator = random.Random(f"{context.seed}/{context.round}/deal")
+        order = generator.sample(sorted(context.participants), len(context.participants))
         first = order.index(context.client) * count
-        pack = dealer.sample(cards, len(cards))
-        return fixed + [pack[card % len(pack)] for card in range(first, first + count)]
+        shuffled = generator.sample(others, len(others))
+        return fixed + [shuffled[place % len(shuffled)] for place in range(first, first + count)]
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Scored(Random):
 
     floor: float = bounded(0.5, above=0, at_most=1)
 
-    wants = "scores"
+    signal = "scores"
 
     def select(self, layers: list[Layer], context: Context) -> list[str]:
         fixed = [layer.name for layer in pick(layers, self.always_train)]
@@ -242,7 +242,7 @@ class Budget(Selector):
 SELECTORS = {
     "random": Random,
     "uniform": Uniform,
-    "dealt": Dealt,
+    "stratified": Stratified,
     "cyclic": Cyclic,
     "top": Top,
     "scored": Scored,
@@ -250,10 +250,11 @@ SELECTORS = {
     "fixed": Fixed,
     "budget": Budget,
 }
+EARLIER_NAMES = {"dealt": "stratified"}  # of selectors, which cases and runs may still have
 DRAWS = 400  # of ``probabilities``: the share of so many differs from the probability by 0.025 at most, in most cases
 
 
-def choose(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
+def select_layers(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
     """Return the layers that a client trains in this round, in model order.
 
     A warm-up round trains every layer. The device's own limits win over both: of the layers asked for, as many are
@@ -265,7 +266,7 @@ def choose(selector: Selector, layers: list[Layer], context: Context) -> list[La
     FednPartialError : the selector names a layer that the model does not have.
     NothingFits : not one of the layers asked for fits the device.
     """
-    asked = ask(selector, layers, context)
+    asked = requested_layers(selector, layers, context)
     if _allowed(asked, context):
         return asked
     order = context.random("limit").sample(asked, len(asked))
@@ -280,7 +281,7 @@ def choose(selector: Selector, layers: list[Layer], context: Context) -> list[La
     raise NothingFits(f"none of the {len(asked)} layers asked for fits the limits of this device")
 
 
-def ask(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
+def requested_layers(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
     """Return the layers that a client is asked to train, in model order, whatever its limits."""
     chosen = selector.select(layers, context)  # also in warm-up, so that a wrong name is found in the first round
     return list(layers) if context.warmup else pick(layers, chosen)
@@ -293,7 +294,7 @@ def probabilities(selector: Selector, layers: list[Layer], context: Context) -> 
     participants and scores.
     """
     draws = [context, *(dataclasses.replace(context, seed=f"{context.seed}/{draw}") for draw in range(1, DRAWS))]
-    counts = Counter(layer.name for draw in draws for layer in choose(selector, layers, draw))
+    counts = Counter(layer.name for draw in draws for layer in select_layers(selector, layers, draw))
     return {name: count / DRAWS for name, count in counts.items()}
 
 
@@ -310,6 +311,9 @@ def from_dict(raw: dict, where: str = "selection") -> Selector:
     ------
     SettingsError : unknown selector or field, wrong type, impossible value.
     """
+    name = raw.get("selector")
+    if name in list(EARLIER_NAMES):
+        raw = {**raw, "selector": EARLIER_NAMES[name]}
     return parse_named(raw, "selector", SELECTORS, where)
 
 

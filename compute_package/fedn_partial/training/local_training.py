@@ -21,7 +21,7 @@ class TrainingError(FednPartialError):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """What one round of training saw."""
 
     num_examples: int
@@ -30,16 +30,16 @@ class Trained:
 
 def train(
     model,
-    table: list[Layer],
+    layers: list[Layer],
     selected: list[Layer],
     x,
     y,
     training: Training,
     order,
     phase=None,
-    follow=False,
+    update_batchnorm=False,
     step=None,
-) -> Trained:
+) -> TrainResult:
     """Train the layers in `selected` in place, all others stay bit-equal.
 
     Equal, to float32 rounding, to ``model.fit`` with the other layers frozen: frozen BatchNormalization runs in
@@ -49,11 +49,11 @@ def train(
     Parameters
     ----------
     model : built Keras model. Its layers' ``trainable`` flags are set as `selected` says.
-    table : all layers of `model`; `selected` : those to train.
+    layers : all layers of `model`; `selected` : those to train.
     x : (examples, *input shape), uint8 images or what the model takes. y : (examples,) classes.
     order : numpy Generator that shuffles each epoch, or None to keep the order of the examples.
     phase : function that returns a context manager for the phases "trace" and "train", or None.
-    follow : see ``trace``.
+    update_batchnorm : see ``trace``.
     step : what ``trace`` made of the same model, layers, kind of examples and settings, to be used again; or None.
 
     Raises
@@ -65,7 +65,7 @@ def train(
         raise TrainingError("no layer selected")
     kept = step
     with phase("trace"):
-        step = kept or trace(model, table, selected, x, training, follow)
+        step = kept or trace(model, layers, selected, x, training, update_batchnorm)
     with phase("train"):
         if kept:
             step.reset()
@@ -84,7 +84,7 @@ def train(
     del step
     if not kept:
         gc.collect()  # TensorFlow's graphs are cycles; in a process that trains round after round they would pile up
-    return Trained(num_examples=len(y), loss=loss)
+    return TrainResult(num_examples=len(y), loss=loss)
 
 
 def _leave_graphs_as_they_are() -> None:
@@ -106,24 +106,26 @@ class Step:
     reset: Callable[[], None]
 
 
-def trace(model, table: list[Layer], selected: list[Layer], x, training: Training, follow: bool = False) -> Step:
+def trace(
+    model, layers: list[Layer], selected: list[Layer], x, training: Training, update_batchnorm: bool = False
+) -> Step:
     """Return the step that trains `selected` on batches of examples like those of `x`.
 
     Parameters
     ----------
-    follow : let frozen BatchNormalization normalise by the batch and its moving statistics follow it, as if its layer
-        were trained.
+    update_batchnorm : run frozen BatchNormalization in training mode: it normalises by the batch and updates its moving
+        statistics.
     """
     import keras
     import tensorflow as tf
 
     _leave_graphs_as_they_are()
 
-    for layer in table:
+    for layer in layers:
         for name in layer.keras_layers:
             keras_layer = model.get_layer(name)
-            follows = follow and isinstance(keras_layer, keras.layers.BatchNormalization)
-            keras_layer.trainable = layer in selected or follows
+            updates_batchnorm = update_batchnorm and isinstance(keras_layer, keras.layers.BatchNormalization)
+            keras_layer.trainable = layer in selected or updates_batchnorm
     variables = [
         v for layer in selected for name in layer.keras_layers for v in model.get_layer(name).trainable_variables
     ]

@@ -3,12 +3,12 @@
 import numpy as np
 
 from fedn_partial import models
-from fedn_partial.submodel.layers import layer_table
+from fedn_partial.submodel.layers import read_layers
 
 
 def load_model(job):
     model = models.build(job["model"])
-    return model, layer_table(model)
+    return model, read_layers(model)
 
 
 def load_data(job, part: str):

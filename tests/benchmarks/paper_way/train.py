@@ -15,8 +15,8 @@ from job import load_data, load_model
 
 job = json.loads(os.environ["JOB"])
 helper = get_helper("numpyhelper")
-model, table = load_model(job)
-for layer in table:
+model, layers = load_model(job)
+for layer in layers:
     for name in layer.keras_layers:
         model.get_layer(name).trainable = layer.name in job["layers"]
 model.compile(keras.optimizers.Adam(0.001), job["loss"], metrics=["accuracy"])

@@ -7,25 +7,25 @@ import pytest
 
 from fedn_partial.device import costs
 from fedn_partial.settings.case import Training
-from fedn_partial.submodel.layers import layer_table
+from fedn_partial.submodel.layers import read_layers
 
 MIB = 2**20
 
 
 @pytest.fixture
-def table(build):
-    return layer_table(build("vgg16"))
+def layers(build):
+    return read_layers(build("vgg16"))
 
 
-def all_costs(table, selected):
-    state = costs.state_bytes(table, selected, Training())
+def all_costs(layers, selected):
+    state = costs.state_bytes(layers, selected, Training())
     ideal, framework = (
-        f(table, selected, 32) for f in (costs.ideal_activation_bytes, costs.framework_activation_bytes)
+        f(layers, selected, 32) for f in (costs.ideal_activation_bytes, costs.framework_activation_bytes)
     )
     return np.array(
         [
             costs.upload_bytes(selected),
-            costs.training_macs(table, selected),
+            costs.training_macs(layers, selected),
             state,
             state + ideal,
             ideal,
@@ -34,8 +34,8 @@ def all_costs(table, selected):
     )
 
 
-def test_full_training(table):
-    upload, macs, state, ideal, activations, framework = all_costs(table, table)
+def test_full_training(layers):
+    upload, macs, state, ideal, activations, framework = all_costs(layers, layers)
     assert upload / MIB == pytest.approx(56.2, abs=0.05)
     assert macs / 1e6 == pytest.approx(937.8, abs=0.1)
     assert state / MIB == pytest.approx(56.2 + 56.2 + 112.4, abs=0.1)
@@ -53,11 +53,11 @@ def test_full_training(table):
     ],
 )
 def test_mean_over_all_selections_of_the_paper(
-    table, number, upload, deviation, macs, lowest, highest, state, ideal, activations, framework
+    layers, number, upload, deviation, macs, lowest, highest, state, ideal, activations, framework
 ):
     """The dense layer and number - 1 of the 13 convolutions: every one of these selections, as shares of the full."""
-    full = all_costs(table, table)
-    shares = np.array([all_costs(table, [*some, table[-1]]) / full for some in combinations(table[:-1], number - 1)])
+    full = all_costs(layers, layers)
+    shares = np.array([all_costs(layers, [*some, layers[-1]]) / full for some in combinations(layers[:-1], number - 1)])
     expected = [upload, macs, state, ideal, activations, framework]
     np.testing.assert_allclose(shares.mean(axis=0), expected, atol=0.0011)
     assert shares[:, 0].std() == pytest.approx(deviation, abs=0.001)
@@ -73,8 +73,8 @@ def test_mean_over_all_selections_of_the_paper(
         (0, 4, 0.018, 0.769, 0.350, 0.442),
     ],
 )
-def test_contiguous_selections(table, first, last, upload, macs, ideal, framework):
-    shares = all_costs(table, table[first:last]) / all_costs(table, table)
+def test_contiguous_selections(layers, first, last, upload, macs, ideal, framework):
+    shares = all_costs(layers, layers[first:last]) / all_costs(layers, layers)
     np.testing.assert_allclose(shares[[0, 1, 3, 5]], [upload, macs, ideal, framework], atol=0.0011)
 
 
@@ -82,19 +82,19 @@ def test_contiguous_selections(table, first, last, upload, macs, ideal, framewor
     ("training", "slots"),
     [(Training(), 2), (Training(optimizer="sgd"), 0), (Training(optimizer="sgd", momentum=0.9), 1)],
 )
-def test_optimiser_slots(table, training, slots):
-    selected = table[:3]
-    trained, all_ = sum(layer.nbytes for layer in selected), sum(layer.nbytes for layer in table)
-    assert costs.state_bytes(table, selected, training) == all_ + (1 + slots) * trained
+def test_optimiser_slots(layers, training, slots):
+    selected = layers[:3]
+    trained, all_ = sum(layer.nbytes for layer in selected), sum(layer.nbytes for layer in layers)
+    assert costs.state_bytes(layers, selected, training) == all_ + (1 + slots) * trained
 
 
-def test_frozen_batchnormalization_keeps_no_input(table):
+def test_frozen_batchnormalization_keeps_no_input(layers):
     """Of conv10 to conv12 and dense (2,048 values each, 512 pooled), with only conv10's own kept twice."""
-    assert costs.activation_bytes(table, [table[10]], 1) == 4 * (4 * 2048 + 512 + 10 + 2048)
+    assert costs.activation_bytes(layers, [layers[10]], 1) == 4 * (4 * 2048 + 512 + 10 + 2048)
 
 
 def test_an_lstm_keeps_its_steps(build):
-    table = layer_table(build("text_cnn"))
-    lstm = table[2]
+    layers = read_layers(build("text_cnn"))
+    lstm = layers[2]
     assert lstm.outputs == 24 * 70 * 6  # 100 words, convolved by 5, pooled by 4
-    assert (table[1].outputs, table[1].pooled) == (96 * 64, 24 * 64)
+    assert (layers[1].outputs, layers[1].pooled) == (96 * 64, 24 * 64)

@@ -47,7 +47,7 @@ def test_a_request_killed_for_memory_is_tried_again_with_fewer_layers(device):
         device.start_client()
         group.add(device.process.pid)
         device.run("startup")
-        hog = subprocess.Popen([sys.executable, "-c", HOG, device.package / ".state/attempt.json", "440000000"])
+        hog = subprocess.Popen([sys.executable, "-c", HOG, device.package / ".state/training.json", "440000000"])
         group.add(hog.pid)
         assert device.run("train", "model.npz", "update.npz") == 0
         assert group.kills() >= 1
@@ -55,8 +55,8 @@ def test_a_request_killed_for_memory_is_tried_again_with_fewer_layers(device):
         assert 1 <= len(told["layers"]) < 14 and "refused" not in told
         assert f"{len(told['layers'])} of the 14 layers asked for: memory" in told["limited"]
         assert "killed for memory" in (device.folder / "client.log").read_text()
-        (experience,) = device.folder.glob("experience-*.json")
-        assert json.loads(experience.read_text())["memory_mb"] < 420
+        (calibration,) = device.folder.glob("calibration-*.json")
+        assert json.loads(calibration.read_text())["memory_mb"] < 420
         # Another client, started anew on the same device: it knows what fits, though the other program has gone.
         hog.kill()
         kills = group.kills()

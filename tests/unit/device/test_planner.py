@@ -9,62 +9,62 @@ from device import Device
 
 from fedn_partial.data.shard import Shard
 from fedn_partial.device import costs
-from fedn_partial.device.planner import Estimate, Experience, Limits, Planner
+from fedn_partial.device.planner import Calibration, Estimate, Limits, Planner
 from fedn_partial.exchange.update import encode
 from fedn_partial.runtime.residuals import Residual
 from fedn_partial.settings.case import CODECS, Training
-from fedn_partial.submodel.layers import layer_table
-from fedn_partial.submodel.selection import Context, Uniform, choose
+from fedn_partial.submodel.layers import read_layers
+from fedn_partial.submodel.selection import Context, Uniform, select_layers
 
 
 @pytest.fixture
-def table(build):
-    return layer_table(build("vgg16"))
+def layers(build):
+    return read_layers(build("vgg16"))
 
 
-def planner(table, **changes):
+def planner(layers, **changes):
     given = {"training": Training(), "codec": "float32", "base_mb": 250.0, "forked": False, "examples": 640}
-    return Planner(table=table, **given | changes)
+    return Planner(layers=layers, **given | changes)
 
 
-def test_more_layers_take_more_of_everything(table):
-    plan = planner(table, fixed_seconds=2.0, seconds_per_gmac=0.01)
-    few, many = plan.estimate(table[9:11]), plan.estimate(table[8:])
+def test_more_layers_take_more_of_everything(layers):
+    plan = planner(layers, fixed_seconds=2.0, seconds_per_gmac=0.01)
+    few, many = plan.estimate(layers[9:11]), plan.estimate(layers[8:])
     assert few.memory_mb < many.memory_mb and few.upload_mb < many.upload_mb and few.seconds < many.seconds
 
 
-def test_memory_is_the_base_and_what_training_needs(table):
-    few, all_ = (planner(table).estimate(selected).memory_mb for selected in (table[-1:], table))
-    trained = costs.state_bytes(table, table, Training()) + costs.activation_bytes(table, table, 32)
-    little = costs.state_bytes(table, table[-1:], Training()) + costs.activation_bytes(table, table[-1:], 32)
+def test_memory_is_the_base_and_what_training_needs(layers):
+    few, all_ = (planner(layers).estimate(selected).memory_mb for selected in (layers[-1:], layers))
+    trained = costs.state_bytes(layers, layers, Training()) + costs.activation_bytes(layers, layers, 32)
+    little = costs.state_bytes(layers, layers[-1:], Training()) + costs.activation_bytes(layers, layers[-1:], 32)
     assert all_ - few == pytest.approx((trained - little) / 1e6)
     assert 250 + little / 1e6 < few < 350 + little / 1e6
 
 
-def test_a_child_of_the_fork_server_takes_more(table):
-    assert planner(table, forked=True).estimate(table).memory_mb > planner(table).estimate(table).memory_mb
+def test_a_child_of_the_fork_server_takes_more(layers):
+    assert planner(layers, forked=True).estimate(layers).memory_mb > planner(layers).estimate(layers).memory_mb
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_upload_is_at_most_what_is_predicted_and_not_much_less(table, tmp_path, codec):
+def test_upload_is_at_most_what_is_predicted_and_not_much_less(layers, tmp_path, codec):
     """The prediction keeps a device's upload_mb: it may not be exceeded, not even by small layers."""
     random = np.random.default_rng(1)
-    for selected in (table[-1:], table[:1], table[3:6]):
+    for selected in (layers[-1:], layers[:1], layers[3:6]):
         base = [np.zeros(tensor.shape, np.float32) for layer in selected for tensor in layer.tensors]
         values = [random.normal(size=array.shape).astype(np.float32) for array in base]
         kept = [Residual(tmp_path / f"{index}.npy") for index in range(len(base))]
         encode(str(tmp_path / "update"), values, codec, base, kept)
         sent = (tmp_path / "update").stat().st_size + 1600  # the message, as it was measured
-        predicted = 1e6 * planner(table, codec=codec).estimate(selected).upload_mb
+        predicted = 1e6 * planner(layers, codec=codec).estimate(selected).upload_mb
         assert 0.7 * predicted < sent < predicted
         for path in tmp_path.glob("*.npy"):
             path.unlink()
 
 
-def test_seconds_are_those_of_the_last_round_scaled_by_the_operations(table):
-    plan = planner(table, fixed_seconds=2.0, seconds_per_gmac=0.01)
-    assert plan.estimate(table).seconds == pytest.approx(2.0 + 0.01 * 640 * 0.9378, rel=1e-3)
-    assert planner(table).estimate(table).seconds is None
+def test_seconds_are_those_of_the_last_round_scaled_by_the_operations(layers):
+    plan = planner(layers, fixed_seconds=2.0, seconds_per_gmac=0.01)
+    assert plan.estimate(layers).seconds == pytest.approx(2.0 + 0.01 * 640 * 0.9378, rel=1e-3)
+    assert planner(layers).estimate(layers).seconds is None
 
 
 @pytest.mark.parametrize(
@@ -86,15 +86,15 @@ def test_unknown_seconds_are_not_within_a_limit_of_seconds():
     assert not Estimate(1, 1, None).within(Limits(seconds=100))
 
 
-def test_a_single_layer_is_tried_however_slow_the_device_was(table):
-    slow = planner(table, fixed_seconds=100.0, seconds_per_gmac=1.0)
-    assert slow.fits(table[:1], Limits(seconds=10)) and not slow.fits(table[:2], Limits(seconds=10))
-    assert not slow.fits(table[:1], Limits(seconds=10, memory_mb=10))
+def test_a_single_layer_is_tried_however_slow_the_device_was(layers):
+    slow = planner(layers, fixed_seconds=100.0, seconds_per_gmac=1.0)
+    assert slow.fits(layers[:1], Limits(seconds=10)) and not slow.fits(layers[:2], Limits(seconds=10))
+    assert not slow.fits(layers[:1], Limits(seconds=10, memory_mb=10))
 
 
-def test_experience_that_cannot_be_written_costs_no_round(tmp_path):
+def test_calibration_that_cannot_be_written_costs_no_round(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    known = Experience.load(tmp_path / "file", "f", 1.0).after_kill(predicted_mb=600, base_mb=200)
+    known = Calibration.load(tmp_path / "file", "f", 1.0).after_kill(predicted_mb=600, base_mb=200)
     assert known.memory_mb == 500
 
 
@@ -102,24 +102,24 @@ def test_the_lower_limit_holds():
     assert Limits(memory_mb=5, upload_mb=3).and_(Limits(memory_mb=4, seconds=2)) == Limits(4, 3, 2)
 
 
-def test_experience_outlives_a_restart_but_not_another_machine(tmp_path):
-    Experience.load(tmp_path, "f", 1000.0).keep(seconds_per_gmac=0.5).after_kill(predicted_mb=600, base_mb=200)
-    known = Experience.load(tmp_path, "f", 1000.0)
+def test_calibration_outlives_a_restart_but_not_another_machine(tmp_path):
+    Calibration.load(tmp_path, "f", 1000.0).keep(seconds_per_gmac=0.5).after_kill(predicted_mb=600, base_mb=200)
+    known = Calibration.load(tmp_path, "f", 1000.0)
     assert (known.memory_mb, known.seconds_per_gmac) == (200 + 0.75 * 400, 0.5)
-    assert Experience.load(tmp_path, "another model", 1000.0).memory_mb is None
-    other = Experience.load(tmp_path, "f", 2000.0)
+    assert Calibration.load(tmp_path, "another model", 1000.0).memory_mb is None
+    other = Calibration.load(tmp_path, "f", 2000.0)
     assert (other.memory_mb, other.seconds_per_gmac) == (None, 0.5)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"memory_mb": "much"}', "null", "[" * 100_000])
-def test_damaged_experience_counts_as_none(tmp_path, content):
-    path = tmp_path / "experience-f.json"
+def test_damaged_calibration_counts_as_none(tmp_path, content):
+    path = tmp_path / "calibration-f.json"
     path.write_text(content)
-    assert Experience.load(tmp_path, "f", 1.0) == Experience(machine_mb=1.0)
+    assert Calibration.load(tmp_path, "f", 1.0) == Calibration(machine_mb=1.0)
     for value in (-5, math.nan, math.inf, 10**400):
         values = {"memory_mb": value, "machine_mb": 1.0, "fixed_seconds": 1.0, "seconds_per_gmac": 1.0}
         path.write_text(json.dumps(values))
-        assert Experience.load(tmp_path, "f", 1.0) == Experience(machine_mb=1.0)
+        assert Calibration.load(tmp_path, "f", 1.0) == Calibration(machine_mb=1.0)
 
 
 def made_up(model, count):
@@ -137,15 +137,15 @@ def made_up(model, count):
 def test_predicted_memory_is_what_the_monitor_then_measures(build, tmp_path, name):
     """Within 15 %, for the fewest layers, half of them and all; a process stands for FEDn's client."""
     model = build(name)
-    table = layer_table(model)
+    layers = read_layers(model)
     shard = Shard(*made_up(model, 96), *made_up(model, 8), ("a", "b"))
     device = Device(tmp_path, model={"name": name}, shard=shard)
     device.write_model(training={"epochs": 1, "batch_size": 32})
     device.start_client()
     try:
         device.run("startup")
-        for number in (1, len(table) // 2, len(table)):
-            device.choose_layers([layer.name for layer in choose(Uniform(number), table, Context(1, 1, "c"))])
+        for number in (1, len(layers) // 2, len(layers)):
+            device.choose_layers([layer.name for layer in select_layers(Uniform(number), layers, Context(1, 1, "c"))])
             assert device.run("train", "model.npz", "update.npz") == 0
             told = device.metadata()
             assert len(told["layers"]) == number

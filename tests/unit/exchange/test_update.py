@@ -14,9 +14,9 @@ from fedn.utils.helpers.plugins.numpyhelper import Helper
 from fedn_partial.exchange import update
 from fedn_partial.runtime.refusal import write_refusal
 from fedn_partial.runtime.residuals import Residual, residuals
-from fedn_partial.submodel.layers import Tensor, layer_table, tensor_list
-from fedn_partial.submodel.parts import parts_of, shapes
-from fedn_partial.submodel.selection import Context, Random, choose
+from fedn_partial.submodel.layers import Tensor, read_layers, tensor_list
+from fedn_partial.submodel.selection import Context, Random, select_layers
+from fedn_partial.submodel.update_tensors import shapes, update_tensors
 
 SHAPES = {"conv0": [[3, 3, 2, 4], [4]], "conv1": [[3, 3, 4, 2], [2]], "dense": [[8, 3], [3], []]}
 ZEROS = {name: [np.zeros(shape, np.float32) for shape in shapes] for name, shapes in SHAPES.items()}
@@ -78,14 +78,14 @@ def test_decoded_tensors_are_no_second_copy(tmp_path):
 
 def test_layers_of_a_real_model_come_back(build, tmp_path):
     model = build("vgg16", width=1 / 64)
-    table = layer_table(model)
+    layers = read_layers(model)
     weights = model.get_weights()
     checksum = update.encode(str(tmp_path / "u"), weights)
-    layers = [layer.name for layer in table]
-    metadata = {"format": 2, "model": "f", "codec": "float32", "layers": layers, "checksum": checksum}
-    layer_shapes = shapes(parts_of(table, "with_layer"))
+    names = [layer.name for layer in layers]
+    metadata = {"format": 2, "model": "f", "codec": "float32", "layers": names, "checksum": checksum}
+    layer_shapes = shapes(update_tensors(layers, "with_layer"))
     parts = update.decode(Helper().load(str(tmp_path / "u")), metadata, "f", "float32", layer_shapes, layer_shapes)
-    for layer in table:
+    for layer in layers:
         for part, tensor in zip(parts[layer.name], layer.tensors, strict=True):
             np.testing.assert_array_equal(part, weights[tensor.index], strict=True)
 
@@ -93,15 +93,21 @@ def test_layers_of_a_real_model_come_back(build, tmp_path):
 @pytest.mark.parametrize("width", [1 / 8, 1.0])
 @pytest.mark.parametrize("names", [["conv2", "conv7", "conv10", "dense"], None], ids=["4 layers", "all layers"])
 def test_upload_is_little_more_than_the_trained_tensors(build, tmp_path, width, names):
-    table = [layer for layer in layer_table(build("vgg16", width=width)) if names is None or layer.name in names]
-    tensors = randoms([tensor.shape for tensor in tensor_list(table)])
+    layers = [layer for layer in read_layers(build("vgg16", width=width)) if names is None or layer.name in names]
+    tensors = randoms([tensor.shape for tensor in tensor_list(layers)])
     path = str(tmp_path / "update.npz")
     checksum = update.encode(path, tensors)
     resources = dict.fromkeys(("seconds", "cpu_seconds", "cpu_percent", "rss_peak_mb", "ram_used_mb"), 123456.78)
     metadata = {"num_examples": 5000, "model": "f" * 16, "base": "b" * 32, "round": 100, "client": "device-10"}
-    layers = [layer.name for layer in table]
     update.write_metadata(
-        path, metadata | {"layers": layers, "codec": "float32", "checksum": checksum, "resources": resources}
+        path,
+        metadata
+        | {
+            "layers": [layer.name for layer in layers],
+            "codec": "float32",
+            "checksum": checksum,
+            "resources": resources,
+        },
     )
     needed = sum(tensor.nbytes for tensor in tensors)
     sent = os.path.getsize(path) + os.path.getsize(path + "-metadata")
@@ -229,11 +235,11 @@ def test_coded_update_is_refused_for_its_arrays(tmp_path, codec, change, told):
 
 def test_bytes_of_the_codecs(build, tmp_path):
     """4 of VGG16's 14 layers, mean over 20 draws: float16 half of float32, int8 at most 0.06 of the full model."""
-    table = layer_table(build("vgg16", width=1 / 4))
-    full = sum(layer.nbytes for layer in table)
+    layers = read_layers(build("vgg16", width=1 / 4))
+    full = sum(layer.nbytes for layer in layers)
     sizes = dict.fromkeys(("float32", "float16", "int8"), 0)
     for round_ in range(1, 21):
-        selected = choose(Random(4, ("dense",)), table, Context(seed=1, round=round_, client="c"))
+        selected = select_layers(Random(4, ("dense",)), layers, Context(seed=1, round=round_, client="c"))
         tensors = tensor_list(selected)
         base, values = ([*randoms([tensor.shape for tensor in tensors], seed)] for seed in (1, 2))
         for codec in sizes:

@@ -19,8 +19,8 @@ from device import MODEL, Device
 
 from fedn_partial import models
 from fedn_partial.exchange.update import decode
-from fedn_partial.submodel.layers import layer_table, pick, tensor_list
-from fedn_partial.submodel.parts import parts_of, shapes
+from fedn_partial.submodel.layers import pick, read_layers, tensor_list
+from fedn_partial.submodel.update_tensors import shapes, update_tensors
 
 
 def wait_for(condition, seconds=10):
@@ -62,21 +62,21 @@ def trained_by(device, codec, weights):
     """Let the device train the model it was given; return what the server makes of its update."""
     assert device.run("train", "model.npz", "update.npz") == 0
     metadata = device.metadata()
-    table = layer_table(models.build(MODEL))
-    base = {layer.name: [weights[tensor.index] for tensor in layer.tensors] for layer in table}
+    layers = read_layers(models.build(MODEL))
+    base = {layer.name: [weights[tensor.index] for tensor in layer.tensors] for layer in layers}
     arrays = Helper().load(str(device.folder / "update.npz"))
     return (
-        decode(arrays, metadata, metadata["model"], codec, shapes(parts_of(table, "with_layer")), base),
+        decode(arrays, metadata, metadata["model"], codec, shapes(update_tensors(layers, "with_layer")), base),
         metadata,
-        table,
+        layers,
     )
 
 
 def test_training_through_the_server_leaves_an_update_that_decodes(device):
     weights = device.write_model()
-    tensors, metadata, table = trained_by(device, "float32", weights)
+    tensors, metadata, layers = trained_by(device, "float32", weights)
     assert list(tensors) == metadata["layers"] and len(tensors) == 2
-    trained = tensor_list(pick(table, metadata["layers"]))
+    trained = tensor_list(pick(layers, metadata["layers"]))
     for tensor, array in zip(trained, [a for arrays in tensors.values() for a in arrays], strict=True):
         if tensor.name.endswith("bias"):
             assert not np.array_equal(array, weights[tensor.index]), f"{tensor.name} did not change"
@@ -90,9 +90,9 @@ def test_a_coded_update_is_the_plain_one_rounded(device, codec, steps):
     weights = device.write_model()
     plain, _, _ = trained_by(device, "float32", weights)
     device.write_model(codec=codec, session=f"with{codec}")
-    coded, metadata, table = trained_by(device, codec, weights)
+    coded, metadata, layers = trained_by(device, codec, weights)
     assert metadata["codec"] == codec
-    for layer in pick(table, metadata["layers"]):
+    for layer in pick(layers, metadata["layers"]):
         for tensor, exact, rounded in zip(layer.tensors, plain[layer.name], coded[layer.name], strict=True):
             if exact.ndim == 1:
                 assert exact.tobytes() == rounded.tobytes()

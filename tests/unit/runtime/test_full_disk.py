@@ -20,7 +20,7 @@ from fedn_partial.client.records import run_folder
 from fedn_partial.client.simulation import checkpoint, session
 from fedn_partial.data.shard import Shard, write_shard
 from fedn_partial.device import oom_marker
-from fedn_partial.device.planner import Experience
+from fedn_partial.device.planner import Calibration
 from fedn_partial.exchange import update
 from fedn_partial.runtime import refusal, residuals
 from fedn_partial.runtime.atomic import WriteError
@@ -89,10 +89,10 @@ def test_what_a_device_can_do_without_costs_no_round(no_room, monkeypatch):
     residual = residuals.Residual(no_room / "1.npy")
     residual.keep(np.zeros(9000, np.float32))
     assert residual.take((9000,)) == 0
-    assert Experience(path=no_room / "experience.json").keep(memory_mb=5.0).memory_mb == 5
+    assert Calibration(path=no_room / "calibration.json").keep(memory_mb=5.0).memory_mb == 5
     monkeypatch.chdir(no_room)
     Path(".state").mkdir()
-    oom_marker.begin(oom_marker.Attempt(1, 2.0, 3.0))
+    oom_marker.write(oom_marker.OomMarker(1, 2.0, 3.0))
     assert sorted(path.name for path in no_room.rglob("*") if path.is_file()) == ["before", "filler"]
 
 

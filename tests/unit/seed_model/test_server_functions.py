@@ -28,9 +28,9 @@ from fedn_partial.exchange import update
 from fedn_partial.runtime import refusal
 from fedn_partial.runtime.residuals import residuals
 from fedn_partial.seed_model import server_functions
-from fedn_partial.settings.case import MERGE_RULES, Case, Device, Instructions, Session, Training, load_instructions
-from fedn_partial.submodel import layers
-from fedn_partial.submodel.parts import parts_of, sent_by
+from fedn_partial.settings.case import MERGE_RULES, Case, Device, RoundSettings, Session, Training, load_round_settings
+from fedn_partial.submodel.layers import fingerprint, pick, read_layers, tensor_list
+from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
 
 RULES = ("all_clients", "contributors")
 PROVIDED = {"client_selection": True, "client_settings": True, "aggregate": False, "incremental_aggregate": True}
@@ -46,26 +46,26 @@ PROBABLE = {"conv0": 0.25, "conv1": 0.5, "dense": 0.05}  # said by every client;
 class World:
     """A small model: its layers and a global model of random values."""
 
-    table: list
+    layers: list
     model: list
 
     @property
     def names(self) -> list[str]:
-        return [layer.name for layer in self.table]
+        return [layer.name for layer in self.layers]
 
     def layer(self, name: str):
-        return next(layer for layer in self.table if layer.name == name)
+        return next(layer for layer in self.layers if layer.name == name)
 
     def tensor(self, name: str) -> int:
         """Return the index of a tensor."""
-        return next(tensor.index for layer in self.table for tensor in layer.tensors if tensor.name == name)
+        return next(tensor.index for layer in self.layers for tensor in layer.tensors if tensor.name == name)
 
 
 def make_world(*keras_layers) -> World:
     import keras
 
-    table = layers.layer_table(keras.Sequential(keras_layers))
-    return World(table, random_model(table, seed=0))
+    layers = read_layers(keras.Sequential(keras_layers))
+    return World(layers, random_model(layers, seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +93,11 @@ def plain() -> World:
     return make_world(Input((5, 5, 1)), Conv2D(2, 3, name="conv"), Flatten(), Dense(3, name="dense"))
 
 
-def random_model(table, seed: int) -> list[np.ndarray]:
+def random_model(layers, seed: int) -> list[np.ndarray]:
     """Return weights of the model, with moving variances above 0."""
     rng = np.random.default_rng(seed)
     model = []
-    for tensor in layers.tensor_list(table):
+    for tensor in tensor_list(layers):
         values = rng.normal(size=tensor.shape)
         model.append((values**2 + 0.1 if tensor.name.endswith("moving_variance") else values).astype(np.float32))
     return model
@@ -113,13 +113,13 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("FEDN_MODEL_DIR", str(tmp_path / "models"))
     monkeypatch.setattr(modelservice, "CHUNK_SIZE", 512)  # so that also these models travel in many chunks
-    return lambda world, **options: Combiner(session_source(world.table, **{"model": world.model, **options}))
+    return lambda world, **options: Combiner(session_source(world.layers, **{"model": world.model, **options}))
 
 
-def session_source(table, *, model=(), warmup_rounds=0, key="session", **changes) -> str:
+def session_source(layers, *, model=(), warmup_rounds=0, key="session", **changes) -> str:
     selection = {"selector": "uniform", "layers": 2, "warmup_rounds": warmup_rounds}
     case = Case(**{"name": "test", "model": {"name": "vgg16"}, "selection": selection, **changes})
-    return server_functions.source(server_functions.session_settings(case, table, key, update.digest(model)))
+    return server_functions.source(server_functions.session_settings(case, layers, key, update.digest(model)))
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Client:
 
 def client(world: World, name: str, trained=None, examples=10, seed=None) -> Client:
     """Return a client that trained the layers called `trained` (all, if None) to random weights."""
-    weights = random_model(world.table, seed=zlib.crc32(name.encode()) if seed is None else seed)
+    weights = random_model(world.layers, seed=zlib.crc32(name.encode()) if seed is None else seed)
     return Client(name, world.names if trained is None else trained, examples, weights)
 
 
@@ -144,12 +144,12 @@ def send(tmp_path):
 
     def send(world: World, *clients: Client, base=None, codec="float32", statistics="with_layer") -> list[Upload]:
         uploads = []
-        parts = parts_of(world.table, statistics)
+        parts = update_tensors(world.layers, statistics)
         base = world.model if base is None else base
         for sender in clients:
             path = str(tmp_path / f"update-{sender.name}")
-            selected = layers.pick(world.table, sender.layers)
-            sent = sent_by(selected, parts)
+            selected = pick(world.layers, sender.layers)
+            sent = tensors_of(selected, parts)
             tensors = [tensor for name in sent for tensor in sent[name]]
             checksum = update.encode(
                 path,
@@ -162,7 +162,7 @@ def send(tmp_path):
                 path,
                 {
                     "num_examples": sender.examples,
-                    "model": layers.fingerprint(world.table),
+                    "model": fingerprint(world.layers),
                     "base": update.digest(base),
                     "client": sender.name,
                     "layers": list(sent),
@@ -190,7 +190,7 @@ def merged_by_hand(world: World, clients: list[Client], rule: str, model=None) -
     """Return the global model that the merge rules' formulas give, in float64."""
     model = world.model if model is None else model
     expected = [array.astype(np.float64) for array in model]
-    for layer in world.table:
+    for layer in world.layers:
         senders = [one for one in clients if layer.name in one.layers]
         if not senders:
             continue
@@ -341,7 +341,7 @@ def moments(weights, tensor: str, world: World):
 def stepped(world: World, clients: list[Client], steps: dict[str, float]) -> list[np.ndarray]:
     """Return the model that goes `steps` of the way to the mean of those who sent each layer (statistics at most 1)."""
     expected = [array.astype(np.float64) for array in world.model]
-    for layer in world.table:
+    for layer in world.layers:
         senders = [one for one in clients if layer.name in one.layers]
         if not senders:
             continue
@@ -519,7 +519,7 @@ def test_odd_but_finite_statistics_leave_a_model_that_clients_accept(rule, stati
     with BytesIO() as file:  # what every client does with it
         np.savez(file, **{str(index): array for index, array in enumerate(result.model)})
         file.seek(0)
-        list(update.read_model(file, layers.tensor_list(normalised.table)))
+        list(update.read_model(file, tensor_list(normalised.layers)))
     assert (result.model[normalised.tensor("conv0_bn/moving_variance")] >= 0).all()
     alone = start(normalised, merge=rule, key="alone").round(normalised.model, send(normalised, clients[1]))
     for merged, expected in zip(result.model, alone.model, strict=True):
@@ -791,7 +791,7 @@ def test_what_an_interrupted_round_had_merged_is_forgotten(normalised, start, se
 def whole(world: World, name: str, examples: int, seed: int) -> Upload:
     """Return the upload of one of FEDn's own clients: a whole model, compressed, and a number of examples."""
     file = BytesIO()
-    np.savez_compressed(file, **{str(index): array for index, array in enumerate(random_model(world.table, seed))})
+    np.savez_compressed(file, **{str(index): array for index, array in enumerate(random_model(world.layers, seed))})
     return Upload(f"id-{name}", file.getvalue(), {"num_examples": examples})
 
 
@@ -821,7 +821,7 @@ def test_nothing_is_merged_into_a_model_of_somebody_else(normalised, start, send
     combiner = start(normalised)
     a = client(normalised, "a", ["dense"])
     model = combiner.round(normalised.model, send(normalised, a)).model
-    stranger = random_model(normalised.table, seed=9)
+    stranger = random_model(normalised.layers, seed=9)
     result = combiner.round(stranger, [*send(normalised, a, base=stranger), whole(normalised, "b", 5, seed=1)])
     assert result.settings == {} and result.model is None  # FEDn fails the round
     following = combiner.round(model, send(normalised, a, base=model))
@@ -886,7 +886,7 @@ def test_a_hooks_process_that_is_restarted_while_clients_train_goes_on_with_the_
 
 @pytest.mark.parametrize("clients", [1500, 30_000])
 def test_the_settings_fit_a_message_whatever_clients_say(clients, normalised, start):
-    combiner = start(normalised, selection={"selector": "dealt", "layers": 2})
+    combiner = start(normalised, selection={"selector": "stratified", "layers": 2})
     combiner.provided_functions()
     functions = combiner.hooks.server_functions
     ids = [f"{number:036d}" for number in range(clients)]
@@ -898,7 +898,7 @@ def test_the_settings_fit_a_message_whatever_clients_say(clients, normalised, st
     model = functions.get_incremental_aggregate_model()
     told = functions.client_settings(model)
     assert len(json.dumps(told)) < 1_100_000
-    assert load_instructions(told, Device(data="unused")).round == 2
+    assert load_round_settings(told, Device(data="unused")).round == 2
 
 
 # Rounds in which nothing arrives
@@ -932,7 +932,7 @@ def test_an_aggregation_out_of_turn_gives_an_error_and_no_model(normalised, star
 
 
 def test_participants_are_named_once_they_have_sent_an_update(normalised, start, send):
-    combiner = start(normalised, selection={"selector": "dealt", "layers": 2})
+    combiner = start(normalised, selection={"selector": "stratified", "layers": 2})
     uploads = send(normalised, client(normalised, "a"), client(normalised, "b"))
     first = combiner.round(normalised.model, uploads)
     assert first.settings["participants"] == ["id-a", "id-b"]
@@ -975,13 +975,13 @@ def test_as_many_clients_as_the_session_says_are_drawn_each_round(normalised, st
 def test_the_settings_are_what_a_client_reads(normalised, start, send):
     combiner = start(normalised, warmup_rounds=1)
     told = combiner.round(normalised.model, send(normalised, client(normalised, "a"))).settings
-    instructions = load_instructions(told, Device(data="unused"))
-    assert instructions == Instructions(
+    settings = load_round_settings(told, Device(data="unused"))
+    assert settings == RoundSettings(
         round=1,
         warmup=True,
         seed=1,
         model={"name": "vgg16"},
-        fingerprint=layers.fingerprint(normalised.table),
+        fingerprint=fingerprint(normalised.layers),
         base=update.digest(normalised.model),
         selection={"selector": "uniform", "layers": 2, "warmup_rounds": 1},
         codec="float32",
@@ -1000,8 +1000,8 @@ def test_rounds_count_up_and_the_base_is_that_of_the_model(normalised, start, se
         result = combiner.round(model, uploads)
         assert result.settings["round"] == number
         assert result.settings["base"] == update.digest(model)
-        assert result.settings["fingerprint"] == layers.fingerprint(normalised.table)
-        load_instructions(result.settings, Device(data="unused"))
+        assert result.settings["fingerprint"] == fingerprint(normalised.layers)
+        load_round_settings(result.settings, Device(data="unused"))
         model = result.model
 
 
@@ -1122,7 +1122,7 @@ def test_a_broken_state_file_costs_the_count_only(kind, normalised, start, send)
     combiner.restart_hooks()
     clients = [client(normalised, "a", ["conv0"], 30), client(normalised, "b", ["conv0", "dense"], 70)]
     result = combiner.round(normalised.model, send(normalised, *clients))
-    load_instructions(result.settings, Device(data="unused"))
+    load_round_settings(result.settings, Device(data="unused"))
     assert_close(result.model, merged_by_hand(normalised, clients, "all_clients"))
     assert combiner.provided_functions() == PROVIDED
 
@@ -1134,7 +1134,7 @@ def test_a_broken_state_file_costs_the_count_only(kind, normalised, start, send)
 def vgg16_source() -> str:
     from fedn_partial import models
 
-    return session_source(layers.layer_table(models.build({"name": "vgg16", "width": 0.25})))
+    return session_source(read_layers(models.build({"name": "vgg16", "width": 0.25})))
 
 
 def test_the_settings_are_read_back_from_the_source(vgg16_source):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from paths import ROOT
 
-from fedn_partial.settings.case import Device, Training, load_case, load_instructions
+from fedn_partial.settings.case import Device, Training, load_case, load_round_settings
 from fedn_partial.settings.client_file import load_device
 from fedn_partial.settings.schema import SettingsError
 
@@ -59,13 +59,13 @@ def test_shipped_device_file_loads():
 
 def test_device_wins_over_server_wins_over_default():
     sent = {**SENT, "training": {"epochs": 5, "batch_size": 16}}
-    instructions = load_instructions(sent, Device(data="data", training={"batch_size": 4}))
-    assert instructions.training == Training(epochs=5, batch_size=4, optimizer="adam", learning_rate=0.001)
+    settings = load_round_settings(sent, Device(data="data", training={"batch_size": 4}))
+    assert settings.training == Training(epochs=5, batch_size=4, optimizer="adam", learning_rate=0.001)
 
 
 @pytest.mark.parametrize("sent", [{}, {"training": {}}])
 def test_defaults_hold_where_nobody_says_otherwise(sent):
-    assert load_instructions({**SENT, **sent}, Device(data="data")).training == Training()
+    assert load_round_settings({**SENT, **sent}, Device(data="data")).training == Training()
 
 
 def test_sections_left_out_of_a_case_have_their_defaults(tmp_path):
@@ -105,7 +105,7 @@ def test_sections_left_out_of_a_case_have_their_defaults(tmp_path):
         ({"model": {"name": "lstm_har", "classes": 1}}, ["model: classes must be at least 2, found 1"]),
         (
             {"selection": {"selector": "some"}},
-            ["selection: selector 'some'", "random, uniform, dealt, cyclic, top, scored, all, fixed"],
+            ["selection: selector 'some'", "random, uniform, stratified, cyclic, top, scored, all, fixed"],
         ),
     ],
 )
@@ -188,13 +188,13 @@ def test_device_file_is_refused_by_file_key_and_value(tmp_path, content, told):
 
 def test_device_may_set_only_the_momentum_of_the_sessions_sgd(tmp_path):
     device = load_device(write(tmp_path, {"fedn_partial": {"data": "d", "training": {"momentum": 0.5}}}))
-    instructions = load_instructions({**SENT, "training": {"optimizer": "sgd"}}, device)
-    assert instructions.training == Training(optimizer="sgd", momentum=0.5)
+    settings = load_round_settings({**SENT, "training": {"optimizer": "sgd"}}, device)
+    assert settings.training == Training(optimizer="sgd", momentum=0.5)
 
 
 @pytest.mark.parametrize("sent", [{}, None])
 def test_no_instructions_point_at_the_server_functions(sent):
-    message = refusal(load_instructions, sent, Device(data="data"))
+    message = refusal(load_round_settings, sent, Device(data="data"))
     assert "server functions are not running" in message
     assert "fedn-partial session start" in message
 
@@ -214,19 +214,19 @@ def test_no_instructions_point_at_the_server_functions(sent):
     ],
 )
 def test_instructions_are_refused_by_key_and_value(change, told):
-    message = refusal(load_instructions, {**SENT, **change}, Device(data="data"))
+    message = refusal(load_round_settings, {**SENT, **change}, Device(data="data"))
     assert message.startswith("settings from the server: ")
     assert told in message
 
 
 def test_instructions_without_a_base_are_refused():
     sent = {name: value for name, value in SENT.items() if name != "base"}
-    assert "key 'base' is missing" in refusal(load_instructions, sent, Device(data="data"))
+    assert "key 'base' is missing" in refusal(load_round_settings, sent, Device(data="data"))
 
 
 def test_a_device_with_an_optimizer_of_its_own_leaves_the_sessions_momentum():
     sent = {**SENT, "training": {"optimizer": "sgd", "momentum": 0.9}}
-    training = load_instructions(sent, Device(data="data", training={"optimizer": "adam"})).training
+    training = load_round_settings(sent, Device(data="data", training={"optimizer": "adam"})).training
     assert (training.optimizer, training.momentum) == ("adam", 0.0)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from fedn_partial.errors import FednPartialError
-from fedn_partial.submodel.layers import Layer, Tensor, fingerprint, layer_table, pick, tensor_list
+from fedn_partial.submodel.layers import Layer, Tensor, fingerprint, pick, read_layers, tensor_list
 
 TINY = {"vgg16": {"width": 1 / 64}, "lstm_har": {}, "text_cnn": {"vocabulary": 50, "length": 40}}
 
@@ -19,36 +19,36 @@ TINY = {"vgg16": {"width": 1 / 64}, "lstm_har": {}, "text_cnn": {"vocabulary": 5
     ],
 )
 def test_layers_stand_in_order_from_input_to_output(build, name, layers):
-    assert [layer.name for layer in layer_table(build(name, **TINY[name]))] == layers
+    assert [layer.name for layer in read_layers(build(name, **TINY[name]))] == layers
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_tensors_are_the_weights_of_the_model_each_once(build, name):
     model = build(name, **TINY[name])
     weights = model.get_weights()
-    table = layer_table(model)
-    assert sorted(tensor.index for layer in table for tensor in layer.tensors) == list(range(len(weights)))
-    tensors = tensor_list(table)
+    layers = read_layers(model)
+    assert sorted(tensor.index for layer in layers for tensor in layer.tensors) == list(range(len(weights)))
+    tensors = tensor_list(layers)
     assert [(tensor.shape, tensor.dtype) for tensor in tensors] == [(w.shape, str(w.dtype)) for w in weights]
     assert [tensor.size for tensor in tensors] == [w.size for w in weights]
-    for layer in table:
+    for layer in layers:
         nbytes = sum(weights[tensor.index].nbytes for tensor in layer.tensors)
         assert (layer.nbytes, layer.parameters) == (nbytes, nbytes // 4)
 
 
 def test_tensors_of_a_layer_belong_to_its_keras_layers(build):
     model = build("vgg16", **TINY["vgg16"])
-    for layer in layer_table(model):
+    for layer in read_layers(model):
         wanted = [weight for name in layer.keras_layers for weight in model.get_layer(name).weights]
         found = [model.weights[tensor.index] for tensor in layer.tensors]
         assert {id(weight) for weight in found} == {id(weight) for weight in wanted}
 
 
 def test_batchnorm_belongs_to_the_layer_before_it(build):
-    table = layer_table(build("vgg16", **TINY["vgg16"]))
-    assert [layer.keras_layers for layer in table[:-1]] == [(f"conv{i}", f"conv{i}_bn") for i in range(13)]
-    assert table[-1].keras_layers == ("dense",)
-    assert sorted(tensor.name for tensor in table[4].tensors) == [
+    layers = read_layers(build("vgg16", **TINY["vgg16"]))
+    assert [layer.keras_layers for layer in layers[:-1]] == [(f"conv{i}", f"conv{i}_bn") for i in range(13)]
+    assert layers[-1].keras_layers == ("dense",)
+    assert sorted(tensor.name for tensor in layers[4].tensors) == [
         "conv4/bias",
         "conv4/kernel",
         "conv4_bn/beta",
@@ -59,24 +59,24 @@ def test_batchnorm_belongs_to_the_layer_before_it(build):
 
 
 def test_vgg16_layers_have_the_parameters_of_table_1(build):
-    table = layer_table(build("vgg16"))
-    assert [layer.parameters for layer in table] == [
+    layers = read_layers(build("vgg16"))
+    assert [layer.parameters for layer in layers] == [
         *(2_048, 37_184, 74_368, 148_096, 296_192, 591_104, 591_104, 1_182_208),
         *(2_361_856, 2_361_856, 2_361_856, 2_361_856, 2_361_856, 5_130),
     ]
-    assert (len(table), sum(layer.parameters for layer in table)) == (14, 14_736_714)
+    assert (len(layers), sum(layer.parameters for layer in layers)) == (14, 14_736_714)
 
 
 def test_vgg16_operations(build):
-    table = layer_table(build("vgg16"))
+    layers = read_layers(build("vgg16"))
     megas = [1.77, 37.7, 18.9, 37.7, 18.9, 37.7, 37.7, 18.9, 37.7, 37.7, 9.44, 9.44, 9.44, 0.00512]
-    assert [layer.macs / 1e6 for layer in table] == pytest.approx(megas, rel=0.003)
-    assert table[0].macs == 32 * 32 * (3 * 3 * 3) * 64
-    assert round(sum(layer.macs for layer in table) / 1e6, 1) == 313.2
+    assert [layer.macs / 1e6 for layer in layers] == pytest.approx(megas, rel=0.003)
+    assert layers[0].macs == 32 * 32 * (3 * 3 * 3) * 64
+    assert round(sum(layer.macs for layer in layers) / 1e6, 1) == 313.2
 
 
 def test_half_width_vgg16_operations(build):
-    assert round(sum(layer.macs for layer in layer_table(build("vgg16", width=0.5))) / 1e6, 1) == 78.7
+    assert round(sum(layer.macs for layer in read_layers(build("vgg16", width=0.5))) / 1e6, 1) == 78.7
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_half_width_vgg16_operations(build):
     ],
 )
 def test_operations_of_recurrent_models(build, name, options, macs):
-    assert [layer.macs for layer in layer_table(build(name, **options))] == macs
+    assert [layer.macs for layer in read_layers(build(name, **options))] == macs
 
 
 def test_batchnorm_without_a_layer_before_it_is_refused():
@@ -96,7 +96,7 @@ def test_batchnorm_without_a_layer_before_it_is_refused():
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="lonely"), keras.layers.Dense(2)])
     with pytest.raises(FednPartialError, match="'lonely' has no weighted layer before it"):
-        layer_table(model)
+        read_layers(model)
 
 
 def test_weights_that_are_not_float32_are_refused():
@@ -104,19 +104,19 @@ def test_weights_that_are_not_float32_are_refused():
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="half", dtype="float16")])
     with pytest.raises(FednPartialError, match=r"half/.+ is float16; only float32"):
-        layer_table(model)
+        read_layers(model)
 
 
 def test_fingerprint_is_equal_for_a_model_built_again(build):
     from fedn_partial import models
 
-    first = fingerprint(layer_table(build("vgg16", **TINY["vgg16"])))
-    assert fingerprint(layer_table(models.build({"name": "vgg16", **TINY["vgg16"]}))) == first
+    first = fingerprint(read_layers(build("vgg16", **TINY["vgg16"])))
+    assert fingerprint(read_layers(models.build({"name": "vgg16", **TINY["vgg16"]}))) == first
 
 
 def test_fingerprint_tells_models_apart(build):
     options = [{"width": 1 / 64}, {"width": 1 / 32}, {"width": 1 / 64, "classes": 3}]
-    prints = [fingerprint(layer_table(build("vgg16", **chosen))) for chosen in options]
+    prints = [fingerprint(read_layers(build("vgg16", **chosen))) for chosen in options]
     assert len(set(prints)) == 3
 
 

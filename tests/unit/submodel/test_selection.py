@@ -14,15 +14,15 @@ from fedn_partial.submodel.selection import (
     Budget,
     Context,
     Cyclic,
-    Dealt,
     Fixed,
     Random,
     Scored,
+    Stratified,
     Top,
     Uniform,
-    choose,
     from_dict,
     probabilities,
+    select_layers,
     to_dict,
 )
 
@@ -35,7 +35,7 @@ ROUNDS = 2000
 EXAMPLES = {
     "random": {"layers": 4, "always_train": ["dense"], "warmup_rounds": 2},
     "uniform": {"layers": 4},
-    "dealt": {"layers": 4, "always_train": ["dense"]},
+    "stratified": {"layers": 4, "always_train": ["dense"]},
     "cyclic": {"layers": 3, "rounds_per_group": 2, "full_rounds": 1},
     "top": {"layers": 5},
     "scored": {"layers": 4, "always_train": ["dense"], "floor": 0.2},
@@ -52,7 +52,7 @@ def selector(request):
 
 def chosen(selector, **context):
     context.setdefault("merged_rounds", context.get("round", 1) - 1)
-    return [layer.name for layer in choose(selector, LAYERS, dataclasses.replace(CONTEXT, **context))]
+    return [layer.name for layer in select_layers(selector, LAYERS, dataclasses.replace(CONTEXT, **context))]
 
 
 def test_json_brings_the_selector_back(selector):
@@ -206,7 +206,7 @@ def test_wrong_section_is_refused_with_what_is_allowed(section, told):
 @pytest.mark.parametrize("selector", [Random(4, ("dnese",)), Fixed(("conv0", "dnese"))], ids=["random", "fixed"])
 def test_layer_that_the_model_lacks_is_refused_also_in_warmup(selector, warmup):
     with pytest.raises(FednPartialError, match=r"'dnese'; the model has conv0, .*, dense"):
-        choose(selector, LAYERS, dataclasses.replace(CONTEXT, warmup=warmup))
+        select_layers(selector, LAYERS, dataclasses.replace(CONTEXT, warmup=warmup))
 
 
 def at_most_two_and_not_conv5(layers):
@@ -267,34 +267,34 @@ CLIENTS = tuple(f"client-{number}" for number in range(1, 11))
 def hands(selector, round, clients=CLIENTS):
     """What each client of a round trains, by a selector that goes by participants."""
     contexts = [dataclasses.replace(CONTEXT, round=round, client=name, participants=clients) for name in clients]
-    return [[layer.name for layer in choose(selector, LAYERS, context)] for context in contexts]
+    return [[layer.name for layer in select_layers(selector, LAYERS, context)] for context in contexts]
 
 
 @pytest.mark.parametrize("layers", [2, 4, 7, 10, 13])
 @pytest.mark.parametrize("clients", [1, 3, 10, 20])
-def test_dealt_layers_have_equally_many_clients(layers, clients):
+def test_stratified_layers_have_equally_many_clients(layers, clients):
     for round in range(1, 30):
-        dealt = hands(Dealt(layers, always_train=("dense",)), round, CLIENTS[:clients] or CLIENTS)
-        assert all(len(hand) == len(set(hand)) == layers and "dense" in hand for hand in dealt)
-        counts = Counter(name for hand in dealt for name in hand if name != "dense")
+        selections = hands(Stratified(layers, always_train=("dense",)), round, CLIENTS[:clients] or CLIENTS)
+        assert all(len(hand) == len(set(hand)) == layers and "dense" in hand for hand in selections)
+        counts = Counter(name for hand in selections for name in hand if name != "dense")
         counts = [counts[name] for name in NAMES if name != "dense"]
         assert max(counts) - min(counts) <= 1
-        assert sum(counts) == len(dealt) * (layers - 1)
+        assert sum(counts) == len(selections) * (layers - 1)
 
 
-def test_dealt_hands_differ_from_round_to_round_and_reach_every_client():
-    seen = Counter(name for round in range(1, ROUNDS + 1) for name in hands(Dealt(4), round)[0])
+def test_stratified_selections_differ_from_round_to_round_and_reach_every_client():
+    seen = Counter(name for round in range(1, ROUNDS + 1) for name in hands(Stratified(4), round)[0])
     assert {name: round(count / ROUNDS, 1) for name, count in seen.items()} == dict.fromkeys(NAMES, 0.3)
 
 
-def test_dealt_hands_do_not_depend_on_the_order_in_which_clients_are_named():
-    forwards, backwards = hands(Dealt(4), 5), hands(Dealt(4), 5, CLIENTS[::-1])
+def test_stratified_selections_do_not_depend_on_the_order_in_which_clients_are_named():
+    forwards, backwards = hands(Stratified(4), 5), hands(Stratified(4), 5, CLIENTS[::-1])
     assert forwards == backwards[::-1]
 
 
 def test_a_client_that_the_server_does_not_know_draws_by_itself():
     context = dataclasses.replace(CONTEXT, client="new", participants=CLIENTS)
-    assert Dealt(4).select(LAYERS, context) == Random(4).select(LAYERS, context)
+    assert Stratified(4).select(LAYERS, context) == Random(4).select(LAYERS, context)
 
 
 def test_cyclic_is_fedparts_schedule():
@@ -347,7 +347,7 @@ def test_a_layer_without_score_counts_as_the_mean_and_no_scores_as_equal():
 def test_probabilities_are_those_of_the_draw(selector):
     context = dataclasses.replace(CONTEXT, client="client-3", participants=CLIENTS)
     probable = probabilities(selector, LAYERS, context)
-    assert set(probable) >= {layer.name for layer in choose(selector, LAYERS, context)}
+    assert set(probable) >= {layer.name for layer in select_layers(selector, LAYERS, context)}
     assert all(0 < value <= 1 for value in probable.values())
     if isinstance(selector, Random) and not isinstance(selector, Scored):
         assert probable["dense"] == 1.0
@@ -362,3 +362,8 @@ def test_probabilities_know_the_limits_of_the_device():
     assert limited["dense"] == pytest.approx(0.25, abs=0.08)
     warmup = probabilities(Random(4), LAYERS, dataclasses.replace(CONTEXT, warmup=True))
     assert warmup == dict.fromkeys(NAMES, 1.0)
+
+
+def test_the_earlier_name_of_a_selector_is_still_read():
+    assert from_dict({"selector": "dealt", "layers": 4}) == Stratified(4)
+    assert to_dict(Stratified(4))["selector"] == "stratified"

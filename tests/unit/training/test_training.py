@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedn_partial.settings.case import Training
-from fedn_partial.submodel.layers import layer_table, pick
+from fedn_partial.submodel.layers import pick, read_layers
 from fedn_partial.training import local_training
 
 
@@ -51,7 +51,7 @@ def test_result_equals_a_compiled_fit_with_the_same_layers_frozen(names, setting
 
     x, y = examples
     reference = small_model()
-    for layer in layer_table(reference):
+    for layer in read_layers(reference):
         for keras_layer in layer.keras_layers:
             reference.get_layer(keras_layer).trainable = layer.name in names
     optimizer = (
@@ -63,8 +63,8 @@ def test_result_equals_a_compiled_fit_with_the_same_layers_frozen(names, setting
     reference.fit(x, y, batch_size=settings.batch_size, epochs=settings.epochs, shuffle=False, verbose=0)
 
     model = small_model()
-    table = layer_table(model)
-    local_training.train(model, table, pick(table, names), x, y, settings, order=None)
+    layers = read_layers(model)
+    local_training.train(model, layers, pick(layers, names), x, y, settings, order=None)
 
     for ours, keras_own, weight in zip(model.get_weights(), reference.get_weights(), model.weights, strict=True):
         np.testing.assert_allclose(ours, keras_own, rtol=1e-4, atol=2e-5, err_msg=weight.path)
@@ -72,11 +72,11 @@ def test_result_equals_a_compiled_fit_with_the_same_layers_frozen(names, setting
 
 def test_frozen_layers_stay_bit_equal_and_selected_ones_change(examples):
     model = small_model()
-    table = layer_table(model)
+    layers = read_layers(model)
     before = model.get_weights()
-    local_training.train(model, table, pick(table, ["conv1"]), *examples, Training(), order=None)
+    local_training.train(model, layers, pick(layers, ["conv1"]), *examples, Training(), order=None)
     after = model.get_weights()
-    for layer in table:
+    for layer in layers:
         for tensor in layer.tensors:
             same = np.array_equal(before[tensor.index], after[tensor.index])
             assert same == (layer.name != "conv1"), tensor.name
@@ -85,8 +85,8 @@ def test_frozen_layers_stay_bit_equal_and_selected_ones_change(examples):
 def test_a_short_last_batch_causes_no_second_trace(examples):
     x, y = examples
     model = small_model()
-    table = layer_table(model)
-    step = local_training.trace(model, table, table, x, Training()).run
+    layers = read_layers(model)
+    step = local_training.trace(model, layers, layers, x, Training()).run
     for size in (8, 8, 6, 1):
         step(x[:size], y[:size])
     assert step.experimental_get_tracing_count() == 1
@@ -110,8 +110,8 @@ def executed(graph):
 )
 def test_back_propagation_stops_at_the_lowest_selected_layer(names, kernel_gradients, input_gradients, examples):
     model = small_model()
-    table = layer_table(model)
-    step = local_training.trace(model, table, pick(table, names), examples[0], Training()).run
+    layers = read_layers(model)
+    step = local_training.trace(model, layers, pick(layers, names), examples[0], Training()).run
     operations = [operation.type for operation in executed(step.get_concrete_function().graph)]
     assert operations.count("Conv2DBackpropFilter") == kernel_gradients
     assert operations.count("Conv2DBackpropInput") == input_gradients
@@ -122,8 +122,8 @@ def test_uint8_images_are_scaled_to_one(examples):
     pixels = np.rint(x * 255).astype(np.uint8)
     from_pixels, from_floats = small_model(), small_model()
     for model, images in ((from_pixels, pixels), (from_floats, pixels.astype(np.float32) / 255)):
-        table = layer_table(model)
-        local_training.train(model, table, table, images, y, OPTIMIZERS["sgd"], order=None)
+        layers = read_layers(model)
+        local_training.train(model, layers, layers, images, y, OPTIMIZERS["sgd"], order=None)
     for a, b in zip(from_pixels.get_weights(), from_floats.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -141,9 +141,9 @@ def test_every_epoch_sees_every_example_in_an_order_of_its_own(examples):
 
     x, y = examples
     model = small_model()
-    table = layer_table(model)
+    layers = read_layers(model)
     local_training.train(
-        model, table, table, Recorder(x), y, Training(epochs=2, batch_size=8), np.random.default_rng(1)
+        model, layers, layers, Recorder(x), y, Training(epochs=2, batch_size=8), np.random.default_rng(1)
     )
     first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
     assert sorted(first) == sorted(second) == list(range(22))
@@ -155,15 +155,15 @@ def test_a_loss_that_is_not_finite_is_refused(examples):
     x = x.copy()
     x[3, 0, 0, 0] = np.nan
     model = small_model()
-    table = layer_table(model)
+    layers = read_layers(model)
     with pytest.raises(local_training.TrainingError, match=r"loss became nan.*learning rate 0\.001"):
-        local_training.train(model, table, table, x, y, Training(), order=None)
+        local_training.train(model, layers, layers, x, y, Training(), order=None)
 
 
 def test_nothing_selected_is_refused(examples):
     model = small_model()
     with pytest.raises(local_training.TrainingError, match="no layer selected"):
-        local_training.train(model, layer_table(model), [], *examples, Training(), order=None)
+        local_training.train(model, read_layers(model), [], *examples, Training(), order=None)
 
 
 @pytest.mark.parametrize("outputs", [3, 1], ids=["softmax", "sigmoid"])
@@ -189,16 +189,16 @@ def test_evaluation_equals_numpy(outputs, examples):
 def test_a_step_used_again_trains_as_a_new_one(settings, examples):
     x, y = examples
     model = small_model()
-    table, before = layer_table(model), model.get_weights()
-    selected = pick(table, ["conv1", "dense"])
-    step = local_training.trace(model, table, selected, x, settings)
+    layers, before = read_layers(model), model.get_weights()
+    selected = pick(layers, ["conv1", "dense"])
+    step = local_training.trace(model, layers, selected, x, settings)
     results = []
     for _ in range(2):
         model.set_weights(before)
-        loss = local_training.train(model, table, selected, x, y, settings, None, step=step).loss
+        loss = local_training.train(model, layers, selected, x, y, settings, None, step=step).loss
         results.append([loss, *model.get_weights()])
     model.set_weights(before)
-    fresh = local_training.train(model, table, selected, x, y, settings, None).loss
+    fresh = local_training.train(model, layers, selected, x, y, settings, None).loss
     for first, again, new in zip(*results, [fresh, *model.get_weights()], strict=True):
         assert np.array_equal(first, again)
         assert np.array_equal(first, new)
@@ -208,10 +208,10 @@ def test_frozen_batchnormalization_can_follow_the_batch(examples):
     """The oracle: one step of a learning rate too small to move anything, and Keras' formula for moving statistics."""
     x, y = examples
     model = small_model()
-    table, before = layer_table(model), model.get_weights()
+    layers, before = read_layers(model), model.get_weights()
     inputs = model.get_layer("conv0")(x).numpy()
     settings = Training(epochs=1, batch_size=22, optimizer="sgd", learning_rate=1e-12)
-    local_training.train(model, table, pick(table, ["dense"]), x, y, settings, None, follow=True)
+    local_training.train(model, layers, pick(layers, ["dense"]), x, y, settings, None, update_batchnorm=True)
     bn = model.get_layer("conv0_bn")
     old = dict(zip([w.path for w in model.weights], before, strict=True))
     mean, variance = inputs.mean((0, 1, 2)), inputs.var((0, 1, 2))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedn_partial.client.data import casa
-from fedn_partial.client.data.data_sets import deal_case, load
+from fedn_partial.client.data.data_sets import load, partition_case
 from fedn_partial.client.fleet.fleet import Fleet
 from fedn_partial.data.shard import open_shard
 from fedn_partial.errors import DataError
@@ -104,17 +104,17 @@ def test_every_activity_has_one_class():
 
 
 def test_natural_partition_is_by_home(homes):
-    _, shards = deal_case(Data(name="casa", clients=2, partition="natural"), seed=1, source=homes)
+    _, shards = partition_case(Data(name="casa", clients=2, partition="natural"), seed=1, source=homes)
     assert [shard.origin["owners"] for shard in shards] == [["csh101", "csh110"], ["csh102"]]
     assert [len(shard.y_test) for shard in shards] == [340, 400]
     with pytest.raises(DataError, match="4 clients, but the data have 3 owners"):
-        deal_case(Data(name="casa", clients=4, partition="natural"), seed=1, source=homes)
+        partition_case(Data(name="casa", clients=4, partition="natural"), seed=1, source=homes)
 
 
 def test_a_local_fleet_gets_the_shards_of_a_case(homes, tmp_path):
     case = Case(name="x", model={}, selection={}, data=Data(name="casa", clients=3, partition="natural"))
     fleet = Fleet(tmp_path / "clients")
-    fleet.prepare(*deal_case(case.data, case.seed, homes), "http://localhost:1")
+    fleet.prepare(*partition_case(case.data, case.seed, homes), "http://localhost:1")
     for number, tests in enumerate((200, 400, 140), start=1):
         assert len(open_shard(fleet.folder / f"client-{number}" / "data").y_test) == tests
         description = json.loads((fleet.folder / f"client-{number}" / "data" / "shard.json").read_text())

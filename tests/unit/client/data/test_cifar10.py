@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedn_partial.client.data import cifar10
-from fedn_partial.client.data.data_sets import deal_case, load
+from fedn_partial.client.data.data_sets import load, partition_case
 from fedn_partial.errors import DataError
 from fedn_partial.settings.case import Data
 
@@ -210,6 +210,6 @@ def test_downloaded_archive_is_read_from_the_cache(tmp_path, monkeypatch):
     checksum = hashlib.sha256(packed.getvalue()).hexdigest()
     monkeypatch.setattr(cifar10, "ARCHIVE", cifar10.Archive(path.as_uri(), checksum, cifar10.ARCHIVE.members))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source, shards = deal_case(Data(name="cifar10", clients=2), seed=1)
+    source, shards = partition_case(Data(name="cifar10", clients=2), seed=1)
     assert source == f"CIFAR-10, python version, from {path.as_uri()}"
     assert [len(shard.y_train) for shard in shards] == [10, 10]

@@ -1,4 +1,4 @@
-"""Shards on disk and how examples are dealt to clients; the digits against scikit-learn's own."""
+"""Shards on disk and how examples are partitioned; the digits against scikit-learn's own."""
 
 import dataclasses
 import hashlib
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedn_partial.client.data.data_set import DataSet, Examples
-from fedn_partial.client.data.data_sets import deal_case, load
-from fedn_partial.client.data.deal import deal
+from fedn_partial.client.data.data_sets import load, partition_case
+from fedn_partial.client.data.sharding import make_shards
 from fedn_partial.data.shard import ARRAYS, Shard, open_shard, write_shard
 from fedn_partial.errors import DataError
 from fedn_partial.settings.case import Data
@@ -150,8 +150,8 @@ def held(shards, *names):
 
 
 @pytest.mark.parametrize(("examples", "clients"), [(100, 1), (100, 4), (101, 4), (30, 10)])
-def test_every_example_is_dealt_once(examples, clients):
-    shards = deal(data_set(numbered(examples)), Data(clients=clients), seed=1)
+def test_every_example_is_in_one_shard(examples, clients):
+    shards = make_shards(data_set(numbered(examples)), Data(clients=clients), seed=1)
     assert len(shards) == clients
     assert held(shards, "x_train", "x_test") == list(range(examples))
     sizes = [len(shard.x_train) + len(shard.x_test) for shard in shards]
@@ -160,31 +160,31 @@ def test_every_example_is_dealt_once(examples, clients):
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet:0.5"])
 def test_official_test_examples_stay_test_examples_and_go_to_all_in_equal_parts(partition):
-    shards = deal(data_set(numbered(301), numbered(50)), Data(clients=4, partition=partition), seed=1)
+    shards = make_shards(data_set(numbered(301), numbered(50)), Data(clients=4, partition=partition), seed=1)
     assert held(shards, "x_train") == list(range(301))
     assert held(shards, "x_test") == list(range(50))
     assert [len(shard.y_test) for shard in shards] == [13, 13, 12, 12]
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet:0.5"])
-def test_dealt_examples_keep_their_class(partition):
-    for shard in deal(data_set(numbered(300), numbered(50)), Data(clients=4, partition=partition), seed=1):
+def test_partitioned_examples_keep_their_class(partition):
+    for shard in make_shards(data_set(numbered(300), numbered(50)), Data(clients=4, partition=partition), seed=1):
         for x, y in ((shard.x_train, shard.y_train), (shard.x_test, shard.y_test)):
             np.testing.assert_array_equal(x[:, 0] % 3, y)
         assert shard.classes == ("a", "b", "c")
 
 
 def test_a_fifth_is_held_out_where_there_are_no_test_examples():
-    for shard in deal(data_set(numbered(100)), Data(clients=4), seed=1):
+    for shard in make_shards(data_set(numbered(100)), Data(clients=4), seed=1):
         assert (len(shard.y_train), len(shard.y_test)) == (20, 5)
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet:0.5"])
-def test_dealing_depends_on_the_seed_only(partition):
+def test_the_partition_depends_on_the_seed_only(partition):
     first, again, other = (
         [
             (shard.x_train.tolist(), shard.x_test.tolist())
-            for shard in deal(data_set(numbered(90), numbered(30)), Data(clients=3, partition=partition), seed)
+            for shard in make_shards(data_set(numbered(90), numbered(30)), Data(clients=3, partition=partition), seed)
         ]
         for seed in (1, 1, 2)
     )
@@ -192,8 +192,8 @@ def test_dealing_depends_on_the_seed_only(partition):
     assert all(one != two for one, two in zip(first, other, strict=True))
 
 
-def test_dealt_examples_are_mixed():
-    shards = deal(data_set(numbered(90)), Data(), seed=1)
+def test_partitioned_examples_are_mixed():
+    shards = make_shards(data_set(numbered(90)), Data(), seed=1)
     assert all(shard.x_train.min() < 30 and shard.x_train.max() >= 60 for shard in shards)
 
 
@@ -201,7 +201,7 @@ def test_natural_gives_a_client_all_of_its_owners():
     owners = np.repeat([0, 1, 2, 3], [10, 40, 20, 25])
     tests = np.repeat([0, 1, 2, 3], [1, 4, 2, 3])
     whole = data_set(numbered(95, owners), numbered(10, tests), ["ann", "bob", "cyd", "dan"])
-    shards = deal(whole, Data(clients=2, partition="natural"), seed=1)
+    shards = make_shards(whole, Data(clients=2, partition="natural"), seed=1)
     assert [shard.origin["owners"] for shard in shards] == [["ann", "bob"], ["cyd", "dan"]]
     assert held(shards[:1], "x_train") == list(range(50))
     assert held(shards[:1], "x_test") == list(range(5))
@@ -209,19 +209,21 @@ def test_natural_gives_a_client_all_of_its_owners():
     assert held(shards[1:], "x_test") == list(range(5, 10))
 
 
-def test_fewer_examples_are_drawn_from_all_before_they_are_dealt():
+def test_fewer_examples_are_drawn_from_all_before_they_are_partitioned():
     whole = data_set(numbered(300), numbered(100))
-    shards = deal(whole, Data(clients=2, examples=60, test_examples=20), seed=1)
+    shards = make_shards(whole, Data(clients=2, examples=60, test_examples=20), seed=1)
     train, test = held(shards, "x_train"), held(shards, "x_test")
     assert (len(set(train)), len(set(test))) == (60, 20)
     assert train[0] < 60 and train[-1] > 240
     assert test[0] < 20 and test[-1] > 80
     # Each has random numbers of its own: fewer test examples move no training example.
-    assert held(deal(whole, Data(clients=2, examples=60), seed=1), "x_train") == train
+    assert held(make_shards(whole, Data(clients=2, examples=60), seed=1), "x_train") == train
 
 
 def test_a_shard_says_how_it_came_about(tmp_path):
-    shard = deal(data_set(numbered(90), numbered(30)), Data(name="casa", clients=3, partition="dirichlet:0.5"), 7)[1]
+    shard = make_shards(
+        data_set(numbered(90), numbered(30)), Data(name="casa", clients=3, partition="dirichlet:0.5"), 7
+    )[1]
     write_shard(tmp_path, shard, "made here")
     description = json.loads((tmp_path / "shard.json").read_text())
     expected = {"data_set": "casa", "files": {"file": "0123"}, "partition": "dirichlet:0.5", "seed": 7, "clients": 3}
@@ -255,9 +257,9 @@ def test_a_shard_says_how_it_came_about(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_dealt_is_refused(whole, asked, told):
+def test_what_cannot_be_partitioned_is_refused(whole, asked, told):
     with pytest.raises(DataError, match=told):
-        deal(whole, Data(**asked), seed=1)
+        make_shards(whole, Data(**asked), seed=1)
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -275,9 +277,9 @@ def test_digits_are_those_of_scikit_learn():
     np.testing.assert_array_equal(np.rint(squares[:, :, 0, :, 0, 0] * (16 / 255)), original.images)
 
 
-def test_digits_are_dealt_to_the_clients_of_a_case():
+def test_digits_are_partitioned_across_the_clients_of_a_case():
     pytest.importorskip("sklearn")
-    source, shards = deal_case(Data(name="digits", clients=3), seed=1)
+    source, shards = partition_case(Data(name="digits", clients=3), seed=1)
     assert "digits" in source
     assert [len(shard.y_train) + len(shard.y_test) for shard in shards] == [599, 599, 599]
     assert shards[0].classes == tuple("0123456789")
@@ -293,14 +295,14 @@ def test_unknown_data_set_is_refused_with_what_is_allowed():
 
 def test_digits_are_of_no_folder(tmp_path):
     with pytest.raises(DataError, match="come with scikit-learn"):
-        deal_case(Data(name="digits"), seed=1, source=tmp_path)
+        partition_case(Data(name="digits"), seed=1, source=tmp_path)
 
 
-def test_digits_are_dealt_as_before_there_were_other_data_sets():
+def test_digits_are_partitioned_as_before_there_were_other_data_sets():
     """The figures in the README and in the cases were measured on these shards."""
     original = pytest.importorskip("sklearn.datasets").load_digits()
     order = np.array_split(np.random.default_rng(1).permutation(1797), 3)
-    _, shards = deal_case(Data(name="digits", clients=3), seed=1)
+    _, shards = partition_case(Data(name="digits", clients=3), seed=1)
     for part, shard in zip(order, shards, strict=True):
         np.testing.assert_array_equal(shard.y_test, original.target[part[:120]])
         np.testing.assert_array_equal(shard.y_train, original.target[part[120:]])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedn_partial.client.data import imdb
-from fedn_partial.client.data.data_sets import deal_case, load
+from fedn_partial.client.data.data_sets import load, partition_case
 from fedn_partial.data import vocabulary
 from fedn_partial.data.shard import write_shard
 from fedn_partial.errors import DataError
@@ -82,7 +82,7 @@ def test_reviews_are_read_in_order_with_a_vocabulary_of_the_training_texts(tmp_p
 
 
 def test_a_device_can_encode_new_text_with_its_shard(tmp_path):
-    source, shards = deal_case(Data(name="imdb", clients=1), seed=1, source=write_folders(tmp_path / "x"))
+    source, shards = partition_case(Data(name="imdb", clients=1), seed=1, source=write_folders(tmp_path / "x"))
     write_shard(tmp_path / "shard", shards[0], source)
     words = vocabulary.read_vocabulary(tmp_path / "shard" / "vocabulary.txt")
     assert vocabulary.encode(["A good, new film"], words)[0, -4:].tolist() == [3, 5, 1, 4]

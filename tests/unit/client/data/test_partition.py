@@ -59,8 +59,8 @@ def test_a_large_alpha_comes_near_to_equal_parts():
 
 def test_a_small_alpha_leaves_most_classes_to_one_client():
     y = np.repeat(np.arange(30), 100)
-    dealt = counts(y, partition.dirichlet(y, 3, 0.02, np.random.default_rng(1)))
-    assert (dealt.max(axis=0) > 95).sum() >= 25
+    parts = counts(y, partition.dirichlet(y, 3, 0.02, np.random.default_rng(1)))
+    assert (parts.max(axis=0) > 95).sum() >= 25
 
 
 def test_dirichlet_clients_have_their_classes_mixed():
@@ -99,6 +99,6 @@ def test_more_clients_than_owners_are_refused():
 
 
 def test_fewer_examples_than_clients_are_refused_at_once():
-    for deal in (partition.iid, lambda n, clients, random: partition.dirichlet(np.zeros(n, int), clients, 0.3, random)):
+    for make in (partition.iid, lambda n, clients, random: partition.dirichlet(np.zeros(n, int), clients, 0.3, random)):
         with pytest.raises(DataError, match=r"^4 examples are too few for 5 clients$"):
-            deal(4, 5, np.random.default_rng(1))
+            make(4, 5, np.random.default_rng(1))

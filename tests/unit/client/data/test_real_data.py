@@ -6,7 +6,7 @@ import numpy as np
 import packs
 import pytest
 
-from fedn_partial.client.data.data_sets import deal_case, load
+from fedn_partial.client.data.data_sets import load, partition_case
 from fedn_partial.data import vocabulary
 from fedn_partial.settings.case import Data
 
@@ -27,7 +27,7 @@ def test_cifar10(unpacked):
     assert np.bincount(whole.test.y).tolist() == [1000] * 10
     means = np.mean([image.reshape(-1, 3).mean(axis=0) for image in whole.train.x], axis=0)
     np.testing.assert_allclose(means, [125.1, 122.9, 113.9], atol=0.3)
-    source, shards = deal_case(Data(name="cifar10", clients=10, partition="dirichlet:0.3"), 1, folder)
+    source, shards = partition_case(Data(name="cifar10", clients=10, partition="dirichlet:0.3"), 1, folder)
     assert str(folder) in source
     assert sum(len(shard.y_train) for shard in shards) == 50_000
     assert [len(shard.y_test) for shard in shards] == [1000] * 10
@@ -56,5 +56,5 @@ def test_casa(unpacked):
     for examples in (whole.train, whole.test):
         assert np.abs(examples.x).max() <= 1
     assert np.isin(["Sleep", "Cook", "Hygiene", "Other"], [whole.classes[y] for y in np.unique(whole.test.y)]).all()
-    _, shards = deal_case(Data(name="casa", clients=5, partition="natural"), 1, folder)
+    _, shards = partition_case(Data(name="casa", clients=5, partition="natural"), 1, folder)
     assert [shard.origin["owners"] for shard in shards] == [[home] for home in rows]

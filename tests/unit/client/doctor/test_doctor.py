@@ -250,7 +250,7 @@ class Controller(http.server.BaseHTTPRequestHandler):
             self.reply_with_package()
         elif self.command == "HEAD":
             self.reply(404, {})
-        elif self.server.roles and role not in (self.server.wants[path], "both"):
+        elif self.server.roles and role not in (self.server.signal[path], "both"):
             self.reply(401, {"message": "Invalid token" if "Authorization" in self.headers else "Missing token"})
         else:
             self.reply(*self.server.answers[path])
@@ -292,7 +292,7 @@ def serve(context=None):
         server.url = f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
         server.seen, server.ahead, server.roles = [], 0, {}
         server.package = ("p.tgz", own_package())
-        server.wants = {"packages/checksum": "client", "combiners/": "admin"}
+        server.signal = {"packages/checksum": "client", "combiners/": "admin"}
         server.answers = {
             "packages/checksum": (200, {"checksum": "abc", "message": "Checksum created."}),
             "combiners/": (200, {"count": 1, "result": [combiner("combiner", server.server_port)]}),
@@ -320,7 +320,7 @@ def closed():
         yield taken.getsockname()[1]
 
 
-def ask(url, raw=None, **options):
+def check_server(url, raw=None, **options):
     return {
         check.name: check
         for check in server_checks.examine(Connection(api_url=url, **options), ClientFile(**raw or {}))
@@ -328,7 +328,7 @@ def ask(url, raw=None, **options):
 
 
 def test_all_is_well_and_nothing_was_changed_at_the_server(fedn):
-    checks = ask(fedn.url)
+    checks = check_server(fedn.url)
     assert {name: check.state for name, check in checks.items()} == {
         **{"server": OK, "clock": OK, "certificate": NOT_CHECKED, "controller": OK, "compute package": OK},
         "combiner": OK,
@@ -338,13 +338,13 @@ def test_all_is_well_and_nothing_was_changed_at_the_server(fedn):
 
 
 def test_nobody_listens(closed):
-    checks = ask(f"http://127.0.0.1:{closed}")
+    checks = check_server(f"http://127.0.0.1:{closed}")
     assert list(checks) == ["server"] and checks["server"].state == PROBLEM
     assert "Connection refused" in checks["server"].text and "api_url" in checks["server"].text
 
 
 def test_unknown_name():
-    (check,) = ask("http://no-such-host.invalid:8092").values()
+    (check,) = check_server("http://no-such-host.invalid:8092").values()
     assert check.state == PROBLEM and "'no-such-host.invalid' is not known here" in check.text
 
 
@@ -364,7 +364,7 @@ def test_a_firewall_that_swallows_everything(monkeypatch):
 @pytest.mark.parametrize("ahead", [-7200, -63, -55, 55, 63, 86400 * 365])
 def test_clock(fedn, ahead):
     fedn.ahead = ahead
-    checks = ask(fedn.url)
+    checks = check_server(fedn.url)
     assert checks["clock"].state == (OK if abs(ahead) < 60 else PROBLEM)
     if abs(ahead) > 60:
         direction = "behind" if ahead > 0 else "ahead of"
@@ -387,7 +387,7 @@ TOKENS = {
 @pytest.mark.parametrize(("token", "state", "words", "combiners"), TOKENS.values(), ids=TOKENS)
 def test_token(fedn, token, state, words, combiners):
     fedn.roles = ROLES
-    checks = ask(fedn.url, token=token)
+    checks = check_server(fedn.url, token=token)
     assert checks["controller"].state == state and words in checks["controller"].text
     assert ("combiner" in checks) == (combiners is not None)
     if combiners:
@@ -396,7 +396,7 @@ def test_token(fedn, token, state, words, combiners):
 
 def test_the_token_is_not_shown(fedn):
     fedn.roles = ROLES
-    assert "s3cret" not in str(ask(fedn.url, token="s3cret"))
+    assert "s3cret" not in str(check_server(fedn.url, token="s3cret"))
 
 
 ANSWERS = {
@@ -416,7 +416,7 @@ ANSWERS = {
 @pytest.mark.parametrize(("status", "body", "state", "words"), ANSWERS.values(), ids=ANSWERS)
 def test_controller(fedn, status, body, state, words):
     fedn.answers["packages/checksum"] = (status, body)
-    check = ask(fedn.url)["controller"]
+    check = check_server(fedn.url)["controller"]
     assert check.state == state and words in check.text
 
 
@@ -436,16 +436,16 @@ PACKAGES = {
 @pytest.mark.parametrize(("made", "state", "words"), PACKAGES.values(), ids=PACKAGES)
 def test_the_active_compute_package(tmp_path, fedn, made, state, words):
     fedn.package = ("p.tgz", made(tmp_path)) if made else None
-    check = ask(fedn.url)["compute package"]
+    check = check_server(fedn.url)["compute package"]
     assert check.state == state and words in check.text
 
 
 def test_a_combiner_behind_a_closed_port(fedn, closed):
     fedn.answers["combiners/"] = (200, {"result": [combiner("a", fedn.server_port), combiner("b", closed)]})
-    check = ask(fedn.url)["combiner"]
+    check = check_server(fedn.url)["combiner"]
     assert check.state == PROBLEM and f"127.0.0.1 port {closed} cannot be reached" in check.text
     assert str(fedn.server_port) not in check.text
-    preferred = ask(fedn.url, {"preferred_combiner": "a"})["combiner"]
+    preferred = check_server(fedn.url, {"preferred_combiner": "a"})["combiner"]
     assert preferred.state == OK and f"port {fedn.server_port} answers" in preferred.text
 
 
@@ -453,7 +453,7 @@ def test_combiners_that_only_the_servers_own_network_can_find(fedn):
     inside = combiner("a", 12080, address="combiner.invalid")
     outside = combiner("b", 12080, fqdn="grpc.example.invalid")
     fedn.answers["combiners/"] = (200, {"result": [inside, outside]})
-    check = ask(fedn.url)["combiner"]
+    check = check_server(fedn.url)["combiner"]
     assert check.state == PROBLEM
     assert "'combiner.invalid' is not known" in check.text and "'grpc.example.invalid' is not known" in check.text
 
@@ -470,13 +470,13 @@ NO_COMBINERS = {
 @pytest.mark.parametrize(("answer", "raw", "words"), NO_COMBINERS.values(), ids=NO_COMBINERS)
 def test_no_combiner(fedn, answer, raw, words):
     fedn.answers["combiners/"] = (200, answer)
-    check = ask(fedn.url, raw)["combiner"]
+    check = check_server(fedn.url, raw)["combiner"]
     assert check.state == PROBLEM and words in check.text
 
 
 def test_a_combiner_that_client_yaml_names_is_tried_whatever_the_server_says(fedn, closed):
     fedn.roles = ROLES
-    check = ask(fedn.url, {"combiner": "127.0.0.1", "combiner_port": closed}, token="good")["combiner"]
+    check = check_server(fedn.url, {"combiner": "127.0.0.1", "combiner_port": closed}, token="good")["combiner"]
     assert check.state == PROBLEM and str(closed) in check.text
 
 
@@ -485,7 +485,7 @@ def test_through_a_proxy(fedn, monkeypatch):
     monkeypatch.setenv("http_proxy", fedn.url)
     fedn.answers["http://fedn.invalid/api/v1/packages/checksum"] = fedn.answers["packages/checksum"]
     fedn.answers["http://fedn.invalid/api/v1/combiners/"] = fedn.answers["combiners/"]
-    checks = ask("http://fedn.invalid")
+    checks = check_server("http://fedn.invalid")
     assert checks["server"].state == NOT_CHECKED and "proxy 127.0.0.1" in checks["server"].text
     assert (checks["clock"].state, checks["controller"].state, checks["combiner"].state) == (OK, OK, OK)
 
@@ -511,7 +511,7 @@ TLS = {
 @pytest.mark.parametrize(("made", "known", "state", "words"), TLS.values(), ids=TLS)
 def test_certificate(certificates, made, known, state, words):
     with serve(certificates.context(**made)) as fedn:
-        checks = ask(fedn.url, ca=str(certificates.ca) if known else None)
+        checks = check_server(fedn.url, ca=str(certificates.ca) if known else None)
     assert checks["certificate"].state == state and words in checks["certificate"].text
     assert checks["clock"].state == OK, "the clock can be told without trust"
     assert ("controller" in checks) == (state != PROBLEM)
@@ -520,7 +520,7 @@ def test_certificate(certificates, made, known, state, words):
 
 def test_the_token_is_never_sent_to_a_server_that_is_not_trusted(certificates):
     with serve(certificates.context()) as fedn:
-        ask(fedn.url, token="s3cret")
+        check_server(fedn.url, token="s3cret")
         assert {method for method, _ in fedn.seen} == {"HEAD"}
 
 
@@ -532,19 +532,19 @@ def test_self_signed(certificates):
     (certificates.folder / "self.pem").write_bytes(key + certificates.ca.read_bytes())
     context.load_cert_chain(certificates.folder / "self.pem")
     with serve(context) as fedn:
-        check = ask(fedn.url)["certificate"]
+        check = check_server(fedn.url)["certificate"]
     assert check.state == PROBLEM and "self-signed" in check.text.replace("self signed", "self-signed")
     assert "'ca:'" in check.text
 
 
 def test_insecure_is_possible_and_said(certificates):
     with serve(certificates.context()) as fedn:
-        checks = ask(fedn.url, insecure=True)
+        checks = check_server(fedn.url, insecure=True)
     assert checks["certificate"].state == WARNING and checks["controller"].state == OK
 
 
 def test_plain_http_where_tls_is_expected(fedn):
-    check = ask(fedn.url.replace("http", "https"))["certificate"]
+    check = check_server(fedn.url.replace("http", "https"))["certificate"]
     assert check.state == PROBLEM and "is it http:// there?" in check.text
 
 
@@ -554,7 +554,7 @@ def test_an_authority_that_cannot_be_read(certificates, content):
     if content:
         path.write_text(content)
     with serve(certificates.context()) as fedn:
-        check = ask(fedn.url, ca=str(path))["certificate"]
+        check = check_server(fedn.url, ca=str(path))["certificate"]
     assert check.state == PROBLEM and f"{path} cannot be read" in check.text
 
 

@@ -185,7 +185,7 @@ def test_writing_again_changes_nothing_and_results_that_nothing_wants_go(written
     docs, _ = written
     before = {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()}
     stale = dataclasses.replace(next(iter(all_results.values())), settings={"seed": 9})
-    stale = dataclasses.replace(stale, digest=definitions.Run(stale.settings).digest)
+    stale = dataclasses.replace(stale, digest=definitions.PlannedRun(stale.settings).digest)
     results.write_all(docs / "results/runs.jsonl", {**all_results, stale.digest: stale})
     document.write(docs / "no-runs", docs)
     assert {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()} == before

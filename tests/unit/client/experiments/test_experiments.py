@@ -148,7 +148,7 @@ LAYERS = {"lstm": 100, "dense": 20}
 ACCURACIES = [0.2, 0.4, 0.5, 0.6]  # by round; the last three have mean 0.5
 
 
-def write_finished(runs: Path, one: definitions.Run, shift: float = 0.0) -> results.Result:
+def write_finished(runs: Path, one: definitions.PlannedRun, shift: float = 0.0) -> results.Result:
     """Write the folder of a run of two clients, of which the second has three times the test examples."""
     rows = []
     for number, accuracy in enumerate(ACCURACIES, start=1):

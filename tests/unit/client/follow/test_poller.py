@@ -5,7 +5,7 @@ import json
 import pytest
 from fake_controller import Fedn
 
-from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.follow.progress import cost_table, size, summary
 from fedn_partial.client.records.run_folder import Row, over_examples
 from fedn_partial.settings.case import Case
@@ -20,14 +20,14 @@ def fedn():
 
 
 def rows_of(fedn, polls=1):
-    watcher = Watcher(fedn, "s")
+    poller = SessionPoller(fedn, "s")
     for _ in range(polls):
-        watcher.poll()
-    return {number: dict(round_.rows) for number, round_ in watcher.rounds.items()}, watcher
+        poller.poll()
+    return {number: dict(round_.rows) for number, round_ in poller.rounds.items()}, poller
 
 
 def test_a_row_holds_what_the_update_said_and_what_the_validation_found(fedn):
-    rows, watcher = rows_of(fedn, polls=3)
+    rows, poller = rows_of(fedn, polls=3)
     row = rows["1"]["a"]
     assert (row.round, row.fedn_round, row.client, row.warmup, row.outcome) == (1, "1", "a", True, "sent")
     assert (row.layers, row.trained_params, row.num_examples) == (["conv0", "dense"], 50, 100)
@@ -35,7 +35,7 @@ def test_a_row_holds_what_the_update_said_and_what_the_validation_found(fedn):
     assert (row.train_seconds, row.round_seconds, row.cpu_seconds) == (1.5, 2.75, None)
     assert (row.gpu_percent, row.temperature_c, row.power_mw) == (None, 54.5, 4510.0)
     assert (row.accuracy, row.test_examples) == (0.5, 10)
-    assert watcher.validated(watcher.rounds["1"]) and watcher.rounds["1"].expected == 2
+    assert poller.validated(poller.rounds["1"]) and poller.rounds["1"].expected == 2
 
 
 def test_accuracy_counts_examples_not_clients(fedn):
@@ -72,22 +72,22 @@ def test_a_session_that_ended_long_ago_is_found_below_the_rounds_of_later_ones(f
     fedn.answers["rounds/"] = [*older, *own, *newer]
     fedn.answers["sessions/s"] = {"status": "Finished", "committed_at": "Sat, 21 Nov 2026 10:09:50 GMT"}
     fedn.updates[:] = [fedn.update("a", "10"), fedn.update("b", "10"), fedn.update("a", "11")]
-    rows, watcher = rows_of(fedn)
+    rows, poller = rows_of(fedn)
     assert {number: {name: row.outcome for name, row in found.items()} for number, found in rows.items()} == {
         "10": {"a": "merged", "b": "skipped: too late"},
         "11": {"a": "sent"},
     }
     assert rows["10"]["a"].warmup is True and rows["11"]["a"].warmup is False
-    assert [round_.seconds for round_ in watcher.rounds.values()] == [42, 42]
+    assert [round_.seconds for round_ in poller.rounds.values()] == [42, 42]
     assert asked == [0, 4, 8, 12, 16, 20]
 
 
 def test_a_device_that_trained_less_than_asked_says_why(fedn):
     words = "6 of the 14 layers asked for: memory 384.2 MB predicted,\x1b[31m 341.3 allowed"
     fedn.updates[:] = [fedn.update("a", limited=words, predicted_memory_mb=330.5), fedn.update("b")]
-    watcher = Watcher(fedn, "s")
-    watcher.poll()
-    a, b = (watcher.rounds["1"].rows[name] for name in ("a", "b"))
+    poller = SessionPoller(fedn, "s")
+    poller.poll()
+    a, b = (poller.rounds["1"].rows[name] for name in ("a", "b"))
     assert a.limited == words.replace("\x1b", " ").replace(",  ", ", ") and b.limited is None
     assert (a.predicted_memory_mb, b.predicted_memory_mb) == (330.5, None)
 
@@ -95,10 +95,10 @@ def test_a_device_that_trained_less_than_asked_says_why(fedn):
 def test_a_refusal_is_the_devices_word_and_a_failed_round_has_no_accuracy(fedn):
     fedn.answers["rounds/"] = [fedn.round("1", "m0", {}, status="Failed")]
     fedn.updates[1] = fedn.update("b", refused="no data", num_examples="0", layers=[], round=None)
-    rows, watcher = rows_of(fedn)
+    rows, poller = rows_of(fedn)
     assert rows["1"]["a"].outcome == "round failed" and rows["1"]["a"].accuracy is None
     assert rows["1"]["b"].outcome == "refused: no data"
-    assert watcher.rounds["1"].failed
+    assert poller.rounds["1"].failed
 
 
 HOSTILE = {
@@ -153,12 +153,12 @@ def test_an_update_that_cannot_be_read_leaves_no_trace_for_the_next_round_to_tri
 
 def test_what_a_client_says_cannot_drive_the_terminal_or_break_the_sums(fedn):
     fedn.updates[0] = fedn.update("a\x1b[2J\nround 9", refused="\x1b[31mred\nround 3", download_bytes="much", layers=[])
-    rows, watcher = rows_of(fedn)
+    rows, poller = rows_of(fedn)
     (row,) = (row for row in rows["1"].values() if row.client != "b")
     assert "\x1b" not in row.client + row.outcome and "\n" not in row.client + row.outcome
     assert row.download_bytes is None
-    assert summary(list(watcher.rounds.values()), CASE)["upload_bytes"] == 420
-    assert "\x1b" not in cost_table([row for round_ in watcher.rounds.values() for row in round_.rows.values()])
+    assert summary(list(poller.rounds.values()), CASE)["upload_bytes"] == 420
+    assert "\x1b" not in cost_table([row for round_ in poller.rounds.values() for row in round_.rows.values()])
 
 
 def test_rounds_of_other_sessions_are_left_alone(fedn):
@@ -180,19 +180,19 @@ def test_a_network_that_was_away_for_many_rounds_costs_none_of_them(fedn):
     for number in range(2, 12):
         fedn.answers["rounds/"].append(fedn.round(str(number), f"m{number - 1}", {"round": number}))
         fedn.updates.append(fedn.update("a", fedn_round=str(number)))
-    rows, watcher = rows_of(fedn)
-    assert len(watcher.rounds) == len(rows) == 11
+    rows, poller = rows_of(fedn)
+    assert len(poller.rounds) == len(rows) == 11
     assert all("a" in rows[str(number)] for number in range(1, 12))
 
 
 def test_an_update_that_fedn_tells_of_before_its_round_is_kept(fedn):
     fedn.updates.append(fedn.update("a", fedn_round="2"))
-    watcher = Watcher(fedn, "s")
-    watcher.poll()
-    assert "2" not in watcher.rounds
+    poller = SessionPoller(fedn, "s")
+    poller.poll()
+    assert "2" not in poller.rounds
     fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2}))
-    watcher.poll()
-    assert set(watcher.rounds["2"].rows) == {"a"}
+    poller.poll()
+    assert set(poller.rounds["2"].rows) == {"a"}
 
 
 def test_two_devices_of_one_name_have_a_row_each(fedn):
@@ -218,9 +218,9 @@ def test_two_devices_of_one_name_have_their_own_accuracy_and_their_own_row_in_ev
         of("two", fedn.validation("m1", "a", 0.25, 10)),
         of("one", fedn.validation("m1", "a", 1, 30)),
     ]
-    rows, watcher = rows_of(fedn)
+    rows, poller = rows_of(fedn)
     assert {name: row.accuracy for name, row in rows["1"].items()} == {"a": 1, "a (two)": 0.25}
-    assert watcher.rounds["2"].ids == {"one": "a", "two": "a (two)"}
+    assert poller.rounds["2"].ids == {"one": "a", "two": "a (two)"}
 
 
 def test_a_device_that_was_started_again_with_a_new_id_keeps_its_name(fedn):
@@ -252,14 +252,14 @@ def test_late_updates_are_not_called_merged(fedn):
     third = {"round": 3, "previous": {"round": 2, "merged": ["id-a", "id-b"], "skipped": {}, "late": {"id-b": 1}}}
     fedn.answers["rounds/"] += [fedn.round("2", "m1", second), fedn.round("3", "m2", third)]
     fedn.updates.extend([fedn.update("a", "2"), fedn.update("b", "2"), fedn.update("c")])
-    rows, watcher = rows_of(fedn)
+    rows, poller = rows_of(fedn)
     assert [row.outcome for row in rows["1"].values()] == [
         "merged",
         "skipped: late, it came in round 2",
         "skipped: not merged, see the notes on this round",
     ]
     assert [row.outcome for row in rows["2"].values()] == ["merged", "merged"]
-    assert list(watcher.notes()) == [(1, "one [2J note")]
+    assert list(poller.notes()) == [(1, "one [2J note")]
 
 
 def test_a_later_and_shorter_report_on_a_round_takes_nothing_back(fedn):
@@ -267,9 +267,9 @@ def test_a_later_and_shorter_report_on_a_round_takes_nothing_back(fedn):
     full = {"round": 1, "merged": ["id-a"], "skipped": {"id-b": "x"}, "late": {}, "notes": ["first"]}
     for number, previous in (("2", full), ("3", {"round": 1}), ("4", {"round": 1, "notes": ["second"]})):
         fedn.answers["rounds/"].append(fedn.round(number, "m1", {"round": int(number), "previous": previous}))
-    rows, watcher = rows_of(fedn, polls=2)
+    rows, poller = rows_of(fedn, polls=2)
     assert [row.outcome for row in rows["1"].values()] == ["merged", "skipped: x"]
-    assert list(watcher.notes()) == [(1, "first"), (1, "second")]
+    assert list(poller.notes()) == [(1, "first"), (1, "second")]
 
 
 def test_who_is_online_is_read_when_a_round_begins_or_ends_and_else_every_5_seconds(fedn, monkeypatch):
@@ -277,30 +277,30 @@ def test_who_is_online_is_read_when_a_round_begins_or_ends_and_else_every_5_seco
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     get = fedn.get
     fedn.get = lambda path, **how: (asked.append(now[0]) if path == "clients/" else None, get(path, **how))[1]
-    watcher = Watcher(fedn, "s")
+    poller = SessionPoller(fedn, "s")
     for second in range(12):
         now[0] = second
         if second == 7:
             fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2}, status="Pending"))
-        watcher.poll()
+        poller.poll()
     assert asked == [0, 5, 7]
-    assert watcher.rounds["2"].online == {"id-a": "a", "id-b": "b"}
+    assert poller.rounds["2"].online == {"id-a": "a", "id-b": "b"}
 
 
 def test_a_round_is_not_complete_before_all_updates_that_the_combiner_had_are_known(fedn):
     fedn.answers["rounds/"][0]["combiners"][0]["data"]["aggregation_time"] = {"nr_aggregated_models": 3}
-    _, watcher = rows_of(fedn)
-    assert not watcher.validated(watcher.rounds["1"])
+    _, poller = rows_of(fedn)
+    assert not poller.validated(poller.rounds["1"])
     fedn.updates.append(fedn.update("c"))
     fedn.validations.append(fedn.validation("m1", "c", 1.0, 30))
-    watcher.poll()
-    assert watcher.validated(watcher.rounds["1"])
+    poller.poll()
+    assert poller.validated(poller.rounds["1"])
 
 
 def test_what_clients_download_only_to_validate_is_counted(fedn):
     fedn.validations.extend(fedn.validation("m1", name, 0.1, 10) for name in "xyz")
-    _, watcher = rows_of(fedn)
-    round_ = watcher.rounds["1"]
+    _, poller = rows_of(fedn)
+    round_ = poller.rounds["1"]
     assert round_.validations == {"id-x": 100, "id-y": 100, "id-z": 100}
     assert over_examples(round_.rows.values(), "accuracy") == pytest.approx((0.5 * 10 + 1.0 * 30) / 40)
 
@@ -308,13 +308,13 @@ def test_what_clients_download_only_to_validate_is_counted(fedn):
 def test_a_device_that_refused_is_not_waited_for(fedn):
     fedn.updates[1] = fedn.update("b", refused="no data", layers=[])
     del fedn.validations[1]
-    _, watcher = rows_of(fedn)
-    assert watcher.validated(watcher.rounds["1"])
+    _, poller = rows_of(fedn)
+    assert poller.validated(poller.rounds["1"])
 
 
 def test_what_keeps_a_session_from_being_a_success_is_named(fedn):
-    _, watcher = rows_of(fedn)
-    rounds = list(watcher.rounds.values())
+    _, poller = rows_of(fedn)
+    rounds = list(poller.rounds.values())
     assert summary(rounds, CASE)["problem"] is None
     longer = parse(Case, {"name": "c", "model": {}, "selection": {}, "session": {"rounds": 3}}, "test")
     assert summary(rounds, longer)["problem"] == "it ended after 1 of 3 rounds"

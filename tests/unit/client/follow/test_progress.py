@@ -10,7 +10,7 @@ from fake_controller import Fedn
 
 from fedn_partial.client.fedn_api.api import Api, ApiError
 from fedn_partial.client.follow import progress
-from fedn_partial.client.follow.poller import Watcher
+from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.records.run_folder import RunFolder
 from fedn_partial.errors import FednPartialError
 from fedn_partial.settings.case import Case
@@ -38,10 +38,10 @@ class Followed:
         monkeypatch.setattr("time.sleep", sleep)
         monkeypatch.setattr("time.monotonic", lambda: 1000 + self.seconds)
         self.folder = RunFolder(folder / "run", make_case(**session))
-        self.watcher = Watcher(fedn, "s")
+        self.poller = SessionPoller(fedn, "s")
 
     def run(self):
-        return progress.follow(self.watcher, self.folder.case, [], self.folder, tell=self.events.append)
+        return progress.follow(self.poller, self.folder.case, [], self.folder, tell=self.events.append)
 
     def texts(self, kind):
         return [event["text"] for event in self.events if event["event"] == kind]
@@ -173,7 +173,7 @@ def test_a_session_that_fedn_terminated_ends_with_what_to_do(fedn, follow, statu
     second = {**running(fedn, "2", "m1"), "status": status}
     followed = follow([lambda: fedn.answers["rounds/"].append(second), ends(fedn, "Terminated")])
     followed.folder.case = make_case(rounds=5)
-    final = progress.follow(followed.watcher, followed.folder.case, [], followed.folder)
+    final = progress.follow(followed.poller, followed.folder.case, [], followed.folder)
     assert final["problem"] == (
         "FEDn terminated it after 1 of 5 rounds; start the session again: it goes on from the newest model"
     )
@@ -200,8 +200,8 @@ def test_what_the_server_functions_say_of_a_round_is_shown_when_it_comes_and_kep
 
     def round_(number):
         def begin():
-            instructions = {"round": number, "previous": reports[number - 2]}
-            fedn.answers["rounds/"].append(fedn.round(str(number), f"m{number - 1}", instructions))
+            settings = {"round": number, "previous": reports[number - 2]}
+            fedn.answers["rounds/"].append(fedn.round(str(number), f"m{number - 1}", settings))
             fedn.updates.extend(fedn.update(name, str(number)) for name in "ab")
             if number == 3:
                 fedn.updates.append(fedn.update("c"))

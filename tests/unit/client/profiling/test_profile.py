@@ -13,7 +13,7 @@ from fedn_partial.client.records.run_folder import Row
 from fedn_partial.data.shard import open_shard, write_shard
 from fedn_partial.errors import FednPartialError
 from fedn_partial.settings.case import load_case
-from fedn_partial.submodel.layers import layer_table
+from fedn_partial.submodel.layers import read_layers
 
 CASE = """
 name: small
@@ -34,8 +34,8 @@ def row(round_, layers, **columns):
 
 def test_the_table_holds_the_paper_s_seven_and_two_boards():
     """Table 4 of Alawadi et al. 2023: processors and GiB of memory."""
-    table = {f.name: (f.cpus, f.memory_mib / 1024) for f in flavours.load_flavours().values()}
-    assert list(table.items())[:7] == [
+    layers = {f.name: (f.cpus, f.memory_mib / 1024) for f in flavours.load_flavours().values()}
+    assert list(layers.items())[:7] == [
         ("ssc.xsmall", (1, 1)),
         ("ssc.small", (1, 2)),
         ("ssc.small.highcpu", (2, 2)),
@@ -44,7 +44,7 @@ def test_the_table_holds_the_paper_s_seven_and_two_boards():
         ("ssc.large", (4, 8)),
         ("ssc.xlarge", (8, 16)),
     ]
-    assert list(table)[7:] == ["jetson-nano-2gb", "raspberry-pi-4"]
+    assert list(layers)[7:] == ["jetson-nano-2gb", "raspberry-pi-4"]
 
 
 def test_a_flavour_that_this_machine_cannot_play_is_refused_by_name(monkeypatch):
@@ -138,7 +138,7 @@ def test_made_up_data_fit_the_model(tmp_path, build, model):
 
 @pytest.mark.parametrize("numbers", [[0], [2, 7]])
 def test_numbers_of_layers_that_the_model_does_not_have(tmp_path, build, numbers):
-    assert len(layer_table(build("lstm_har"))) == 6
+    assert len(read_layers(build("lstm_har"))) == 6
     with pytest.raises(FednPartialError, match=f"--layers: {numbers[-1]} is not from 1 to 6"):
         profile.check_layers(case(tmp_path), numbers)
 

@@ -252,7 +252,7 @@ def test_the_data_are_those_that_the_run_used(tmp_path):
     (path / "session.json").write_text(json.dumps({**session, "data": used}))
     write_report([path], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "casa, dealt to 2 clients (natural)" in page and "vgg16 on casa" in page
+    assert "casa, partitioned across 2 clients (natural)" in page and "vgg16 on casa" in page
     assert "digits" not in page
 
 

@@ -25,7 +25,7 @@ from fedn_partial.client import simulation
 from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.run_folder import RunFolder, over_examples
 from fedn_partial.client.simulation import simulate
-from fedn_partial.client.simulation.devices import Device
+from fedn_partial.client.simulation.devices import DeviceTiming
 from fedn_partial.client.simulation.workers import workers
 from fedn_partial.data.shard import Shard, open_shard, write_shard
 from fedn_partial.errors import FednPartialError
@@ -175,9 +175,9 @@ def test_as_many_clients_as_the_session_says_train_in_a_round(pool, data, tmp_pa
     assert final["problem"] is None
 
 
-def test_dealt_layers_are_dealt_as_in_a_fleet(pool, data, tmp_path):
+def test_stratified_layers_are_selected_as_in_a_fleet(pool, data, tmp_path):
     """The server knows the clients after the first round: then 4 clients with 3 of 6 layers train each twice."""
-    case = case_of(selection={"selector": "dealt", "layers": 3}, codec="float32")
+    case = case_of(selection={"selector": "stratified", "layers": 3}, codec="float32")
     _, rows = played(case, tmp_path / "run", pool, data)
     for number in (2, 3, 4):
         trained = [name for row in rows if row.round == number for name in row.layers]
@@ -417,7 +417,7 @@ def test_a_profile_with_another_batch_size_is_refused(profile, pool, data, tmp_p
 
 
 def test_more_layers_than_were_measured_cost_more():
-    device = Device(1.0, (1, 2), (0.1, 0.2), (None, None), None, None, None)
+    device = DeviceTiming(1.0, (1, 2), (0.1, 0.2), (None, None), None, None, None)
     assert device.seconds(6, 100, 0, 0) == pytest.approx((61.0, 60.0))
     assert device.ram_mb(3) is None
-    assert Device(1.0, (1, 3), (0.1, 0.2), (100.0, 120.0), None, None, None).ram_mb(2) == 110.0
+    assert DeviceTiming(1.0, (1, 3), (0.1, 0.2), (100.0, 120.0), None, None, None).ram_mb(2) == 110.0

@@ -1,4 +1,4 @@
-"""Dealing a data set to clients as a case's `data:` section asks."""
+"""Shards of a data set, partitioned as a case's `data:` section asks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEST_SHARE = 0.2  # of a client's examples, where the data set has no test examp
 _TEST, _FEWER, _FEWER_TESTS = 1, 2, 3
 
 
-def deal(data_set: DataSet, data: Data, seed: int) -> list[Shard]:
+def make_shards(data_set: DataSet, data: Data, seed: int) -> list[Shard]:
     """Return a shard for each client.
 
     Training examples go where the partition says. Test examples go in equal parts at random to all clients, so that
@@ -25,7 +25,7 @@ def deal(data_set: DataSet, data: Data, seed: int) -> list[Shard]:
 
     Raises
     ------
-    DataError : the data set cannot be dealt so, or some client would get nothing to train or to test.
+    DataError : the data set cannot be partitioned so, or some client would get nothing to train or to test.
     """
     kind, alpha = parse_partition(data.partition)
     if kind == "natural" and not data_set.owners:

@@ -5,7 +5,7 @@ from __future__ import annotations
 STATISTICS = "batchnorm statistics"  # the name of a part that is no layer
 
 
-def parts_of(table, batchnorm_statistics: str) -> dict[str, list]:
+def update_tensors(layers, batchnorm_statistics: str) -> dict[str, list]:
     """Return what updates are made of, ``{layer: [Tensor, ...]}``, in the order in which the tensors are sent.
 
     Where BatchNormalization's moving statistics go depends on `batchnorm_statistics`:
@@ -19,9 +19,9 @@ def parts_of(table, batchnorm_statistics: str) -> dict[str, list]:
     is frozen.
     """
     if batchnorm_statistics == "with_layer":
-        return {layer.name: list(layer.tensors) for layer in table}
-    trained = {layer.name: [tensor for tensor in layer.tensors if not tensor.statistic] for layer in table}
-    statistics = [tensor for layer in table for tensor in layer.tensors if tensor.statistic]
+        return {layer.name: list(layer.tensors) for layer in layers}
+    trained = {layer.name: [tensor for tensor in layer.tensors if not tensor.statistic] for layer in layers}
+    statistics = [tensor for layer in layers for tensor in layer.tensors if tensor.statistic]
     return trained | ({STATISTICS: statistics} if statistics and batchnorm_statistics == "always" else {})
 
 
@@ -30,7 +30,7 @@ def shapes(parts) -> dict[str, list[list[int]]]:
     return {name: [list(tensor.shape) for tensor in tensors] for name, tensors in parts.items()}
 
 
-def sent_by(selected, parts) -> dict[str, list]:
+def tensors_of(selected, parts) -> dict[str, list]:
     """Return those of `parts` that the update of a client that trained the layers `selected` has."""
     names = {layer.name for layer in selected} | {STATISTICS}
     return {name: tensors for name, tensors in parts.items() if name in names}
