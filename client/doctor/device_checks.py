@@ -219,6 +219,6 @@ def data(folder: str) -> Check:
     try:
         shard = open_shard(folder)
     except FednPartialError as error:
-        return Check("data", PROBLEM, f"{error}; the README says what such a folder holds")
+        return Check("data", PROBLEM, f"{error}; docs/DATA.md says what a shard is")
     counts = f"{len(shard.y_train):,} examples to train, {len(shard.y_test):,} to test, {len(shard.classes)} classes"
     return Check("data", OK, f"{folder}: {counts}")

@@ -233,7 +233,7 @@ def test_data(tmp_path):
     assert check.state == OK and "6 examples to train, 2 to test, 2 classes" in check.text
     (tmp_path / "data" / "x_test.npy").write_bytes(b"no array")
     check = device_checks.data(str(tmp_path / "data"))
-    assert check.state == PROBLEM and "damaged" in check.text and "README" in check.text
+    assert check.state == PROBLEM and "damaged" in check.text and "docs/DATA.md" in check.text
 
 
 # The server
