@@ -1,7 +1,7 @@
 """What FEDn does with updates where its hooks process is down, or fails: nothing.
 
 FEDn 0.33 then averages the updates itself, which would take a partial update for a whole model. Two things prevent
-that on any FEDn of this version: ``num_examples`` is a string (see ``fedn_partial.exchange.update``), which FEDn's
+that on any FEDn of this version: ``num_examples`` is a string (see ``fedn_partial.exchange.encoding``), which FEDn's
 averaging does not take, and the session names an aggregator that cannot make a model: FEDn's FedOpt with an optimiser
 that it does not have. It reads all updates of the round from its queue, so that none is left for the next round, and
 fails.

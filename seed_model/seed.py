@@ -8,7 +8,8 @@ import numpy as np
 
 from fedn_partial import models
 from fedn_partial.client.fedn_api.api import Api, ApiError
-from fedn_partial.exchange import update
+from fedn_partial.errors import ModelError
+from fedn_partial.exchange import model_file, wire
 from fedn_partial.runtime.atomic import write_atomically
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel.layers import Layer, read_layers, tensor_list
@@ -44,8 +45,8 @@ def upload_seed(api: Api, path: str | Path) -> str:
     ------
     ModelError : not a model file. ApiError : FEDn has no compute package yet, or refuses the model.
     """
-    if not any(True for _ in update.read_model(str(path))):
-        raise update.ModelError(f"{path} holds no tensors")
+    if not any(True for _ in model_file.read_model(str(path))):
+        raise ModelError(f"{path} holds no tensors")
     try:
         api.get("packages/active")
     except ApiError as error:
@@ -67,12 +68,12 @@ def newest_model(api: Api) -> str:
     """
     found = api.get("models/", limit=1, order="desc")["result"]
     if not found:
-        raise update.ModelError("FEDn has no model yet; upload one with 'fedn-partial seed upload seed.npz'")
+        raise ModelError("FEDn has no model yet; upload one with 'fedn-partial seed upload seed.npz'")
     return found[0]["model_id"]
 
 
 def check_seed(api: Api, model_id: str, layers: list[Layer], path: Path) -> str:
-    """Download a model of FEDn's to `path` and return its digest, see ``fedn_partial.exchange.update.digest``.
+    """Download a model of FEDn's to `path` and return its digest, see ``fedn_partial.exchange.wire.digest``.
 
     Raises
     ------
@@ -80,9 +81,9 @@ def check_seed(api: Api, model_id: str, layers: list[Layer], path: Path) -> str:
     """
     api.download_model(model_id, path)
     try:
-        return update.digest(update.read_model(str(path), tensor_list(layers)))
-    except update.ModelError as error:
-        raise update.ModelError(
+        return wire.digest(model_file.read_model(str(path), tensor_list(layers)))
+    except ModelError as error:
+        raise ModelError(
             f"FEDn's newest model is not one of this case ({error}); "
             "upload a fitting one with 'fedn-partial seed build CONFIG' and 'fedn-partial seed upload'"
         ) from None

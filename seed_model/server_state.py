@@ -9,7 +9,7 @@ from pathlib import Path
 from fedn_partial.client.fedn_api import package_archive
 from fedn_partial.client.fedn_api.api import Api, ApiError, TokenError, read_date
 from fedn_partial.errors import FednPartialError
-from fedn_partial.exchange.update import plain
+from fedn_partial.exchange.wire import plain
 from fedn_partial.seed_model import package, seed
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel.layers import Layer

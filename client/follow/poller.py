@@ -20,7 +20,7 @@ from fedn_partial.client.fedn_api.api import Api, read_date
 from fedn_partial.client.follow.listing import Listing
 from fedn_partial.client.follow.outcomes import outcome
 from fedn_partial.client.records.run_folder import Row
-from fedn_partial.exchange.update import plain
+from fedn_partial.exchange.wire import plain
 from fedn_partial.submodel.update_tensors import STATISTICS
 
 # Columns that are taken over by their name: from an update's metadata, and from its resources.

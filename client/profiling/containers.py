@@ -18,7 +18,7 @@ from fedn_partial.client.fleet import processes
 from fedn_partial.client.profiling import source
 from fedn_partial.client.profiling.flavours import MIB, Flavour
 from fedn_partial.errors import FednPartialError
-from fedn_partial.exchange.update import plain
+from fedn_partial.exchange.wire import plain
 from fedn_partial.runtime.atomic import write_text
 
 LABEL = "fedn-partial.profile"  # holds the process that started a container

@@ -16,9 +16,9 @@ from fedn_partial.client.follow.poller import Round
 from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.run_folder import Row, RunFolder
 from fedn_partial.client.simulation import checkpoint, devices, workers
-from fedn_partial.errors import FednPartialError
-from fedn_partial.exchange import update
-from fedn_partial.exchange.update import ModelError, read_model
+from fedn_partial.errors import FednPartialError, ModelError
+from fedn_partial.exchange import wire
+from fedn_partial.exchange.model_file import read_model
 from fedn_partial.runtime import local_round
 from fedn_partial.runtime.atomic import write_atomically, write_text
 from fedn_partial.settings.case import Case, RoundSettings
@@ -61,7 +61,7 @@ class SimulatedSession:
         self.run = RunFolder(folder, case, **known)
         self.run.know_layers(self.layers)
         self.rounds = self._rounds_before()
-        newest = update.digest(_read_arrays(self._model_path(self.checkpoint.round)))
+        newest = wire.digest(_read_arrays(self._model_path(self.checkpoint.round)))
         self.server = _server(case, self.layers, newest, self.folder / "server.json", self.checkpoint.server)
 
     def play(self, tell, say) -> dict:
@@ -269,9 +269,9 @@ def _server(case: Case, layers: list, model: str, path: Path, state: dict | None
     if state is not None:
         write_text(path, json.dumps(state))
 
-    class Server(server_functions.ServerFunctions):
-        settings = server_functions.session_settings(case, layers, SESSION, model)
+    text = server_functions.source(server_functions.session_settings(case, layers, SESSION, model))
 
+    class Server(server_functions.load(text)):
         def state_path(self):
             return str(path)
 

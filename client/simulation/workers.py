@@ -71,7 +71,7 @@ def processors() -> int:
 def train(task: Task) -> str | None:
     """Train the layers that `task` selects and write the update; return why it cannot, or None."""
     from fedn_partial.data.shard import check_fits, open_shard
-    from fedn_partial.exchange import update
+    from fedn_partial.exchange import encoding
     from fedn_partial.runtime import local_round
     from fedn_partial.submodel import selection
 
@@ -101,7 +101,9 @@ def train(task: Task) -> str | None:
         return f"{type(error).__name__}: {error}"
     limited = f"{len(selected)} of the {len(asked)} layers asked for" if len(selected) < len(asked) else None
     metadata = local_round.metadata(told, client, layers, selected, trained, checksum, context)
-    update.write_metadata(task.update, {**metadata, "limited": limited, "download_bytes": os.path.getsize(task.model)})
+    encoding.write_metadata(
+        task.update, {**metadata, "limited": limited, "download_bytes": os.path.getsize(task.model)}
+    )
     return None
 
 

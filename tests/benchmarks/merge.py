@@ -14,7 +14,7 @@ from size import options
 
 from fedn_partial import models
 from fedn_partial.device.monitor import anonymous_memory
-from fedn_partial.exchange import update
+from fedn_partial.exchange import wire
 from fedn_partial.seed_model import server_functions
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel.layers import read_layers
@@ -41,22 +41,20 @@ def main() -> None:
     weights = model.get_weights()
     values = np.concatenate([array.ravel() for array in weights])
 
-    class Server(server_functions.ServerFunctions):
-        settings = server_functions.session_settings(case, layers, f"benchmark{os.getpid()}", update.digest(weights))
-
+    settings = server_functions.session_settings(case, layers, f"benchmark{os.getpid()}", wire.digest(weights))
     plain = passes(weights)
     held = anonymous_memory([os.getpid()])  # with the model and the update in hand
-    server = Server()
+    server = server_functions.load(server_functions.source(settings))()
     server.client_selection([str(number) for number in range(updates)])
     told = server.client_settings(weights)
     metadata = {
-        "format": update.FORMAT,
+        "format": wire.FORMAT,
         "model": server.settings["fingerprint"],
         **{key: told[key] for key in ("base", "session", "round")},
         "layers": [layer.name for layer in layers],
         "codec": "float32",
         "num_examples": "10",
-        "checksum": update.checksum(values),
+        "checksum": wire.checksum(values),
     }
     seconds, highest = [], 0
     for number in range(updates):

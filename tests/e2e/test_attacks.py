@@ -14,7 +14,7 @@ import pytest
 from conftest import Run, assert_models_are_what_clients_sent, committed_model, make_case, wait_until
 from fedn.network.combiner.modelservice import upload_request_generator
 
-from fedn_partial.exchange import update
+from fedn_partial.exchange import wire
 
 
 class Attacker:
@@ -132,7 +132,7 @@ def test_updates_of_an_earlier_session_from_the_same_model_are_not_merged(runnin
     def deliver(poller):
         wait_until(lambda: len(poller.rounds) >= 1 and newest(poller).model)
         round_ = newest(poller)
-        base = update.digest(committed_model(running, round_.model, tmp_path))
+        base = wire.digest(committed_model(running, round_.model, tmp_path))
         for number, path in enumerate(kept):
             metadata = {**json.loads(path.read_text()), "base": base, "round": 1}
             attacker.upload(f"old-{number}", path.with_suffix(".npz").read_bytes())

@@ -11,7 +11,7 @@ from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.run_folder import RunFolder
 from fedn_partial.client.simulation import simulate
 from fedn_partial.client.simulation.workers import workers
-from fedn_partial.exchange import update
+from fedn_partial.exchange import model_file, wire
 from fedn_partial.settings.case import Case
 from fedn_partial.settings.schema import parse
 
@@ -55,8 +55,8 @@ def test_simulator_and_fedn_give_the_same_global_model(name, tmp_path, monkeypat
 
     stored = {}
     for path in (tmp_path / "real" / "network" / "storage" / "fedn-models").iterdir():
-        stored[update.digest(update.read_model(str(path)))] = path
-    assert update.digest(simulated) in stored  # FEDn gives its models random names
+        stored[wire.digest(model_file.read_model(str(path)))] = path
+    assert wire.digest(simulated) in stored  # FEDn gives its models random names
     rows = [{(row.round, row.client): row for row in load_run(tmp_path / run).rows} for run in ("simulated", "real")]
     assert rows[0].keys() == rows[1].keys() and len(rows[0]) == 6
     for key, simulated in rows[0].items():

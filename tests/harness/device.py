@@ -13,7 +13,7 @@ import numpy as np
 
 from fedn_partial import models
 from fedn_partial.data.shard import Shard, write_shard
-from fedn_partial.exchange import update
+from fedn_partial.exchange import wire
 from fedn_partial.seed_model.package import build_package
 from fedn_partial.submodel.layers import fingerprint, read_layers
 
@@ -52,7 +52,7 @@ class Device:
             "seed": 1,
             "model": self.model,
             "fingerprint": fingerprint(read_layers(model)),
-            "base": update.digest(weights),
+            "base": wire.digest(weights),
             "selection": {"selector": "random", "layers": 2},
             "codec": "float32",
             "session": "session1",

@@ -26,7 +26,7 @@ from fedn.network.combiner.modelservice import upload_request_generator
 from fedn.network.grpc import fedn_pb2, fedn_pb2_grpc
 from google.protobuf.json_format import MessageToJson
 
-from fedn_partial.exchange import update
+from fedn_partial.exchange import encoding
 
 OUTPUT_LAYERS = {"vgg16": "dense", "lstm_har": "output", "text_cnn": "output"}
 HEARTBEAT = 2.0  # seconds between two, as FEDn's client
@@ -236,8 +236,8 @@ def make_update(
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "update"
-        checksum = update.encode(str(path), values, codec=settings["codec"])
-        update.write_metadata(str(path), {**known, "checksum": checksum})
+        checksum = encoding.encode(str(path), values, codec=settings["codec"])
+        encoding.write_metadata(str(path), {**known, "checksum": checksum})
         written = json.loads(Path(f"{path}-metadata").read_text())
         return path.read_bytes(), {**written, **metadata}
 

@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 
-from fedn_partial.exchange import update
+from fedn_partial.exchange import wire
 
 
 def kept_updates(folder, base: list[np.ndarray], session: str | None = None) -> list[tuple[dict, np.ndarray]]:
     """Return metadata and values of the float32 updates in `folder` that were trained from the model `base`."""
-    digest, updates = update.digest(base), []
+    digest, updates = wire.digest(base), []
     for path in sorted(folder.glob("*.json")):
         metadata = json.loads(path.read_text())
         if metadata.get("base") == digest and session in (None, metadata.get("session")):

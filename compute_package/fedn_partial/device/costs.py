@@ -20,7 +20,7 @@ def upload_bytes(selected: list[Layer]) -> int:
 
 
 def encoded_bytes(tensors, codec: str) -> int:
-    """Return the bytes of an update of these tensors on the wire at most, see fedn_partial.exchange.update.
+    """Return the bytes of an update of these tensors on the wire at most, see fedn_partial.exchange.encoding.
 
     For int8 that is before deflation, which takes off what there is to take.
     """

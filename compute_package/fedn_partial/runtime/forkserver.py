@@ -146,7 +146,7 @@ def import_tensorflow() -> None:
     from fedn_partial import models  # noqa: F401
     from fedn_partial.data import shard  # noqa: F401
     from fedn_partial.device import monitor  # noqa: F401
-    from fedn_partial.exchange import update  # noqa: F401
+    from fedn_partial.exchange import encoding, model_file  # noqa: F401
     from fedn_partial.runtime import task  # noqa: F401
     from fedn_partial.settings import case  # noqa: F401
     from fedn_partial.submodel import layers, selection  # noqa: F401

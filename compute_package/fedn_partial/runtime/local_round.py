@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fedn_partial.device import costs
-from fedn_partial.exchange import update
+from fedn_partial.exchange import encoding, model_file
 from fedn_partial.runtime import local_statistics
 from fedn_partial.runtime.residuals import residuals
 from fedn_partial.settings.case import RoundSettings
@@ -51,7 +51,7 @@ def set_seed(model, settings: RoundSettings, client: str) -> None:
 
 def load(model, layers: list[Layer], path: str) -> Iterator[np.ndarray]:
     """Yield the arrays of the global model at `path`, each put into `model` and checked (raises ModelError)."""
-    for variable, array in zip(model.weights, update.read_model(path, tensor_list(layers)), strict=True):
+    for variable, array in zip(model.weights, model_file.read_model(path, tensor_list(layers)), strict=True):
         variable.assign(array)
         yield array
 
@@ -104,11 +104,11 @@ def write_update(
     if settings.batchnorm_statistics == "local":
         local_statistics.keep(model, layers, kept / "statistics", settings.session)
     tensors = [*itertools.chain(*sent(layers, selected, settings).values())]
-    return update.encode(
+    return encoding.encode(
         path,
         [model.weights[tensor.index] for tensor in tensors],
         codec=settings.codec,
-        base=update.read_model(base, tensor_list(layers), only=tensors),
+        base=model_file.read_model(base, tensor_list(layers), only=tensors),
         residuals=residuals(kept / "residuals", settings.session, tensors),
     )
 
@@ -127,7 +127,7 @@ def metadata(
     checksum: int,
     context: selection.Context,
 ) -> dict:
-    """Return the metadata of an update, see ``fedn_partial.exchange.update.write_metadata``.
+    """Return the metadata of an update, see ``fedn_partial.exchange.encoding.write_metadata``.
 
     Parameters
     ----------

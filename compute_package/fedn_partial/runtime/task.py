@@ -65,7 +65,8 @@ def _train(request: Request) -> None:
     from fedn_partial.data.shard import check_fits, open_shard
     from fedn_partial.device import cgroup, device_limits
     from fedn_partial.device.planner import Planner
-    from fedn_partial.exchange import update
+    from fedn_partial.errors import ModelError
+    from fedn_partial.exchange import encoding, wire
     from fedn_partial.settings.case import load_round_settings
     from fedn_partial.submodel.layers import fingerprint, read_layers
 
@@ -89,14 +90,14 @@ def _train(request: Request) -> None:
             local_round.set_seed(model, settings, client)
             layers = read_layers(model)
             if fingerprint(layers) != settings.fingerprint:
-                raise update.ModelError(
+                raise ModelError(
                     f"model {settings.model} built here has fingerprint {fingerprint(layers)}, the session's is "
                     f"{settings.fingerprint}: the versions of this package or of Keras differ"
                 )
         with monitor.phase("load"):
             check_fits(shard, model)
-            if update.digest(local_round.load(model, layers, request.input)) != settings.base:
-                raise update.ModelError("the global model that arrived is not the one that the server functions saw")
+            if wire.digest(local_round.load(model, layers, request.input)) != settings.base:
+                raise ModelError("the global model that arrived is not the one that the server functions saw")
             local_round.put_own_statistics(model, layers, settings, Path(device.workdir))
         planner = Planner(
             layers=layers,
@@ -122,7 +123,7 @@ def _train(request: Request) -> None:
             )
     resources, update_bytes = monitor.summary(), os.path.getsize(request.output)
     choice.learn(resources["seconds"], monitor.phases["train"])
-    update.write_metadata(
+    encoding.write_metadata(
         request.output,
         {
             **local_round.metadata(settings, client, layers, selected, trained, checksum, choice.context),

@@ -103,7 +103,7 @@ class Case:
     batchnorm_statistics: str = bounded(
         "with_layer", one_of=BATCHNORM_STATISTICS
     )  # see fedn_partial.submodel.update_tensors
-    codec: str = bounded("float32", one_of=CODECS)  # of the updates, see fedn_partial.exchange.update
+    codec: str = bounded("float32", one_of=CODECS)  # of the updates, see fedn_partial.exchange.encoding
     model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it
     session: Session = Session()
     data: Data | None = None  # for a local fleet or a simulation: devices of their own have their own data
@@ -119,7 +119,7 @@ class RoundSettings:
     round : of the session, from 1.
     warmup : whether this is a full round, in which every client trains every layer.
     fingerprint : of the model, see ``fedn_partial.submodel.layers.fingerprint``.
-    base : digest of the global model that comes with it, see ``fedn_partial.exchange.update.digest``.
+    base : digest of the global model that comes with it, see ``fedn_partial.exchange.wire.digest``.
     session : name of the session; what a device keeps from round to round is kept under it.
     round_timeout : seconds after which the server no longer waits for an update of this round.
     clients_per_round : how many clients are drawn for each round, None if all are asked.

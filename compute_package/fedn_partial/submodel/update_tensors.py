@@ -26,7 +26,7 @@ def update_tensors(layers, batchnorm_statistics: str) -> dict[str, list]:
 
 
 def shapes(parts) -> dict[str, list[list[int]]]:
-    """Return ``{layer: [shape, ...]}`` of `parts`, as ``fedn_partial.exchange.update.decode`` wants it."""
+    """Return ``{layer: [shape, ...]}`` of `parts`, as ``fedn_partial.exchange.decoding.decode`` wants it."""
     return {name: [list(tensor.shape) for tensor in tensors] for name, tensors in parts.items()}
 
 

@@ -10,7 +10,7 @@ from device import Device
 from fedn_partial.data.shard import Shard
 from fedn_partial.device import costs
 from fedn_partial.device.planner import Calibration, Estimate, Limits, Planner
-from fedn_partial.exchange.update import encode
+from fedn_partial.exchange.encoding import encode
 from fedn_partial.runtime.residuals import Residual
 from fedn_partial.settings.case import CODECS, Training
 from fedn_partial.submodel.layers import read_layers

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fedn_partial.errors import ModelError
+from fedn_partial.exchange.model_file import read_model
 from fedn_partial.exchange.npz import DIRECTORY_LIMIT, check_npz
-from fedn_partial.exchange.update import read_model
 from fedn_partial.submodel.layers import Tensor
 
 TENSORS = [Tensor(0, "a/kernel", (2, 3), "float32"), Tensor(1, "a/bias", (3,), "float32")]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from fedn.utils.helpers.plugins.numpyhelper import Helper
 
-from fedn_partial.exchange import update
+from fedn_partial.errors import ModelError
+from fedn_partial.exchange import decoding, encoding, model_file, wire
 from fedn_partial.runtime.refusal import write_refusal
 from fedn_partial.runtime.residuals import Residual, residuals
 from fedn_partial.submodel.layers import Tensor, read_layers, tensor_list
@@ -32,15 +33,15 @@ def randoms(shapes, seed=1):
 def encoded(folder, layers=("conv0", "dense")):
     """Write an update of `layers`; return its arrays and metadata as the server gets them."""
     path = str(folder / "update.npz")
-    checksum = update.encode(path, randoms([shape for name in layers for shape in SHAPES[name]]))
+    checksum = encoding.encode(path, randoms([shape for name in layers for shape in SHAPES[name]]))
     metadata = {"num_examples": 12, "model": "f", "base": "b", "layers": list(layers), "codec": "float32"}
-    update.write_metadata(path, metadata | {"checksum": checksum})
+    encoding.write_metadata(path, metadata | {"checksum": checksum})
     with open(path + "-metadata") as file:
         return Helper().load(path), json.load(file)
 
 
 def decode(arrays, metadata):
-    return update.decode(arrays, metadata, "f", "float32", SHAPES, ZEROS)
+    return decoding.decode(arrays, metadata, "f", "float32", SHAPES, ZEROS)
 
 
 def test_tensors_come_back_bit_by_bit_through_fedn(tmp_path):
@@ -51,11 +52,11 @@ def test_tensors_come_back_bit_by_bit_through_fedn(tmp_path):
         randoms([[6, 5]])[0][::2, 1:],
         np.float32(7).reshape(()),
     ]
-    checksum = update.encode(str(tmp_path / "u"), tensors)
+    checksum = encoding.encode(str(tmp_path / "u"), tensors)
     arrays = Helper().load(str(tmp_path / "u"))
     layer_shapes = {"a": [[2, 3], [3, 4]], "b": [[3, 4], []]}
     metadata = {"format": 2, "model": "f", "codec": "float32", "layers": ["a", "b"], "checksum": checksum}
-    parts = update.decode(arrays, metadata, "f", "float32", layer_shapes, layer_shapes)
+    parts = decoding.decode(arrays, metadata, "f", "float32", layer_shapes, layer_shapes)
     assert list(parts) == ["a", "b"]
     for part, tensor in zip([*parts["a"], *parts["b"]], tensors, strict=True):
         assert (part.shape, part.dtype) == (tensor.shape, np.float32)
@@ -80,11 +81,11 @@ def test_layers_of_a_real_model_come_back(build, tmp_path):
     model = build("vgg16", width=1 / 64)
     layers = read_layers(model)
     weights = model.get_weights()
-    checksum = update.encode(str(tmp_path / "u"), weights)
+    checksum = encoding.encode(str(tmp_path / "u"), weights)
     names = [layer.name for layer in layers]
     metadata = {"format": 2, "model": "f", "codec": "float32", "layers": names, "checksum": checksum}
     layer_shapes = shapes(update_tensors(layers, "with_layer"))
-    parts = update.decode(Helper().load(str(tmp_path / "u")), metadata, "f", "float32", layer_shapes, layer_shapes)
+    parts = decoding.decode(Helper().load(str(tmp_path / "u")), metadata, "f", "float32", layer_shapes, layer_shapes)
     for layer in layers:
         for part, tensor in zip(parts[layer.name], layer.tensors, strict=True):
             np.testing.assert_array_equal(part, weights[tensor.index], strict=True)
@@ -96,10 +97,10 @@ def test_upload_is_little_more_than_the_trained_tensors(build, tmp_path, width, 
     layers = [layer for layer in read_layers(build("vgg16", width=width)) if names is None or layer.name in names]
     tensors = randoms([tensor.shape for tensor in tensor_list(layers)])
     path = str(tmp_path / "update.npz")
-    checksum = update.encode(path, tensors)
+    checksum = encoding.encode(path, tensors)
     resources = dict.fromkeys(("seconds", "cpu_seconds", "cpu_percent", "rss_peak_mb", "ram_used_mb"), 123456.78)
     metadata = {"num_examples": 5000, "model": "f" * 16, "base": "b" * 32, "round": 100, "client": "device-10"}
-    update.write_metadata(
+    encoding.write_metadata(
         path,
         metadata
         | {
@@ -122,11 +123,11 @@ KERNELS = {"a": [[3, 3, 8, 16], [16]], "b": [[40, 12], [12]]}
 def through_the_wire(folder, codec, values, base, memory=()):
     """Encode the tensors of KERNELS, load them as FEDn does, decode them; return them as a flat list."""
     path = str(folder / "update.npz")
-    checksum = update.encode(path, values, codec, iter(base), memory or [Residual(folder / str(i)) for i in range(4)])
+    checksum = encoding.encode(path, values, codec, iter(base), memory or [Residual(folder / str(i)) for i in range(4)])
     parts = iter(base)
     return [
         array
-        for arrays in update.decode(
+        for arrays in decoding.decode(
             Helper().load(path),
             {"format": 2, "model": "f", "codec": codec, "layers": ["a", "b"], "checksum": checksum},
             "f",
@@ -223,14 +224,14 @@ def test_coded_update_is_refused_for_its_arrays(tmp_path, codec, change, told):
     values = randoms(kernel_shapes())
     path = str(tmp_path / "update.npz")
     zeros = [np.zeros(shape, np.float32) for shape in kernel_shapes()]
-    update.encode(path, values, codec, zeros, [Residual(tmp_path / str(index)) for index in range(4)])
+    encoding.encode(path, values, codec, zeros, [Residual(tmp_path / str(index)) for index in range(4)])
     arrays = change(*Helper().load(path))
     crc = 0
     for array in arrays:
-        crc = update.checksum(array, crc)
+        crc = wire.checksum(array, crc)
     metadata = {"format": 2, "model": "f", "codec": codec, "layers": ["a", "b"], "checksum": crc}
     with pytest.raises(ValueError, match=told):
-        update.decode(arrays, metadata, "f", codec, KERNELS, {"a": zeros[:2], "b": zeros[2:]})
+        decoding.decode(arrays, metadata, "f", codec, KERNELS, {"a": zeros[:2], "b": zeros[2:]})
 
 
 def test_bytes_of_the_codecs(build, tmp_path):
@@ -245,14 +246,14 @@ def test_bytes_of_the_codecs(build, tmp_path):
         for codec in sizes:
             path = str(tmp_path / "update.npz")
             memory = residuals(tmp_path / "residuals", "s", tensors)
-            update.encode(path, values, codec, base, memory)
+            encoding.encode(path, values, codec, base, memory)
             sizes[codec] += os.path.getsize(path) / 20
     assert sizes["float16"] / sizes["float32"] == pytest.approx(0.5, rel=0.01)
     assert sizes["int8"] / full < 0.06
 
 
 def test_update_is_not_compressed(tmp_path):
-    update.encode(str(tmp_path / "u"), [np.zeros(10_000, np.float32)])
+    encoding.encode(str(tmp_path / "u"), [np.zeros(10_000, np.float32)])
     with zipfile.ZipFile(tmp_path / "u") as archive:
         assert [(member.filename, member.compress_type) for member in archive.infolist()] == [("0.npy", 0)]
         assert archive.testzip() is None
@@ -322,7 +323,7 @@ def test_update_is_refused_for_its_arrays(tmp_path, change, told):
     arrays, metadata = encoded(tmp_path)
     changed = change(arrays[0])
     if changed:
-        metadata["checksum"] = update.checksum(np.ascontiguousarray(changed[0]))
+        metadata["checksum"] = wire.checksum(np.ascontiguousarray(changed[0]))
     with pytest.raises(ValueError, match=told):
         decode(changed, metadata)
 
@@ -355,7 +356,7 @@ def flip_a_bit(content):
 def test_global_model_comes_as_fedn_wrote_it(tmp_path):
     weights = randoms([[3, 4], [5], []])
     path = Helper().save(weights, str(tmp_path / "model.npz"))
-    for loaded, weight in zip(update.read_model(path), weights, strict=True):
+    for loaded, weight in zip(model_file.read_model(path), weights, strict=True):
         np.testing.assert_array_equal(loaded, weight, strict=True)
 
 
@@ -369,8 +370,8 @@ def test_damaged_global_model_is_refused(tmp_path, save, damage):
     path = tmp_path / "model.npz"
     save(path, **{"0": randoms([[40, 5]])[0]})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(update.ModelError, match=NO_MODEL):
-        list(update.read_model(str(path)))
+    with pytest.raises(ModelError, match=NO_MODEL):
+        list(model_file.read_model(str(path)))
 
 
 @pytest.mark.parametrize(
@@ -378,13 +379,13 @@ def test_damaged_global_model_is_refused(tmp_path, save, damage):
 )
 def test_npz_that_is_no_global_model_is_refused(tmp_path, arrays):
     np.savez(tmp_path / "model.npz", **arrays)
-    with pytest.raises(update.ModelError, match=NO_MODEL):
-        list(update.read_model(str(tmp_path / "model.npz")))
+    with pytest.raises(ModelError, match=NO_MODEL):
+        list(model_file.read_model(str(tmp_path / "model.npz")))
 
 
 def test_missing_global_model_is_refused(tmp_path):
-    with pytest.raises(update.ModelError, match=NO_MODEL):
-        list(update.read_model(str(tmp_path / "model.npz")))
+    with pytest.raises(ModelError, match=NO_MODEL):
+        list(model_file.read_model(str(tmp_path / "model.npz")))
 
 
 TENSORS = [Tensor(0, "a/kernel", (2, 3), "float32"), Tensor(1, "a/bias", (3,), "float32")]
@@ -394,9 +395,9 @@ TENSORS = [Tensor(0, "a/kernel", (2, 3), "float32"), Tensor(1, "a/bias", (3,), "
 def test_fitting_global_model_passes(tmp_path, dtype):
     weights = [array.astype(dtype) for array in randoms([(2, 3), (3,)])]
     path = Helper().save(weights, str(tmp_path / "model.npz"))
-    for loaded, weight in zip(update.read_model(path, TENSORS), weights, strict=True):
+    for loaded, weight in zip(model_file.read_model(path, TENSORS), weights, strict=True):
         np.testing.assert_array_equal(loaded, weight, strict=True)
-    (bias,) = update.read_model(path, TENSORS, only=TENSORS[1:])
+    (bias,) = model_file.read_model(path, TENSORS, only=TENSORS[1:])
     np.testing.assert_array_equal(bias, weights[1], strict=True)
 
 
@@ -414,13 +415,13 @@ def test_fitting_global_model_passes(tmp_path, dtype):
 )
 def test_global_model_that_does_not_fit_is_refused(tmp_path, arrays, told):
     path = Helper().save(arrays, str(tmp_path / "model.npz"))
-    with pytest.raises(update.ModelError, match=told):
-        list(update.read_model(path, TENSORS))
+    with pytest.raises(ModelError, match=told):
+        list(model_file.read_model(path, TENSORS))
 
 
 def test_digest_is_equal_for_equal_models():
     weights = randoms([(2, 3), (3,), (0,), ()])
-    assert update.digest(weights) == update.digest([weight.copy(order="F") for weight in weights])
+    assert wire.digest(weights) == wire.digest([weight.copy(order="F") for weight in weights])
 
 
 @pytest.mark.parametrize(
@@ -437,14 +438,14 @@ def test_digest_is_equal_for_equal_models():
 )
 def test_digest_changes_with_the_model(change):
     a, b = randoms([(2, 3), (6,)])
-    assert update.digest(change(a, b)) != update.digest([a, b])
+    assert wire.digest(change(a, b)) != wire.digest([a, b])
 
 
 def test_digest_changes_with_one_bit():
     (weights,) = randoms([(50,)])
     flipped = weights.copy()
     flipped.view(np.uint32)[49] ^= 1
-    assert update.digest([flipped]) != update.digest([weights])
+    assert wire.digest([flipped]) != wire.digest([weights])
 
 
 def test_refusal_is_a_model_without_values_for_fedn(tmp_path):

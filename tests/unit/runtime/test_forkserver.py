@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 from device import MODEL, Device
 
 from fedn_partial import models
-from fedn_partial.exchange.update import decode
+from fedn_partial.exchange.decoding import decode
 from fedn_partial.submodel.layers import pick, read_layers, tensor_list
 from fedn_partial.submodel.update_tensors import shapes, update_tensors
 

@@ -21,7 +21,7 @@ from fedn_partial.client.simulation import checkpoint, session
 from fedn_partial.data.shard import Shard, write_shard
 from fedn_partial.device import oom_marker
 from fedn_partial.device.planner import Calibration
-from fedn_partial.exchange import update
+from fedn_partial.exchange import encoding
 from fedn_partial.runtime import refusal, residuals
 from fedn_partial.runtime.atomic import WriteError
 from fedn_partial.seed_model.package import build_package
@@ -44,7 +44,7 @@ def no_room(full_disk):
 WRITERS = {
     "seed model": ("seed.npz", lambda path: build_seed(CASE, path)),
     "compute package": ("package.tgz", build_package),
-    "update": ("update.npz", lambda path: update.encode(str(path), [np.zeros(9000, np.float32)])),
+    "update": ("update.npz", lambda path: encoding.encode(str(path), [np.zeros(9000, np.float32)])),
     "shard": ("x_train.npy", lambda path: write_shard(path.parent, big(SHARD), "x")),
     "simulated model": ("model-1.npz", lambda path: session._write_arrays(path, [np.zeros(9000)])),
     "checkpoint": (
@@ -136,7 +136,7 @@ BY_HAND = {
     "compute_package/fedn_partial/runtime/forkserver.py",  # the kernel's files
     "client/fleet/processes.py",  # logs
     "client/simulation/__init__.py",  # a lock
-    "seed_model/server_functions.py",  # travels as text, by itself
+    "compute_package/fedn_partial/exchange/state.py",  # travels as text, by itself
 }
 
 

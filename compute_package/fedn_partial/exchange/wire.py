@@ -1,0 +1,30 @@
+"""Digests, checksums and text on the wire, used by both ends."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+
+import numpy as np
+
+FORMAT = 2  # of updates
+
+
+def digest(arrays) -> str:
+    """Return a hash of a global model (a list of arrays): equal exactly if all values, shapes and dtypes are."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()[:32]
+
+
+def checksum(values, start=0) -> int:
+    """Return the CRC-32 of a contiguous array's bytes, going on from `start`."""
+    return zlib.crc32(values.data, start)
+
+
+def plain(text, limit=200):
+    """Return what a client said fit for a log or a terminal: one line, printable, at most `limit` characters."""
+    printable = "".join(character if character.isprintable() else " " for character in str(text))
+    return " ".join(printable.split())[:limit]
