@@ -45,7 +45,12 @@ def upload_seed(api: Api, path: str | Path) -> str:
     ------
     ModelError : not a model file. ApiError : FEDn has no compute package yet, or refuses the model.
     """
-    if not any(True for _ in model_file.read_model(str(path))):
+    empty = True
+    for index, array in enumerate(model_file.read_model(str(path))):
+        empty = False
+        if not np.isfinite(array).all():
+            raise ModelError(f"{path}: tensor {index} has values that are not finite")
+    if empty:
         raise ModelError(f"{path} holds no tensors")
     try:
         api.get("packages/active")

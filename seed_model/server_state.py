@@ -201,5 +201,7 @@ def _release(combiner: dict) -> str | None:
         try:
             rpc.ControlStub(channel).SetServerFunctions(request, timeout=CONTROL_TIMEOUT)
         except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.PERMISSION_DENIED:  # of 'network up', which does that by itself
+                return None
             return f"{address} answers {error.code().name}"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import click
@@ -38,11 +39,12 @@ def session_start(config, runs, as_json, **options):
     with events(as_json) as tell:
         click.echo("comparing FEDn's newest model with the case")
         try:
+            # Before the session: on a full disk there must not be one that nobody follows. Devices have their own data.
+            folder = RunFolder(path, dataclasses.replace(case, data=None))
             session_id, layers = start_session(api, case)
         except BaseException:
-            path.rmdir()  # nothing has begun
+            shutil.rmtree(path, ignore_errors=True)  # nothing has begun
             raise
-        folder = RunFolder(path, dataclasses.replace(case, data=None))  # devices have data of their own
         click.echo(f"session {session_id}")
         tell({"event": "session", "session": session_id})
         try:

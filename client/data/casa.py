@@ -174,7 +174,7 @@ def _parse(rows: dict[int, bytes], path: Path, unknown: Counter) -> tuple[np.nda
             unknown[name] += 1
         activities.append(_NUMBER.get(name, _OTHER))
     try:
-        features = np.loadtxt(list(numbers.values()), delimiter=",", quotechar='"', ndmin=2)
+        features = np.loadtxt(list(numbers.values()), delimiter=",", quotechar='"', comments=None, ndmin=2)
     except ValueError:
         raise DataError(_bad_number(numbers, path)) from None
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))

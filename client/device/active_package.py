@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -10,8 +12,9 @@ from pathlib import Path
 from fedn.utils.checksum import sha
 from fedn.utils.dispatcher import Dispatcher
 
-from fedn_partial.client.fedn_api.api import Api, ApiError
+from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.fedn_api.package_archive import PackageError, unpack
+from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
 
 RETRY = 300  # seconds until a package that could not be run is fetched again: it may have been damaged on its way
@@ -61,29 +64,41 @@ class ActivePackage:
                 archive.unlink(missing_ok=True)
 
     def look(self, api: Api) -> None:
-        """As ``refresh``, but let the package here stay where FEDn does not answer."""
+        """As ``refresh``, but keep the package here where FEDn does not answer, or this disk has no room."""
         try:
             self.refresh(api)
-        except ApiError as error:
+        except FednPartialError as error:
             log(f"whether there is a new compute package is not known: {error}")
 
     def _exchange(self, archive: Path) -> None:
         self.dispatcher, self.problem = None, "its compute package is being exchanged"
         shutil.rmtree(self.folder, ignore_errors=True)  # the fork server of the old package ends without its socket
-        if self._checksum and sha(archive) != self._checksum:
+        if self._checksum and sha(archive) != self._checksum.strip().lower():
             raise PackageError(
                 f"FEDn's compute package has checksum {sha(archive)}, client.yaml allows {self._checksum} alone "
                 "(key package_checksum)"
             )
-        self.folder.mkdir(parents=True)
         try:
+            self.folder.mkdir(parents=True)
             package = unpack(archive, self.folder)
-            dispatcher = Dispatcher(package.config, str(package.folder))
+            dispatcher = QuotingDispatcher(package.config, str(package.folder))
             _start_up(dispatcher)
         except PackageError:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
         self.dispatcher, self.problem = dispatcher, None
+
+
+class QuotingDispatcher(Dispatcher):
+    """FEDn's dispatcher, for which the folder of temporary files may have spaces and quotes in its path.
+
+    FEDn hands it a line, "train MODEL UPDATE", and runs that in a shell as it is.
+    """
+
+    def run_cmd(self, cmd_type, **options):
+        name, *paths = cmd_type.split(f" {tempfile.gettempdir()}")
+        line = " ".join([name, *(shlex.quote(tempfile.gettempdir() + path) for path in paths)])
+        return super().run_cmd(line, **options)
 
 
 def _start_up(dispatcher: Dispatcher) -> None:

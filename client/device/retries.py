@@ -38,7 +38,7 @@ def _retried(call: Callable, attempts: int | None) -> Callable:
             started = time.monotonic()
             try:
                 return call(handler, *args, **kwargs)
-            except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed by another thread
+            except (grpc.RpcError, ValueError) as error:
                 if not _may_pass(error):
                     raise
                 if time.monotonic() - started > LONGEST_PAUSE:  # it worked for a while
@@ -60,9 +60,12 @@ def _is(error: Exception, status: grpc.StatusCode) -> bool:
 
 
 def _may_pass(error: Exception) -> bool:
+    """Return whether the next attempt may succeed: the combiner is away, or another thread has closed the channel."""
     if _is(error, grpc.StatusCode.UNKNOWN):
         return error.details() == "Stream removed"
-    return isinstance(error, ValueError) or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    if isinstance(error, ValueError):
+        return "closed channel" in str(error)
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 class RetryingHandler(GrpcHandler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import os
 import socket
 import ssl
@@ -65,7 +66,7 @@ def examine(connection: Connection, file: ClientFile) -> Iterator[Check]:
         let_in = controller(Api(connection))
         yield let_in
         if let_in.state != PROBLEM:
-            yield package(Api(connection))
+            yield package(Api(connection), file.package_checksum)
             yield combiners(Api(connection), file)
     except FednPartialError as error:
         yield Check("controller", PROBLEM, str(error))
@@ -154,7 +155,7 @@ def controller(api: Api) -> Check:
     return Check("controller", OK, f"{url}, {'with the token' if token else 'without a token'}")
 
 
-def package(api: Api) -> Check:
+def package(api: Api, checksum: str | None) -> Check:
     """Fetch the compute package that FEDn has active, and see whether this device could run it."""
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "package.tgz"
@@ -163,6 +164,11 @@ def package(api: Api) -> Check:
                 text = "FEDn has no compute package yet; the client will wait for one"
                 return Check("compute package", WARNING, text)
             name = api.download_package(archive)
+            if checksum and _sha256(archive) != checksum.strip().lower():
+                text = (
+                    f"FEDn's active one has checksum {_sha256(archive)}, client.yaml (package_checksum) allows another"
+                )
+                return Check("compute package", PROBLEM, text)
             active = package_archive.unpack(archive, Path(folder) / "package")
             package_archive.check_runs(active)
         except ApiError as error:
@@ -201,3 +207,7 @@ def combiners(api: Api, file: ClientFile) -> Check:
     checks = [reachable("combiner", str(host), port, otherwise) for host, port in places]
     bad = [check for check in checks if check.state == PROBLEM]
     return Check("combiner", PROBLEM if bad else OK, "; ".join(check.text for check in bad or checks))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

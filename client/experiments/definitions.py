@@ -16,8 +16,9 @@ from pathlib import Path
 from fedn_partial import configs
 from fedn_partial.client.experiments.paper import figures
 from fedn_partial.errors import FednPartialError
-from fedn_partial.settings.case import Case, parse_case, read_yaml
+from fedn_partial.settings.case import Case, parse_case
 from fedn_partial.settings.schema import SettingsError, bounded, parse
+from fedn_partial.settings.yaml_file import read_yaml
 
 FOLDER = Path(configs.__file__).with_name("experiments")
 KINDS = ("curves", "points", "counts", "bytes", "budgets")

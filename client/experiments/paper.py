@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 from fedn_partial import configs
-from fedn_partial.settings.case import read_yaml
+from fedn_partial.settings.yaml_file import read_yaml
 
 
 @functools.cache

@@ -25,7 +25,7 @@ def base_url(address: str, port: int | None = None) -> str:
     SettingsError : `address` is none that FEDn's clients can use. A password in it is not shown.
     """
     text = address.strip()
-    shown = re.sub(r"//[^/@]*@", "//***@", text) if "@" in text else text
+    shown = re.sub(r"^([^:/@]*//)?.*@", r"\1***@", text) if "@" in text else text
     stray = STRAY.search(text)
     if stray:
         raise SettingsError(f"api_url is {shown!r}, with {stray[0]!r} in it; write it without quotes and spaces")
@@ -42,6 +42,8 @@ def base_url(address: str, port: int | None = None) -> str:
     _check(parts, host, own_port, shown)
     scheme = parts.scheme or ("http" if _is_local(host) else "https")
     name = f"[{host}]" if ":" in host else host
+    if own_port and port and own_port != port:
+        raise SettingsError(f"api_url is {shown!r}, but api_port {port}; give one port")
     number = own_port or port
     return f"{scheme.lower()}://{name}{f':{number}' if number else ''}{parts.path.rstrip('/')}"
 

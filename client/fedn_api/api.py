@@ -17,8 +17,8 @@ import requests
 from fedn_partial.client.fedn_api.address import base_url
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_atomically
-from fedn_partial.settings.case import read_yaml
 from fedn_partial.settings.schema import SettingsError, parse
+from fedn_partial.settings.yaml_file import read_yaml
 
 READ_TIMEOUT = 30  # seconds that a controller may take to answer a question
 DEFAULT_URL = "http://localhost:8092"
@@ -78,14 +78,19 @@ def connection(default_url: str | None = DEFAULT_URL, **options) -> Connection:
     found = next((path.expanduser() for path in CONFIG_FILES if path.expanduser().exists()), None)
     values = read_yaml(found) if found else {}
     for source in (environment, options):
-        values.update({key: value for key, value in source.items() if value not in (None, "", False)})
+        given = {key: value for key, value in source.items() if value not in (None, "", False)}
+        if "api_url" in given and "api_port" not in given:
+            values.pop("api_port", None)  # it belongs to the URL that is given up
+        values.update(given)
     if str(values.get("api_port", "")).isdigit():
         values["api_port"] = int(values["api_port"])
     if "token" in values:  # YAML takes digits for a number, and the message about that would show the token
-        values["token"] = str(values["token"]).strip()
+        values["token"] = str(values["token"]).strip().removeprefix("Bearer ").strip()
         if not values["token"].isascii() or not values["token"].isprintable() or not values["token"]:
             raise SettingsError("the token is empty, or holds characters that no token has; copy it anew")
-    values.setdefault("api_url", default_url)
+    if default_url and "api_url" not in values:
+        values["api_url"] = default_url if "api_port" not in values else default_url.rpartition(":")[0]
+    values.setdefault("api_url", None)
     if values["api_url"] is None:
         raise SettingsError(
             "api_url is missing: where is FEDn's controller? Give it in client.yaml, with --api-url or as "
@@ -107,8 +112,9 @@ class Api:
         self._session = requests.Session()
         if self.connection.token:
             scheme = os.environ.get("FEDN_AUTH_SCHEME", "Bearer")
-            self._session.headers["Authorization"] = f"{scheme} {self.connection.token.split()[-1]}"
-        self._session.verify = False if self.connection.insecure else self.connection.ca or True
+            self._session.headers["Authorization"] = f"{scheme} {self.connection.token}"
+        # With each request: REQUESTS_CA_BUNDLE wins over what a session of requests has.
+        self._verify = False if self.connection.insecure else self.connection.ca or True
 
     def get(
         self, path: str, params: dict | None = None, limit: int | None = None, order: str | None = None, skip: int = 0
@@ -182,11 +188,17 @@ class Api:
             raise ApiError(f"{method} {response.url} failed with {response.status_code}: {error_message(response)}")
         return response
 
+    def _tls(self) -> dict:
+        """Return the options of requests: the environment's, where the connection has none."""
+        return {} if self._verify is True else {"verify": self._verify}
+
     def _send(self, method: str, path: str, timeout=(10, 300), **kwargs) -> requests.Response:
         base = self.connection.base_url
         try:
-            return self._session.request(method, f"{base}/api/v1/{path}", timeout=timeout, **kwargs)
+            return self._session.request(method, f"{base}/api/v1/{path}", timeout=timeout, **self._tls(), **kwargs)
         except requests.exceptions.SSLError as error:
+            if "WRONG_VERSION_NUMBER" in str(error):
+                raise ApiError(f"{base} answers without TLS; write http:// if that is right") from None
             raise ApiError(
                 f"{base}: its certificate is not trusted ({error}); name the authority's file with --ca"
             ) from None

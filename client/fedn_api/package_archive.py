@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import lzma
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fedn_partial.errors import FednPartialError
+from fedn_partial.settings.schema import SettingsError
+from fedn_partial.settings.yaml_file import parse_yaml
 
 REQUIRED = ("train", "validate")
 SCRIPTS = (".py", ".sh")
@@ -98,14 +101,12 @@ def _read_to_end(archive: tarfile.TarFile) -> None:
 
 def read_package(folder: Path) -> Package:
     """Read the fedn.yaml in or below `folder` and check that what it names is there (raises PackageError)."""
-    import yaml
-
     found = sorted(folder.rglob("fedn.yaml"), key=lambda path: len(path.parts))
     if not found:
         raise PackageError("the compute package has no fedn.yaml")
     try:
-        config = yaml.safe_load(found[0].read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        config = parse_yaml(found[0].read_text(), "fedn.yaml")
+    except (OSError, SettingsError, UnicodeDecodeError) as error:
         raise PackageError(f"the compute package's fedn.yaml cannot be read: {error}") from None
     entry_points = config.get("entry_points") if isinstance(config, dict) else None
     if not isinstance(entry_points, dict):
@@ -152,6 +153,10 @@ def check_runs(package: Package) -> None:
             line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
             where = f"{path.relative_to(package.folder)}{line}"
             raise PackageError(f"the compute package's {where} is not Python: {error.args[0]}") from None
+    for name, entry in package.config["entry_points"].items():
+        program = shlex.split(entry["command"])[0]
+        if not shutil.which(program) and not (package.folder / program).exists():
+            raise PackageError(f"entry point {name!r} runs {program!r}, which is not a program on this machine")
     if not package.ours:
         return
     scripts = [word for entry in package.config["entry_points"].values() for word in shlex.split(entry["command"])]

@@ -34,6 +34,7 @@ FROM_RESOURCES = (
 )
 
 
+SIGNED = ("train_loss", "loss", "temperature_c")  # what may be below 0
 LARGEST = 1e15  # of any number in a row: bytes, weights, seconds, operations
 CLIENTS_PERIOD = 5  # seconds between two looks of FEDn at who is online
 SETTLE = 10  # seconds after a round in which FEDn may still be writing down its last updates
@@ -210,9 +211,11 @@ class SessionPoller:
         for round_ in self.rounds.values():
             for client_id, name in round_.ids.items():
                 row = round_.rows[name]
-                if row.outcome.startswith("refused"):
-                    continue
                 result = outcome(client_id, round_.number, self._reports)
+                # A refusal is what the device says of itself, in more words than the server functions have for it; but
+                # whoever can speak to FEDn can say so in its name.
+                if row.outcome.startswith("refused") and result != "merged":
+                    continue
                 if round_.failed and result in (None, "merged"):  # merged into a model that FEDn has not kept
                     result = "round failed"
                 row.outcome = result or row.outcome
@@ -246,8 +249,8 @@ class SessionPoller:
             train_seconds=_number(phases.get("train")),
             round_seconds=_number(round(sum(seconds), 3)) if None not in seconds else None,
             phases={plain(name): _number(value) for name, value in phases.items()},
-            **{key: _number(data.get(key)) for key in FROM_METADATA},
-            **{key: _number(resources.get(key)) for key in FROM_RESOURCES},
+            **{key: _number(data.get(key), signed=key in SIGNED) for key in FROM_METADATA},
+            **{key: _number(resources.get(key), signed=key in SIGNED) for key in FROM_RESOURCES},
         )
         round_.ids[client_id] = client  # last: of an update that could not be read there must be no trace
         self._names[client_id] = client
@@ -261,7 +264,8 @@ class SessionPoller:
 
     def _read_validation(self, validation: dict) -> None:
         metrics = json.loads(validation["data"])
-        known = {key: _number(metrics.get(key)) for key in ("accuracy", "loss", "test_examples", "download_bytes")}
+        keys = ("accuracy", "loss", "test_examples", "download_bytes")
+        known = {key: _number(metrics.get(key), signed=key in SIGNED) for key in keys}
         if known["accuracy"] is not None and not 0 <= known["accuracy"] <= 1:
             known["accuracy"] = None
         self._validations[validation["modelId"]][str(validation["sender"]["clientId"])] = known
@@ -309,7 +313,8 @@ def _seconds(raw: dict) -> float | None:
     return None if None in (began, ended) else (ended - began).total_seconds()
 
 
-def _number(value) -> float | None:
-    """Return a number that a client sent, or None if it is none, or larger than anything that is measured here."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+def _number(value, signed: bool = False) -> float | None:
+    """Return a number that a client sent, or None if it is none, or one that nothing measured here can have."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    good = number and (-LARGEST if signed else 0) <= value < LARGEST
     return value if good else None

@@ -7,6 +7,8 @@ state is in one folder, so that a network that is started again finds the models
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -24,6 +26,7 @@ import yaml
 
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.fleet import processes
+from fedn_partial.client.network.fedn_process import control
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_text
 
@@ -98,6 +101,27 @@ class Network:
         FednPartialError : a port is taken, rclone is missing, or a process did not come up.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._alone():
+            before = dict(self.running)
+            try:
+                self._up(host, tied, say)
+            except BaseException:
+                processes.stop([process for name, process in self.running.items() if before.get(name) != process])
+                raise
+
+    @contextlib.contextmanager
+    def _alone(self):
+        """Let no other command start this network at the same time."""
+        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise FednPartialError(f"another command is starting the network in {self.folder}") from None
+        finally:
+            os.close(lock)
+
+    def _up(self, host: str | None, tied: bool, say) -> None:
         self.load()
         if self.running and host not in (None, self.host):
             raise FednPartialError(
@@ -105,6 +129,7 @@ class Network:
                 f"first: fedn-partial network down --folder {shlex.quote(str(self.folder))}"
             )
         self.host, self._tied = host or self.host, tied
+        _check_address(self.host)
         rclone = _rclone()
         if self.supervisor is None:
             if not self.running:
@@ -318,6 +343,7 @@ class Network:
             "FEDN_COMPUTE_PACKAGE_DIR": str(folder / "packages"),
             "FEDN_MODEL_DIR": str(folder / "models"),
             "RCLONE_AUTH_KEY": f'"fedn,{self._key()}"',  # not on the command line, where everybody can read it
+            control.VARIABLE: hashlib.sha256(self._key().encode()).hexdigest(),
             "HOOK_SERVICE_HOST": f"127.0.0.1:{self.ports['hooks']}",
             "TMPDIR": str(folder / "tmp"),
             "HOME": str(folder / "tmp"),  # gunicorn and rclone keep files there
@@ -392,3 +418,13 @@ def _own_address() -> str:
             return probe.getsockname()[0]
         except OSError:
             return "127.0.0.1"
+
+
+def _check_address(host: str) -> None:
+    """Raise FednPartialError if this machine cannot listen on `host`."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as listener:
+            listener.bind(address)
+    except OSError as error:
+        raise FednPartialError(f"--listen {host}: not an address of this machine ({error.strerror or error})") from None

@@ -9,8 +9,8 @@ from pathlib import Path
 from fedn_partial import configs
 from fedn_partial.device import cgroup
 from fedn_partial.errors import FednPartialError
-from fedn_partial.settings.case import read_yaml
 from fedn_partial.settings.schema import bounded, parse
+from fedn_partial.settings.yaml_file import read_yaml
 
 MIB = 2**20
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import time
 import zipfile
 from pathlib import Path
 
@@ -143,3 +144,73 @@ def test_updates_of_an_earlier_session_from_the_same_model_are_not_merged(runnin
     assert run.final["problem"] is None
     assert_models_are_what_clients_sent(running, run, tmp_path)
     assert running.network.log("hooks").read_text().count(": belongs to session") >= 3
+
+
+def test_nobody_but_the_controller_gives_the_combiner_orders(running):
+    """FEDn takes rounds and server functions, which are code, from any client."""
+    attacker = Attacker(running)
+    control = rpc.ControlStub(attacker.channel)
+    request = messages.ControlRequest()
+    request.parameter.add(key="server_functions", value="raise SystemExit")
+    for order in (control.SetServerFunctions, control.SetAggregator, control.Start, control.Stop):
+        with pytest.raises(grpc.RpcError) as refused:
+            order(request, timeout=10, metadata=[("fedn-partial-control-key", "guessed")])
+        assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_client_cannot_put_its_own_file_in_the_place_of_a_global_model(running, tmp_path):
+    """Before the combiner has the model, while it has it, and in the moment after a round has made a new one."""
+    attacker, refused = Attacker(running), []
+    own = whole_model([np.full((2, 2), 666, np.complex64)] * 80)
+    newest_id = running.api.get("models/", limit=1, order="desc")["result"][0]["model_id"]
+
+    def try_upload(model_id):
+        try:
+            attacker.upload(model_id, own)
+        except grpc.RpcError:
+            refused.append(model_id)
+
+    try_upload(newest_id)
+    ids = [client["client_id"] for client in running.api.get("clients/")["result"]]
+
+    def attack(poller):
+        seen = set()
+        while not poller.over:
+            for model in running.api.get("models/", limit=2, order="desc")["result"]:
+                try_upload(model["model_id"])
+            for round_ in list(poller.rounds.values()):
+                if round_.model and round_.id not in seen:
+                    seen.add(round_.id)
+                    for client_id in ids:
+                        attacker.send(client_id, round_.model, newest_id, round_.id)
+            time.sleep(0.05)
+
+    case = make_case(name="squatted", session={"rounds": 3, "round_timeout": 40, "min_clients": 3})
+    run = Run(running, tmp_path, case, attack)
+    assert refused
+    for round_ in run.rounds():
+        if round_.status == "Finished":
+            model = committed_model(running, round_.new_model, tmp_path)
+            assert all(array.dtype == np.float32 and (array != 666).all() for array in model)
+    again = Run(running, tmp_path, make_case(session={"rounds": 2, "round_timeout": 40, "min_clients": 3}))
+    assert again.final["problem"] is None
+    assert_models_are_what_clients_sent(running, again, tmp_path)
+
+
+def test_a_flood_of_messages_neither_ends_a_round_nor_keeps_it_open(running, tmp_path):
+    attacker, sent = Attacker(running), []
+    deep = "[" * 900 + "]" * 900
+
+    def flood(poller):
+        wait_until(lambda: len(poller.rounds) >= 2 and newest(poller).model)
+        round_ = newest(poller)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not round_.over:
+            attacker.send("flooder", round_.model, "none", round_.id)
+            attacker.send("flooder", round_.model, "none", round_.id, nested=json.loads(deep))
+            sent.append(1)
+
+    case = make_case(name="flooded", session={"rounds": 3, "round_timeout": 40, "min_clients": 3})
+    run = Run(running, tmp_path, case, flood)
+    assert len(sent) > 100 and [round_.status for round_ in run.rounds()] == ["Finished"] * 3
+    assert_models_are_what_clients_sent(running, run, tmp_path)

@@ -16,35 +16,93 @@ import threading
 import time
 from pathlib import Path
 
+import grpc
+
+from fedn_partial.client.network.fedn_process import control
 from fedn_partial.runtime.atomic import write_text
 from fedn_partial.seed_model import fallback
 
 MODEL_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+UPLOAD_SLACK = 1_000_000  # bytes
+MESSAGES_A_CLIENT = 3  # that are queued in a round
+OTHER_MESSAGES = 50  # of clients that were not asked, or for other rounds
+MOST_DEPTH = 20  # of nested metadata
 HOOKS_PATIENCE = 30  # seconds that a round waits for a hooks process that is being restarted
 
 
 def correct() -> None:
     """Correct FEDn's combiner, before it is started."""
+    _guard_control()
     _check_model_ids()
     _take_updates()
     _keep_rounds_going()
     _send_validations_to_the_clients_of_the_round()
 
 
+def _guard_control() -> None:
+    """Take orders (rounds, server functions) from this network's controller alone: FEDn takes them from any client."""
+    from fedn.network.grpc import server
+    from fedn.network.grpc.auth import JWTInterceptor, _unary_unary_rpc_terminator
+
+    class Guard(JWTInterceptor):
+        def intercept_service(self, continuation, call):
+            key = dict(call.invocation_metadata).get(control.METADATA, "")
+            if call.method.startswith("/fedn.Control/") and not control.is_key(key):
+                return _unary_unary_rpc_terminator(grpc.StatusCode.PERMISSION_DENIED, "only the controller may")
+            return super().intercept_service(continuation, call)
+
+    server.JWTInterceptor = Guard
+
+
 def _check_model_ids() -> None:
     """Make FEDn's model storage refuse ids that are paths: FEDn joins them to its folder as they come."""
     from fedn.network.combiner import modelservice
+    from fedn.network.combiner.roundhandler import RoundHandler
     from fedn.network.storage.models.tempmodelstorage import TempModelStorage
 
     class CheckedStorage(TempModelStorage):
+        """Models by checked ids. The global models, which the combiner itself puts in, no client can replace."""
+
+        def __init__(self):
+            super().__init__()
+            self.staged = set()
+            self.staging = None  # id of the global model that the combiner puts in now
+
         def get_ptr(self, model_id):
+            if model_id in self.staged and model_id != self.staging:
+                raise ValueError(f"{model_id} is a global model")
+            if model_id not in self.models and model_id != self.staging:
+                path = os.path.join(self.default_dir, _checked(model_id))
+                self.models[model_id] = {"file": BoundedFile(path, "wb", self.largest)}
             return super().get_ptr(_checked(model_id))
+
+        @property
+        def largest(self):
+            """Bytes that an upload may have: twice those of a global model, and some more."""
+            paths = [os.path.join(self.default_dir, model_id) for model_id in self.staged]
+            return 2 * max((os.path.getsize(path) for path in paths if os.path.exists(path)), default=0) + UPLOAD_SLACK
+
+        def stage(self, model_id, stage):
+            """Put in a global model with `stage`, in the place of what a client has uploaded under its id."""
+            if model_id in self.staged and self.exist(model_id):
+                return
+            self.delete(model_id)
+            self.staged.add(model_id)
+            self.staging = model_id
+            try:
+                stage(model_id)
+            except BaseException:
+                self.delete(model_id)
+                raise
+            finally:
+                self.staging = None
 
         def set_model_metadata(self, model_id, model_metadata):
             super().set_model_metadata(_checked(model_id), model_metadata)
 
         def delete(self, model_id):
             """Delete a model that is there, or not, or half there."""
+            self.staged.discard(model_id)
             self.models.pop(model_id, None)
             self.models_metadata.pop(model_id, None)
             try:
@@ -53,13 +111,34 @@ def _check_model_ids() -> None:
                 return False
             return True
 
+    stage_model = RoundHandler.stage_model
+
+    @functools.wraps(stage_model)
+    def staged(handler, model_id, *args, **kwargs):
+        storage = handler.modelservice.temp_model_storage
+        storage.stage(model_id, lambda model_id: stage_model(handler, model_id, *args, **kwargs))
+
     modelservice.TempModelStorage = CheckedStorage
+    RoundHandler.stage_model = staged
 
 
 def _checked(model_id) -> str:
     if not MODEL_ID.fullmatch(str(model_id)):
         raise ValueError(f"invalid model id {str(model_id)[:200]!r}: letters, digits, '-', '_' and '.' are allowed")
     return str(model_id)
+
+
+class BoundedFile(io.FileIO):
+    """A file that takes so many bytes and no more."""
+
+    def __init__(self, path: str, mode: str, limit: int):
+        super().__init__(path, mode)
+        self.limit = limit
+
+    def write(self, data) -> int:
+        if self.tell() + len(data) > self.limit:
+            raise ValueError(f"the model is larger than {self.limit:,} bytes")
+        return super().write(data)
 
 
 class UploadedFile(io.FileIO):
@@ -93,11 +172,21 @@ def _take_updates() -> None:
         if update.sender.client_id == "global_model":  # the name under which the hooks take the global model
             logger.warning("fedn-partial: refused an update of a client with the reserved id 'global_model'")
             return False
-        valid = is_valid(handler, update)
-        if valid and _round_id(update) == getattr(handler, "round_id", None):
-            with handler.lock:
-                handler.answered.add(update.sender.client_id)
-        return valid
+        if _depth(update.meta) > MOST_DEPTH:  # which would end the round where it is read
+            logger.warning("fedn-partial: refused an update whose metadata are nested too deep, or damaged")
+            return False
+        if not is_valid(handler, update):
+            return False
+        client_id = update.sender.client_id
+        answers = _round_id(update) == getattr(handler, "round_id", None)
+        with handler.lock:
+            sender = client_id if answers and client_id in handler.asked else None
+            handler.messages[sender] = handler.messages.get(sender, 0) + 1
+            if handler.messages[sender] > (MESSAGES_A_CLIENT if sender else OTHER_MESSAGES):
+                return False
+            if answers:
+                handler.answered.add(client_id)
+        return True
 
     wait = UpdateHandler.waitforit
 
@@ -114,9 +203,23 @@ def _take_updates() -> None:
 
     UpdateHandler.lock = threading.Lock()
     UpdateHandler.asked = UpdateHandler.answered = frozenset()
+    UpdateHandler.messages = {}
     UpdateHandler.load_model_update_bytesIO = load
     UpdateHandler._validate_model_update = validate
     UpdateHandler.waitforit = waitforit
+
+
+def _depth(text: str) -> int:
+    """Return how deep the JSON `text` is nested; more than MOST_DEPTH also if it cannot be read."""
+    try:
+        level, depth = [json.loads(text)], 0
+        while level and depth <= MOST_DEPTH:
+            containers = [value for value in level if isinstance(value, (dict, list))]
+            level = [item for value in containers for item in (value.values() if isinstance(value, dict) else value)]
+            depth += 1
+        return depth
+    except (ValueError, RecursionError):
+        return MOST_DEPTH + 1
 
 
 def _round_id(update) -> str | None:
@@ -171,6 +274,7 @@ def _keep_rounds_going() -> None:
         updates, ours = handler.update_handler, fallback.is_ours(config)
         with updates.lock:
             updates.round_id, updates.asked, updates.answered = config.get("round_id"), frozenset(clients), set()
+            updates.messages = {}
         handler.validators = list(clients) if ours else None
         if ours:
             handler.aggregator = fallback.NoFallback(updates)
@@ -223,8 +327,6 @@ def _renew_functions(handler) -> None:
 
 
 def _wait_for_hooks(interface) -> None:
-    import grpc
-
     grpc.channel_ready_future(interface.channel).result(timeout=HOOKS_PATIENCE)
 
 

@@ -6,7 +6,12 @@ In FEDn 0.33 an error in a round ends the session's thread, and the session says
 from __future__ import annotations
 
 import functools
+import threading
 import time
+
+from fedn_partial.client.network.fedn_process import control
+
+STARTING = threading.Lock()  # FEDn looks whether a session runs and starts one in two steps
 
 
 def correct() -> None:
@@ -14,14 +19,28 @@ def correct() -> None:
     from fedn.common.log_config import logger
     from fedn.network.controller.control import Control
 
-    def handle_unavailable_combiner(control, combiner):
+    def handle_unavailable_combiner(controller, combiner):
         logger.warning(f"fedn-partial: combiner {combiner.name} does not answer")
 
     # FEDn calls this method and defines it nowhere.
     Control._handle_unavailable_combiner = handle_unavailable_combiner
     Control.round = _failing_safely(Control.round)
     Control.start_session = _ending_always(Control.start_session)
+    _send_control_key()
     _end_interrupted_sessions()
+
+
+def _send_control_key() -> None:
+    """Send the network's key with every call to the combiner, which takes orders from nobody else."""
+    import grpc
+    from fedn.network.combiner import interfaces
+
+    class Channel(interfaces.Channel):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.channel = grpc.intercept_channel(self.channel, control.SendKey())
+
+    interfaces.Channel = Channel
 
 
 def _failing_safely(play_round):
@@ -29,21 +48,21 @@ def _failing_safely(play_round):
     from fedn.common.log_config import logger
 
     @functools.wraps(play_round)
-    def wrapped(control, session_config, round_id, session_id, *args, **kwargs):
+    def wrapped(controller, session_config, round_id, session_id, *args, **kwargs):
         try:
-            _wait_for_clients(control, session_config, session_id)
-            return play_round(control, session_config, round_id, session_id, *args, **kwargs)
+            _wait_for_clients(controller, session_config, session_id)
+            return play_round(controller, session_config, round_id, session_id, *args, **kwargs)
         except Exception:
             logger.exception(f"fedn-partial: round {round_id} failed")
-        if control.db.round_store.get(round_id) is None:
-            control.create_round({"round_id": round_id, "status": "Pending"})
-        control.set_round_status(round_id, "Failed")
-        return None, control.db.round_store.get(round_id)
+        if controller.db.round_store.get(round_id) is None:
+            controller.create_round({"round_id": round_id, "status": "Pending"})
+        controller.set_round_status(round_id, "Failed")
+        return None, controller.db.round_store.get(round_id)
 
     return wrapped
 
 
-def _wait_for_clients(control, session_config, session_id: str) -> None:
+def _wait_for_clients(controller, session_config, session_id: str) -> None:
     """Wait until a combiner has the clients that the session requires, for at most the timeout of a round.
 
     After a restart of the combiner its clients take a while to connect again. FEDn fails a round at once, and with it
@@ -51,8 +70,8 @@ def _wait_for_clients(control, session_config, session_id: str) -> None:
     """
     wanted = {"clients_required": session_config.clients_required}
     deadline = time.monotonic() + float(session_config.round_timeout)
-    while time.monotonic() < deadline and control.get_session_status(session_id) != "Terminated":
-        if control.get_participating_combiners(wanted):
+    while time.monotonic() < deadline and controller.get_session_status(session_id) != "Terminated":
+        if controller.get_participating_combiners(wanted):
             return
         time.sleep(1)
 
@@ -63,17 +82,19 @@ def _ending_always(start_session):
     from fedn.network.state import ReducerState
 
     @functools.wraps(start_session)
-    def wrapped(control, session_id, *args, **kwargs):
-        if control.get_state() != ReducerState.idle:
-            logger.warning(f"fedn-partial: session {session_id} is not started: another one is running")
-            return
+    def wrapped(controller, session_id, *args, **kwargs):
+        with STARTING:
+            if controller.get_state() != ReducerState.idle:
+                logger.warning(f"fedn-partial: session {session_id} is not started: another one is running")
+                return
+            controller._state = ReducerState.monitoring
         try:
-            start_session(control, session_id, *args, **kwargs)
+            start_session(controller, session_id, *args, **kwargs)
         except Exception:
             logger.exception(f"fedn-partial: session {session_id} ended with an error")
-            control.set_session_status(session_id, "Terminated")
+            controller.set_session_status(session_id, "Terminated")
         finally:
-            control._state = ReducerState.idle
+            controller._state = ReducerState.idle
 
     return wrapped
 

@@ -65,7 +65,10 @@ def _receive(servicer, requests) -> tuple[str, list | None, str | None]:
                 check_npz(path, limit, stored_only=_is_ours(servicer))
             except ModelError as error:
                 problem = f"its model {error}"
-        return client_id, None if problem else servicer.helper.load(path), problem
+        try:
+            return client_id, None if problem else servicer.helper.load(path), problem
+        except Exception as error:  # numpy and zipfile have many ways to say that a file is damaged
+            return client_id, None, f"its model cannot be read: {error}"
     finally:
         os.unlink(path)
 

@@ -54,6 +54,7 @@ class ResourceMonitor:
         self.phases: dict[str, float] = {}
         self.memory: dict[str, float] = {}
         self._samples: list[dict] = []
+        self._sampled_at = 0.0
         self._cpu_seconds: dict[int, float] = {}
         self._seconds_before: dict[int, float] = {}
         self._started = self._ended = time.monotonic()
@@ -133,14 +134,15 @@ class ResourceMonitor:
         """Take a sample; `patient` if the task does not wait for it."""
         try:
             before = sum(self._cpu_seconds.values())
-            rss = self._measure_family()
+            rss, now = self._measure_family(), time.monotonic()
             sample = {"time": round(time.time(), 3), "rss_mb": _rounded(rss), **self._machine.read(patient)}
             sample["cpu_percent"] = None
             if self._samples:
-                elapsed = sample["time"] - self._samples[-1]["time"]
+                elapsed = now - self._sampled_at  # by a clock that NTP does not set
                 used = sum(self._cpu_seconds.values()) - before
                 sample["cpu_percent"] = _rounded(100 * used / elapsed) if elapsed > 0 else None
             self._samples.append(sample)
+            self._sampled_at = now
         except Exception:  # a monitor must never cost the task that it watches
             pass
 

@@ -76,7 +76,7 @@ class Board:
         """
         powers = [_number(path) for path in self.power]
         power = None if None in powers or not powers else powers[0] * (powers[1] / 1000 if powers[1:] else 1)
-        reading = _reading(_scaled(_number(self.gpu), 10), [_scaled(_number(path), 1000) for path in self.zones], power)
+        reading = _reading(_scaled(_number(self.gpu), 10), [_celsius(_number(path)) for path in self.zones], power)
         missing = [key for key in KEYS if reading[key] is None]
         if patient and missing and self.tegrastats and time.monotonic() >= self._ask_at:
             told = parse_tegrastats(_tegrastats_line(self.tegrastats))
@@ -113,6 +113,11 @@ def parse_tegrastats(line: str) -> dict[str, float | None]:
         [float(degrees) for name, degrees in _ZONE.findall(line) if _CHIP.search(name)],
         next((rails[name] for name in INPUT_RAILS if name in rails), None),
     )
+
+
+def _celsius(value: float | None) -> float | None:
+    """Return degrees from a thermal zone's millidegrees, or degrees with old kernels."""
+    return value if value is None or abs(value) < 200 else value / 1000
 
 
 def _reading(gpu: float | None, zones: Iterable[float | None], power: float | None) -> dict[str, float | None]:

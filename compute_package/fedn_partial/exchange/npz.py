@@ -19,6 +19,7 @@ from fedn_partial.errors import ModelError
 
 DIRECTORY_LIMIT = 1 << 20  # bytes: 10,000 arrays and more
 HEADER_LIMIT = 4096  # bytes of an npy file before its values; numpy writes 128
+MAX_DIMENSIONS = 32  # of an array; numpy 1 takes no more
 END_OF_ZIP = 22  # bytes of the record at the end of a zip file
 ZIP64_LOCATOR = 20  # bytes of the record before it in a file of more than 4 GB
 
@@ -133,7 +134,7 @@ def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, stored_only: bool
         shape, _, dtype = read(start, max_header_size=HEADER_LIMIT)
     except Exception:  # numpy evaluates the header as Python
         raise ModelError(f"{what} is not in the npy format") from None
-    if dtype.kind not in "biufc" or dtype.names or any(extent < 0 for extent in shape):
+    if dtype.kind not in "biufc" or dtype.names or len(shape) > MAX_DIMENSIONS or any(extent < 0 for extent in shape):
         raise ModelError(f"{what} holds {dtype} {shape}, no array of numbers")
     header = Header(dtype, shape)
     if header.nbytes + start.tell() != member.file_size:

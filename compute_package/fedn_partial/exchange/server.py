@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import tempfile
+import time
 
 from .aggregation import Aggregate
 from .checks import check_update
@@ -23,6 +24,8 @@ LOG = logging.getLogger("fedn")
 STRANGER = "the global model is not of this session"
 MAX_SETTINGS_BYTES = 1_000_000  # FEDn's messages may have 4 MB, beyond which no client trains
 MAX_UNINVITED = 20  # clients that were not asked are named, the rest counted
+MAX_ID = 100  # characters of a client's id; FEDn's have 36
+PATIENCE = 120  # seconds beyond the timeout of a round, after which a session counts as dead
 MAX_REASONS = 50_000  # characters of all reasons together
 
 
@@ -32,8 +35,8 @@ class ServerFunctions:
     A layer that nobody sent keeps its value, bit for bit.
 
     A global model that is neither the one that the last round made nor the one that it started from is not of this
-    session. FEDn 0.33 keeps server functions in use after their session, in sessions that bring none; there they
-    average the clients' models, as FEDn does without them. If a client answers as one of this session, the round fails.
+    session: while the session runs, such a round fails. FEDn 0.33 keeps server functions in use after their session, in
+    sessions that bring none; there they average the clients' models, as FEDn does without them.
 
     Memory: the previous global model, float64 sums of one model, and the update in hand.
     """
@@ -47,6 +50,7 @@ class ServerFunctions:
         self.state = load_state(self.state_path(), self.settings["seed_model"])
         self.asked = self.state["asked"]  # FEDn's ids of the clients of this round
         self.aside = False  # whether this round is not one of this session
+        self.active = time.monotonic()  # when a round of this session last began or ended
         self.start_round()
 
     def state_path(self):
@@ -80,7 +84,7 @@ class ServerFunctions:
         """Return which of the connected clients are asked to train in the round that begins."""
         self.asked = sorted(client_ids)
         count = self.client["clients_per_round"]
-        if count is not None and count < len(self.asked) and not (self.aside or self.is_over()):
+        if count is not None and count < len(self.asked) and not self.is_over():
             draw = random.Random(f"{self.client['seed']}/{self.state['round'] + 1}/clients")
             self.asked = sorted(draw.sample(self.asked, count))
         return self.asked
@@ -89,6 +93,10 @@ class ServerFunctions:
         """Return whether all rounds of this session were begun: what comes now is another session."""
         return self.state["round"] >= self.settings["rounds"]
 
+    def is_alive(self):
+        """Return whether this session's next round may still come."""
+        return time.monotonic() - self.active < self.client["round_timeout"] + PATIENCE
+
     def client_settings(self, global_model):
         """Begin a round: return its settings, see fedn_partial.settings.case.RoundSettings."""
         self.start_round()
@@ -96,6 +104,7 @@ class ServerFunctions:
         base = digest(global_model)
         self.aside = self.is_over() or base not in self.state["known"]
         if self.aside:
+            self.addressed = not self.is_over() and self.is_alive()
             LOG.warning(
                 f"fedn-partial: {STRANGER}, {self.client['session']}; others' models are averaged. "
                 "FEDn keeps these functions until it is given others or its combiner restarts"
@@ -104,6 +113,7 @@ class ServerFunctions:
         state = self.state
         state["round"] += 1
         state["base"], state["asked"] = base, self.asked
+        self.active = time.monotonic()
         self.save()
         return bounded(
             {
@@ -181,13 +191,13 @@ class ServerFunctions:
         metadata = metadata if isinstance(metadata, dict) else {}
         client, reason = plain(metadata.get("client") or client_id, 100), plain(reason, 500)
         self.log(f"skipped the update of {client}: {reason}", logging.WARNING)
+        if client_id not in self.asked:
+            self.uninvited += 1
+            if self.uninvited > MAX_UNINVITED or len(client_id) > MAX_ID:
+                return
         if self.is_late(metadata):
             self.late[client_id] = metadata["round"]
             return
-        if client_id not in self.asked:
-            self.uninvited += 1
-            if self.uninvited > MAX_UNINVITED:
-                return
         # Every client is sent this, so it holds the server's words only; a device's own stay in the log.
         self.skipped[client_id] = "it did not train" if metadata.get("refused") else reason
 
@@ -218,6 +228,7 @@ class ServerFunctions:
         self.state["known"] = [self.state["base"], digest(model)]
         self.report()
         self.start_round()
+        self.active = time.monotonic()
         return model
 
     def step(self, name):
@@ -266,7 +277,9 @@ class ServerFunctions:
             self.addressed = True
             return
         examples = metadata["num_examples"]
-        total = self.all_examples + examples  # raises for text
+        if not examples > 0:  # raises for text
+            raise ValueError(f"has num_examples {examples!r}")
+        total = self.all_examples + examples
         if self.average is None:
             average = model
         else:
@@ -279,7 +292,9 @@ class ServerFunctions:
         """Return the mean of the models of another session; raise RuntimeError if it is this one after all."""
         average, self.average, self.model = self.average, None, None
         if self.addressed or average is None:
-            notes, note = self.state["previous"].setdefault("notes", []), f"after it, {STRANGER}"
+            previous = self.state["previous"]
+            previous.setdefault("round", self.state["round"])
+            notes, note = previous.setdefault("notes", []), f"after it, {STRANGER}"
             if note not in notes:
                 notes.append(note)
             self.save()

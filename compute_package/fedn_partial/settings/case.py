@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fedn_partial import models
 from fedn_partial.settings.schema import SettingsError, bounded, parse
+from fedn_partial.settings.yaml_file import read_yaml
 from fedn_partial.submodel import selection
 
 MERGE_RULES = ("all_clients", "contributors", "shrunk", "inverse_probability")
@@ -178,26 +179,6 @@ def parse_partition(text: str) -> tuple[str, float | None]:
         if 0 < alpha < float("inf"):
             return kind, alpha
     raise SettingsError(f"partition must be {PARTITIONS}; found {text!r}")
-
-
-def read_yaml(path: str | Path) -> dict:
-    """Read a YAML file of keys and values.
-
-    Raises
-    ------
-    SettingsError : no such file, not YAML, or not a mapping.
-    """
-    import yaml
-
-    try:
-        raw = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is not YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise SettingsError(f"{path}: expected keys and values, found {type(raw).__name__}")
-    return raw
 
 
 def load_case(path: str | Path) -> Case:

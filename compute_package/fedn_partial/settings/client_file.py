@@ -7,8 +7,9 @@ import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedn_partial.settings.case import Device, Training, read_yaml
+from fedn_partial.settings.case import Device, Training
 from fedn_partial.settings.schema import SettingsError, bounded, parse
+from fedn_partial.settings.yaml_file import read_yaml
 
 # Keys that FEDn, today or in an earlier version, takes from this file, and that change nothing here.
 WITHOUT_EFFECT = (
@@ -96,7 +97,8 @@ def load_client_file(path: str | Path) -> ClientFile:
     for key in ("api_port", "combiner_port"):
         if str(given.get(key, "")).isdecimal():
             given[key] = int(given[key])
-    return parse(ClientFile, given, str(path))
+    file = parse(ClientFile, given, str(path))
+    return dataclasses.replace(file, ca=str(Path(path).resolve().parent / file.ca)) if file.ca else file
 
 
 def load_name(path: str | Path) -> str:
@@ -124,9 +126,7 @@ def load_device(path: str | Path) -> Device:
 
 def _as_written(path: str | Path, values: dict) -> dict:
     """Return `values` with names and tokens as the file has them: YAML takes 42, on or 0123 for something else."""
-    import yaml
-
-    texts = yaml.load(Path(path).read_text(), yaml.BaseLoader)
+    texts = read_yaml(path, as_text=True)
     written = {
         str(key): texts[str(key)]
         if key in TEXTS and values[key] is not None and isinstance(texts.get(str(key)), str)
@@ -135,7 +135,8 @@ def _as_written(path: str | Path, values: dict) -> dict:
     }
     section, section_texts = values.get("controller"), texts.get("controller")
     if isinstance(section, dict) and section.get("token") is not None:
-        written["controller"] = {**section, "token": section_texts["token"]}
+        text = section_texts.get("token") if isinstance(section_texts, dict) else None
+        written["controller"] = {**section, "token": text if isinstance(text, str) else section["token"]}
     return written
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -88,7 +89,7 @@ def _value(hint, raw, bounds, where: str):
             raise SettingsError(f"{where} must be a list of names, found {raw!r}")
         return tuple(raw)
     if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
-        raw = float(raw)
+        raw = float(raw) if abs(raw) < 2**1023 else math.inf if raw > 0 else -math.inf
     if hint is float and isinstance(raw, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", raw):
         raw = float(raw)  # YAML 1.1 takes 1e-3 for text
     if not isinstance(raw, hint) or (isinstance(raw, bool) and hint is not bool):

@@ -65,7 +65,7 @@ class Selector:
 
     signal: ClassVar[str | None] = None
 
-    warmup_rounds: int = dataclasses.field(default=0, kw_only=True, metadata={"at_least": 0})
+    warmup_rounds: int = dataclasses.field(default=0, kw_only=True, metadata={"at_least": 0, "at_most": 100_000})
 
     def select(self, layers: list[Layer], context: Context) -> list[str]:
         """Return the names of the layers to train."""
