@@ -40,11 +40,12 @@ def parse_yaml(text: str, where: str, as_text: bool = False):
         def construct_mapping(self, node, deep=False):
             seen = set()
             for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
                 if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                     line = key.start_mark.line + 1
                     raise yaml.constructor.ConstructorError(problem=f"line {line}: key {key.value!r} is there twice")
-                if isinstance(key.value, str):
-                    seen.add(key.value)
+                seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     try:

@@ -458,3 +458,17 @@ def test_older_kernels_tell_the_same_in_more_words(monkeypatch):
 
 def test_memory_of_processes_that_are_gone_is_unknown(ended):
     assert anonymous_memory([ended]) is None
+
+
+def test_a_step_of_the_clock_changes_no_share_of_the_processor(monkeypatch):
+    monitor = ResourceMonitor(interval=60)
+    clock = iter([1e9, 1e9 - 3600, 1e9 + 3600])
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: next(clock))
+        for _ in range(3):
+            started = time.monotonic()
+            while time.monotonic() - started < 0.2:
+                pass
+            monitor._sample()
+    shares = [sample["cpu_percent"] for sample in monitor._samples[1:]]
+    assert all(20 < share < 200 for share in shares), shares

@@ -218,3 +218,8 @@ def wait_until(condition, seconds=10):
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
     return condition()
+
+
+@pytest.mark.parametrize(("value", "degrees"), [(45_000, 45.0), (45, 45.0), (-5000, -5.0), (None, None)])
+def test_a_zone_in_whole_degrees_is_taken_as_such(value, degrees):
+    assert sensors._celsius(value) == degrees

@@ -153,3 +153,12 @@ def test_a_zip_bomb_costs_a_device_no_memory(tmp_path):
 def test_an_array_that_goes_on_behind_its_declared_end_is_refused(tmp_path, checked, reason):
     (tmp_path / "model.npz").write_bytes(longer_than_declared(np.arange(2000, dtype=np.float32), checked))
     assert reason in refused(tmp_path / "model.npz", None)
+
+
+def test_an_array_of_more_dimensions_than_numpy_takes_is_refused(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1,) * 65})
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("0.npy", header.getvalue() + bytes(4))
+    with pytest.raises(ModelError, match="no array of numbers"):
+        check_npz(str(tmp_path / "x.npz"), 1e6)

@@ -1251,3 +1251,33 @@ def test_with_the_hooks_down_the_round_fails(when, normalised, start, send):
     combiner.restart_hooks()
     following = combiner.round(normalised.model, uploads)
     assert_close(following.model, merged_by_hand(normalised, clients, "all_clients"))
+
+
+def made(world, **options):
+    """Return the server functions of a session, without FEDn; the fixture `start` says where they keep their state."""
+    return server_functions.load(session_source(world.layers, **{"model": world.model, **options}))()
+
+
+def test_a_strange_model_in_a_running_session_never_becomes_the_global_one(normalised, start):
+    """Whole models with counts, as FEDn's own clients send them, in the names of the asked clients."""
+    functions = made(normalised, session=Session(clients_per_round=1))
+    functions.client_selection(["id-a", "id-b"])
+    strange = [np.zeros_like(array) for array in normalised.model]
+    assert functions.client_settings(strange) == {}
+    functions.incremental_aggregate("id-a", strange, {"num_examples": 10}, strange)
+    with pytest.raises(RuntimeError, match="not of this session"):
+        functions.get_incremental_aggregate_model()
+    assert functions.state["previous"]["notes"] == ["after it, the global model is not of this session"]
+    assert functions.state["previous"]["round"] == 0
+    assert len(functions.client_selection(["id-a", "id-b"])) == 1
+
+
+def test_made_up_ids_cost_no_outcome(normalised, start):
+    functions = made(normalised)
+    functions.client_selection(["id-a"])
+    functions.client_settings(normalised.model)
+    for number in range(1000):
+        late = {"round": 0, "session": functions.client["session"]}
+        functions.skip(f"{number}" + "x" * 100_000 * (number % 2), late, "x")
+    assert len(functions.skipped) + len(functions.late) <= 20 and functions.uninvited == 1000
+    assert max(map(len, functions.skipped)) <= 100

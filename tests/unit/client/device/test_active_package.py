@@ -2,16 +2,20 @@
 
 import http.server
 import json
+import sys
+import tempfile
 import threading
 
 import pytest
 from archives import archive
 from fedn.network.clients.client_v2 import ClientOptions
 
+from fedn_partial.client.device import active_package
 from fedn_partial.client.device.access_token import Access
 from fedn_partial.client.device.active_package import ActivePackage
 from fedn_partial.client.device.fedn_client import PatientClient
 from fedn_partial.client.fedn_api.api import Api, ApiError, Connection
+from fedn_partial.runtime.atomic import WriteError
 
 TRAIN = """
 import json, pathlib, sys, zipfile
@@ -173,3 +177,30 @@ def test_a_train_that_leaves_no_update_is_answered_with_a_refusal(tmp_path, fedn
     fedn.active = ("first.tgz", content(tmp_path, "1", **{"train.py": "import no_such_module\n"}))
     package.refresh(fedn.api)
     assert "train left no update (Non-zero exit code: 1)" in train(client)["refused"]
+
+
+@pytest.mark.parametrize("name", ["with space", "it's", "a$HOME`b`"])
+def test_a_request_reaches_its_files_in_whatever_folder(tmp_path, monkeypatch, name):
+    """FEDn's client hands its dispatcher one line, which a shell runs."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "train.py").write_text("import sys, pathlib; pathlib.Path(sys.argv[2]).write_text(sys.argv[1])")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    command = f"{sys.executable} train.py"
+    dispatcher = active_package.QuotingDispatcher({"entry_points": {"train": {"command": command}}}, str(folder))
+    dispatcher.run_cmd(f"train {folder}/in {folder}/out")
+    assert (folder / "out").read_text() == f"{folder}/in"
+
+
+def test_a_disk_without_room_for_a_new_package_leaves_the_old_one(tmp_path):
+    class FullDisk:
+        def active_package(self):
+            return "new.tgz"
+
+        def download_package(self, path):
+            raise WriteError("no space left on device")
+
+    package = active_package.ActivePackage(tmp_path / "package")
+    package.dispatcher, package.problem = "the old one", None
+    package.look(FullDisk())
+    assert package.dispatcher == "the old one" and package.problem is None

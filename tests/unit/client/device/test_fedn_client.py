@@ -28,6 +28,7 @@ from fedn_partial.client.device.access_token import Access
 from fedn_partial.client.device.active_package import ActivePackage
 from fedn_partial.client.device.fedn_client import CountingHandler, PatientClient
 from fedn_partial.client.fedn_api.api import Connection
+from fedn_partial.runtime.atomic import WriteError
 
 # A train that leaves files of its own, and then does what its global model says.
 TRAIN = """
@@ -421,3 +422,10 @@ def test_a_second_start_in_a_folder_leaves_the_firsts_files_alone(tmp_path):
     finally:
         first.kill()
         first.wait()
+
+
+def test_an_error_of_a_task_is_not_taken_for_a_lost_connection():
+    handler = CountingHandler("127.0.0.1", 1, name="id", token=None, combiner_name="c")
+    failing = retries._retried(lambda handler: (_ for _ in ()).throw(WriteError("no space")), None)
+    with pytest.raises(WriteError):
+        failing(handler)

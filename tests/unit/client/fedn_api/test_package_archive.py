@@ -156,3 +156,10 @@ def test_a_bad_package_is_not_uploaded(tmp_path, damage, reason):
     result = CliRunner().invoke(main, ["package", "upload", str(path), "--api-url", "http://127.0.0.1:1"])
     assert result.exit_code == 2 and f"{path} is not uploaded: " in result.output and reason in result.output
     assert "Aborted" not in result.output
+
+
+def test_a_package_that_runs_a_program_which_is_not_there_is_not_uploaded(tmp_path):
+    text = FEDN_YAML.replace("python3 train.py", "no-such-program train.py")
+    package = unpack(archive(tmp_path / "p.tgz", {**FILES, "fedn.yaml": text}), tmp_path / "in")
+    with pytest.raises(PackageError, match="'no-such-program', which is not a program"):
+        check_runs(package)

@@ -5,6 +5,7 @@ import json
 import pytest
 from fake_controller import Fedn
 
+from fedn_partial.client.follow import poller as poller_module
 from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.follow.progress import cost_table, size, summary
 from fedn_partial.client.records.run_folder import Row, over_examples
@@ -323,3 +324,10 @@ def test_what_keeps_a_session_from_being_a_success_is_named(fedn):
     assert summary(rounds, CASE)["problem"] == "no client trained in its last round"
     rounds[0].status = "Failed"
     assert summary(rounds, CASE)["problem"] == "its last round failed"
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "read"), [(-1, False, None), (-1, True, -1), (2, False, 2), (1e16, True, None)]
+)
+def test_a_number_that_nothing_measured_can_have_is_unknown(value, signed, read):
+    assert poller_module._number(value, signed) == read
