@@ -23,11 +23,11 @@ from conftest import Run, committed_model, make_case, wait_until
 from merging import assert_merged, kept_updates
 
 from fedn_partial.client.commands.cli import main
+from fedn_partial.client.fedn_api.api import Api, ApiError
 from fedn_partial.client.fleet import processes
 from fedn_partial.client.follow.collect import collect
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model import server_state
-from fedn_partial.seed_model.api import Api, ApiError
 from fedn_partial.seed_model.seed import newest_model
 
 # A session without server functions, as FEDn's own client starts it.
@@ -119,8 +119,8 @@ def test_a_second_session_is_refused_by_whichever_of_fedns_processes_is_asked(ru
     config = {**OTHER["session_config"], "model_id": newest_model(running.api)}
     other = {**OTHER, "session_config": config}
 
-    def start_beside(watcher):
-        wait_until(lambda: watcher.rounds)
+    def start_beside(poller):
+        wait_until(lambda: poller.rounds)
         for number in range(10):
             api = Api(running.network.url)  # a connection of its own: each may reach another process
             session = api.post("sessions/", json={**other, "name": f"beside-{number}"})["session_id"]

@@ -94,21 +94,21 @@ def test_the_data_of_a_run_are_those_that_it_used(whole, pool, data, tmp_path):
     assert (used["name"], used["clients"], used["partition"]) == ("made up", CLIENTS, None)
 
 
-README = " ".join((ROOT / "README.md").read_text().split())
+EXPERIMENTS = " ".join((ROOT / "docs/EXPERIMENTS.md").read_text().split())
+ARCHITECTURE = " ".join((ROOT / "docs/ARCHITECTURE.md").read_text().split())
 
 
-def test_the_readme_names_every_file_of_a_runs_folder(whole):
+def test_the_docs_name_every_file_of_a_runs_folder(whole):
     written = {re.sub(r"\d+", "N", path.name) for path in whole.iterdir()}
     assert {"session.json", "rounds.jsonl", "model-N.npz", "checkpoint.json"} <= written
-    assert [name for name in written if f"`{name}`" not in README] == []
+    assert [name for name in written if f"`{name}`" not in EXPERIMENTS] == []
 
 
-def test_the_readme_says_what_a_new_model_takes():
+def test_the_docs_say_what_a_new_model_takes():
     """A file alone is not found: it is named in MODELS too."""
     files = {path.stem for path in Path(models.__file__).parent.glob("*.py")} - {"__init__"}
     assert files == set(models.MODELS)
-    assert "A model is a file in `compute_package/fedn_partial/models/` and a line in `MODELS` there" in README
-    assert "model is one file" not in README
+    assert "A model: a file in `compute_package/fedn_partial/models/` and a line in `MODELS` there" in ARCHITECTURE
 
 
 def test_it_learns_and_writes_a_runs_folder(whole):

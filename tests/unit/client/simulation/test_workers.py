@@ -88,6 +88,6 @@ def test_a_step_that_is_kept_is_not_made_again(monkeypatch):
     assert not machine.keep(process, 1)
 
 
-def test_the_readme_states_the_share_that_stays_free():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"only while {100 * workers.LEAVE:.0f} % of the machine's memory is free" in readme
+def test_the_docs_state_the_share_that_stays_free():
+    page = " ".join((ROOT / "docs/EXPERIMENTS.md").read_text().split())
+    assert f"only while {100 * workers.LEAVE:.0f} % of the machine's memory is free" in page
