@@ -51,9 +51,16 @@ def less(part: float | None, whole: float | None, unit: str = "") -> str | None:
     if part is None or not whole:
         return None
     change = round(100 * (part / whole - 1))
+    if change == -100 and part:
+        return f"over 99{SPACE}% less {unit}".strip()
     if not change:
         return f"as much {unit}".strip()
     return f"{abs(change)}{SPACE}% {'less' if change < 0 else 'more'} {unit}".strip()
+
+
+def _warmup(one: Summary) -> str:
+    """Return "2 warm-up rounds of all layers", or without the layers where some client trained fewer."""
+    return plural(one.warmup_rounds, "warm-up round") + (" of all layers" if one.full_warmup else "")
 
 
 def layers_trained(one: Summary) -> str:
@@ -80,13 +87,10 @@ def result(one: Summary, full: Summary | None) -> str:
         )
     if one.trained is None and one.warmup_rounds:
         reached = "nobody has tested the model" if one.accuracy is None else f"the model has {reached}"
-        return (
-            f"Only {plural(one.warmup_rounds, 'warm-up round')} of all layers "
-            f"{'was' if one.warmup_rounds == 1 else 'were'} run, and no partial one; {reached}."
-        )
+        return f"Only {_warmup(one)} {'was' if one.warmup_rounds == 1 else 'were'} run, and no partial one; {reached}."
     sentence = f"Training {layers_trained(one)} layers in each client and round "
     if one.warmup_rounds:
-        sentence = f"{sentence.rstrip()}, after {plural(one.warmup_rounds, 'warm-up round')} of all layers, "
+        sentence = f"{sentence.rstrip()}, after {_warmup(one)}, "
     if one.accuracy is None:
         sentence += f"ran for {plural(one.rounds, 'round')}, and nobody has tested the model"
     else:

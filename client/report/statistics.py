@@ -159,6 +159,7 @@ class Summary:
     Attributes
     ----------
     layers : of the model, None if not known. trained : fewest and most that a client trained after the warm-up.
+    full_warmup : whether every update of the warm-up had all layers.
     full_training : whether every client trained every layer in every round, and not because it never got beyond its
         warm-up.
     accuracy : of the global model after round `accuracy_round`, the last one that somebody tested.
@@ -175,6 +176,7 @@ class Summary:
     full_training: bool
     rounds: int
     warmup_rounds: int
+    full_warmup: bool
     failed_rounds: int
     clients: int
     accuracy: float | None
@@ -231,6 +233,9 @@ def summary(run: Run, memory: str) -> Summary:
         full_training=bool(full) and not partial and bool(after_warmup),
         rounds=len(found),
         warmup_rounds=sum(round_.warmup for round_ in found),
+        full_warmup=all(
+            len(row.layers) == layers for round_ in found if round_.warmup for row in round_.rows if merged(row)
+        ),
         failed_rounds=len(found) - len(good),
         clients=len({row.client for row in run.rows}),
         accuracy=accuracy,

@@ -245,6 +245,18 @@ def test_a_session_that_ended_in_its_warm_up_is_not_called_full_training(tmp_pat
     assert "Nothing: no answer" not in page and "is not whole: interrupted" in page
 
 
+def test_a_warm_up_in_which_a_client_trained_fewer_layers_is_not_said_to_be_of_all(tmp_path):
+    rows = [{**ROWS[0], "layers": ROWS[0]["layers"][:1]}, *ROWS[1:]]
+    path = write_run(tmp_path / "run", rows, layers=LAYERS, selection={"selector": "random"})
+    (told,) = write_report([path], tmp_path / "report.html")["result"]
+    assert "after 1 warm-up round, reached" in told and "warm-up round of all" not in told
+
+
+def test_a_part_that_is_not_nothing_is_not_100_percent_less():
+    assert captions.less(6_800, 11_000_000).replace(captions.SPACE, " ") == "over 99 % less"
+    assert captions.less(0, 100).replace(captions.SPACE, " ") == "100 % less"
+
+
 def test_the_data_are_those_that_the_run_used(tmp_path):
     path = write_run(tmp_path / "run", ROWS, layers=LAYERS, data={"name": "digits", "clients": 3})
     session = json.loads((path / "session.json").read_text())
