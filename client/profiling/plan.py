@@ -55,10 +55,12 @@ class Plan:
 
 def parse_bytes(text: str) -> float:
     """Return the bytes that "512MB", "1.5GB" or "400MiB" stand for (raises FednPartialError)."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?)B?\s*", text.upper())
-    if not match or match[2] not in UNITS or not float(match[1]):
-        raise FednPartialError(f"{text!r} is no amount of memory; write it like 512MB, 1.5GB or 400MiB")
-    return float(match[1]) * UNITS[match[2]]
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMG]I?)B?|B)\s*", text.upper())
+    if not match or not float(match[1]):
+        raise FednPartialError(
+            f"Invalid memory size {text!r}: use a number with a unit, such as 512MB, 1.5GB or 400MiB"
+        )
+    return float(match[1]) * UNITS[match[2] or ""]
 
 
 def make_plan(case: Case, memory_bytes: float) -> Plan:

@@ -51,6 +51,7 @@ def simulate(
     FednPartialError : the folder is another run's, or the case cannot be simulated.
     """
     check_case(case)
+    machines = devices.devices(case)
     if data is None:
         check_fleet(case)
     shards = _shards(data or prepared(case, folder.parent / "data", source))
@@ -63,7 +64,6 @@ def simulate(
         for shard in shards.values():
             verify(shard)
     check_data(case, map(open_shard, shards.values()))
-    machines = devices.devices(case)
     used = {"simulated": True, "data_digest": digest} | _other_data(case, shards)
     kept = used | {key: known[key] for key in ("started",) if known}
     with _alone(folder), _quiet():

@@ -122,11 +122,11 @@ class RoundSettings:
     fingerprint : of the model, see ``fedn_partial.submodel.layers.fingerprint``.
     base : digest of the global model that comes with it, see ``fedn_partial.exchange.wire.digest``.
     session : name of the session; what a device keeps from round to round is kept under it.
-    round_timeout : seconds after which the server no longer waits for an update of this round.
     clients_per_round : how many clients are drawn for each round, None if all are asked.
     probabilities : whether the server wants to know how probable the client's layers were (merge rule
         `inverse_probability`).
-    round_timeout : seconds after which a device ends a request; None: never.
+    round_timeout : seconds after which the server waits no longer for an update of this round, and a device ends a
+        request; None: never.
     merged_rounds, participants, scores : what selectors go by, see ``fedn_partial.submodel.selection.Context``.
     previous : what became of the round before (who was merged, who was skipped and why); clients do not read it.
     """
@@ -140,7 +140,6 @@ class RoundSettings:
     selection: dict = bounded()
     codec: str = bounded(one_of=CODECS)
     session: str = bounded(matches="[A-Za-z0-9]+")
-    round_timeout: int | None = bounded(None, at_least=1)
     clients_per_round: int | None = bounded(None, at_least=1)
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     probabilities: bool = False
