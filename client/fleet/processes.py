@@ -79,7 +79,7 @@ def bury(process: psutil.Process) -> str:
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
     try:
-        code = process.wait(timeout=0)
+        code = process.wait(timeout=1)  # the threads of a killed process end one after the other
     except (psutil.Error, OSError):
         code = None
     if code is None:
