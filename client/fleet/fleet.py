@@ -32,7 +32,7 @@ class Fleet:
 
         Parameters
         ----------
-        origin, shards : as ``fedn_partial.client.data.data_sets.deal_case`` returns them.
+        origin, shards : as ``fedn_partial.client.data.data_sets.partition_case`` returns them.
         """
         for number, shard in enumerate(shards, start=1):
             home = self.folder / f"client-{number}"

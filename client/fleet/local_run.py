@@ -25,7 +25,7 @@ def run(case: Case, folder: RunFolder, origin: str, shards: list[Shard], tell=la
 
     Parameters
     ----------
-    origin, shards : of the clients' data, as ``fedn_partial.client.data.data_sets.deal_case`` returns them.
+    origin, shards : of the clients' data, as ``fedn_partial.client.data.data_sets.partition_case`` returns them.
     tell : called with each round as a dict, see fedn_partial.client.follow.progress.
 
     Raises

@@ -98,7 +98,7 @@ class _Following:
         self.tell(event)
 
     def _poll(self) -> None:
-        """Bring the watcher up to date. A network that fails for a while must not end a session."""
+        """Poll FEDn. A network that fails for a while must not end a session."""
         before = self._problem
         try:
             self.poller.poll()

@@ -35,7 +35,7 @@ def simulate(
 
     Parameters
     ----------
-    source : folder with the data set's official files, or None, see ``data_sets.deal_case``.
+    source : folder with the data set's official files, or None, see ``data_sets.partition_case``.
     pool : of ``workers.workers``.
     data : folder with the clients' shards as ``data prepare`` writes it; without, the case's own data are
         partitioned, into the folder `data` beside `folder`.

@@ -1,4 +1,4 @@
-"""A device for tests: compute package, shard, client.yaml, and a global model with the server's instructions."""
+"""A device for tests: compute package, shard, client.yaml, and a global model with the round's settings."""
 
 from __future__ import annotations
 

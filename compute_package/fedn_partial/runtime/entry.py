@@ -16,7 +16,7 @@ from fedn_partial.runtime.refusal import write_refusal
 # A fork server holds 185 MB between requests, and 40 MB more than without it in a request: too much for a machine
 # with less bytes of memory than this.
 SMALL_MEMORY = 700e6
-INSTRUCTIONS = os.path.join(forkserver.STATE, "instructions.json")  # what a training request leaves to validations
+ROUND_SETTINGS = os.path.join(forkserver.STATE, "round.json")  # what a training request leaves to validations
 ATTEMPTS = 6  # of a training request that is killed for memory, each with fewer layers
 
 
@@ -64,7 +64,7 @@ def validate(model: str, output: str) -> int:
     """Test the global model in `model`, write the metrics as JSON to `output`. Return the exit code: 0 if it worked."""
     kills = cgroup.memory_kills()
     model, output = _go_home(model, output)
-    timeout = _round_timeout(INSTRUCTIONS)
+    timeout = _round_timeout(ROUND_SETTINGS)
     answer = _carry_out("validate", model, output, time.monotonic() + timeout if timeout else None)
     problem = _problem(answer, _is_memory_kill(answer, kills), "testing", timeout)
     if problem:

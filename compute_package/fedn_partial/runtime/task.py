@@ -14,7 +14,7 @@ from fedn_partial.runtime import entry, launch
 from fedn_partial.runtime.atomic import write_text
 from fedn_partial.runtime.refusal import write_refusal
 
-INSTRUCTIONS = Path(entry.INSTRUCTIONS)
+ROUND_SETTINGS = Path(entry.ROUND_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def _train(request: Request) -> None:
     device, client = _device(request)
     raw = _read_json(request.input + "-metadata")
     settings = load_round_settings(raw, device)
-    INSTRUCTIONS.parent.mkdir(mode=0o700, exist_ok=True)
-    write_text(INSTRUCTIONS, json.dumps(raw), durable=False)
+    ROUND_SETTINGS.parent.mkdir(mode=0o700, exist_ok=True)
+    write_text(ROUND_SETTINGS, json.dumps(raw), durable=False)
     monitor = _monitor(request, device, client, settings)
     with monitor:
         with monitor.phase("load"):
@@ -144,12 +144,12 @@ def _validate(request: Request) -> None:
     from fedn_partial.submodel.layers import read_layers
 
     device, client = _device(request)
-    if not INSTRUCTIONS.exists():
+    if not ROUND_SETTINGS.exists():
         raise FednPartialError(
             "FEDn says with a training request only which model it is, and there was none since this client started; "
             "the next validation will work"
         )
-    settings = load_round_settings(_read_json(INSTRUCTIONS), device)
+    settings = load_round_settings(_read_json(ROUND_SETTINGS), device)
     monitor = _monitor(request, device, client, settings)
     with monitor:
         from fedn_partial import models

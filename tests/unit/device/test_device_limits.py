@@ -8,7 +8,7 @@ from fedn_partial.settings.case import Device, RoundSettings, Training
 from fedn_partial.submodel.layers import fingerprint, read_layers
 from fedn_partial.submodel.selection import Context
 
-INSTRUCTIONS = RoundSettings(
+ROUND_SETTINGS = RoundSettings(
     round=1, warmup=False, seed=1, model={}, fingerprint="", base="", selection={}, codec="float32", session="s"
 )
 
@@ -20,7 +20,7 @@ def test_a_learnt_limit_leaves_the_cheapest_layer(build, tmp_path, monkeypatch):
     layers = read_layers(build("lstm_har"))
     name = fingerprint(layers)
     Calibration.load(tmp_path, name, 1000.0).keep(memory_mb=50.0)
-    told = replace(INSTRUCTIONS, fingerprint=name, selection={"selector": "all"})
+    told = replace(ROUND_SETTINGS, fingerprint=name, selection={"selector": "all"})
     planner = Planner(layers, Training(), "float32", base_mb=213.0, forked=True, examples=100)
     choice = device_limits.select_within_limits(Device("data", str(tmp_path)), told, Context(1, 1, "c"), planner, 10**9)
     assert len(choice.selected) == 1 and "killed for memory" in choice.limited
