@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from fedn_partial.client.fedn_api.api import Connection
+from fedn_partial.client.fedn_api.api import Connection, without_scheme
 from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
 
@@ -46,6 +46,7 @@ class Access:
             self._in_file = token
         else:
             token = self._refreshed()
+        token = without_scheme(token or "")
         if not token or token == self.connection.token:
             return False
         self.connection = dataclasses.replace(self.connection, token=token)
@@ -57,9 +58,10 @@ class Access:
             return None
         parts = urlsplit(self.connection.base_url)
         uri = os.environ.get(URI_VARIABLE) or f"{parts.scheme}://{parts.netloc}{REFRESH_PATH}"
-        verify = False if self.connection.insecure else self.connection.ca or True
         try:
-            answer = requests.post(uri, json={"refresh": refresh_token}, timeout=(10, 30), verify=verify)
+            answer = requests.post(
+                uri, json={"refresh": refresh_token}, timeout=(10, 30), verify=self.connection.verify
+            )
             token = answer.json()["access"] if answer.ok else None
         except (requests.RequestException, ValueError, LookupError, TypeError) as error:
             log(f"the token is not refreshed at {uri}: {type(error).__name__}")

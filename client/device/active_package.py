@@ -9,11 +9,10 @@ import threading
 import time
 from pathlib import Path
 
-from fedn.utils.checksum import sha
 from fedn.utils.dispatcher import Dispatcher
 
 from fedn_partial.client.fedn_api.api import Api
-from fedn_partial.client.fedn_api.package_archive import PackageError, unpack
+from fedn_partial.client.fedn_api.package_archive import PackageError, check_checksum, unpack
 from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
 
@@ -73,11 +72,7 @@ class ActivePackage:
     def _exchange(self, archive: Path) -> None:
         self.dispatcher, self.problem = None, "its compute package is being exchanged"
         shutil.rmtree(self.folder, ignore_errors=True)  # the fork server of the old package ends without its socket
-        if self._checksum and sha(archive) != self._checksum.strip().lower():
-            raise PackageError(
-                f"FEDn's compute package has checksum {sha(archive)}, client.yaml allows {self._checksum} alone "
-                "(key package_checksum)"
-            )
+        check_checksum(archive, self._checksum)
         try:
             self.folder.mkdir(parents=True)
             package = unpack(archive, self.folder)

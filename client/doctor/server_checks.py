@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import hashlib
 import os
 import socket
 import ssl
@@ -164,11 +163,10 @@ def package(api: Api, checksum: str | None) -> Check:
                 text = "FEDn has no compute package yet; the client will wait for one"
                 return Check("compute package", WARNING, text)
             name = api.download_package(archive)
-            if checksum and _sha256(archive) != checksum.strip().lower():
-                text = (
-                    f"FEDn's active one has checksum {_sha256(archive)}, client.yaml (package_checksum) allows another"
-                )
-                return Check("compute package", PROBLEM, text)
+            try:
+                package_archive.check_checksum(archive, checksum)
+            except PackageError as error:
+                return Check("compute package", PROBLEM, str(error))
             active = package_archive.unpack(archive, Path(folder) / "package")
             package_archive.check_runs(active)
         except ApiError as error:
@@ -207,7 +205,3 @@ def combiners(api: Api, file: ClientFile) -> Check:
     checks = [reachable("combiner", str(host), port, otherwise) for host, port in places]
     bad = [check for check in checks if check.state == PROBLEM]
     return Check("combiner", PROBLEM if bad else OK, "; ".join(check.text for check in bad or checks))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

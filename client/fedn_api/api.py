@@ -53,6 +53,11 @@ class Connection:
     insecure: bool = False
 
     @property
+    def verify(self) -> bool | str:
+        """How requests checks the server's certificate: by this file, by the system's authorities, or not at all."""
+        return False if self.insecure else self.ca or True
+
+    @property
     def base_url(self) -> str:
         """The URL with protocol and port, without a slash at its end (raises SettingsError if it is none)."""
         return base_url(self.api_url, self.api_port)
@@ -85,13 +90,13 @@ def connection(default_url: str | None = DEFAULT_URL, **options) -> Connection:
     if str(values.get("api_port", "")).isdigit():
         values["api_port"] = int(values["api_port"])
     if "token" in values:  # YAML takes digits for a number, and the message about that would show the token
-        values["token"] = str(values["token"]).strip().removeprefix("Bearer ").strip()
+        values["token"] = str(values["token"]).strip()
         if not values["token"].isascii() or not values["token"].isprintable() or not values["token"]:
             raise SettingsError("the token is empty, or holds characters that no token has; copy it anew")
+        values["token"] = without_scheme(values["token"])
     if default_url and "api_url" not in values:
         values["api_url"] = default_url if "api_port" not in values else default_url.rpartition(":")[0]
-    values.setdefault("api_url", None)
-    if values["api_url"] is None:
+    if values.get("api_url") is None:
         raise SettingsError(
             "api_url is missing: where is FEDn's controller? Give it in client.yaml, with --api-url or as "
             "FEDN_PARTIAL_API_URL"
@@ -99,6 +104,11 @@ def connection(default_url: str | None = DEFAULT_URL, **options) -> Connection:
     made = parse(Connection, values, str(found) if found else "connection")
     _ = made.base_url  # which refuses what is no address
     return made
+
+
+def without_scheme(token: str) -> str:
+    """Return a token without the "Bearer" that it may have been copied with: FEDn's client puts that before it."""
+    return (token.split() or [""])[-1]
 
 
 class Api:
@@ -113,8 +123,6 @@ class Api:
         if self.connection.token:
             scheme = os.environ.get("FEDN_AUTH_SCHEME", "Bearer")
             self._session.headers["Authorization"] = f"{scheme} {self.connection.token}"
-        # With each request: REQUESTS_CA_BUNDLE wins over what a session of requests has.
-        self._verify = False if self.connection.insecure else self.connection.ca or True
 
     def get(
         self, path: str, params: dict | None = None, limit: int | None = None, order: str | None = None, skip: int = 0
@@ -188,14 +196,12 @@ class Api:
             raise ApiError(f"{method} {response.url} failed with {response.status_code}: {error_message(response)}")
         return response
 
-    def _tls(self) -> dict:
-        """Return the options of requests: the environment's, where the connection has none."""
-        return {} if self._verify is True else {"verify": self._verify}
-
     def _send(self, method: str, path: str, timeout=(10, 300), **kwargs) -> requests.Response:
-        base = self.connection.base_url
+        base, verify = self.connection.base_url, self.connection.verify
+        # With each request: REQUESTS_CA_BUNDLE wins over what a session of requests has.
+        options = kwargs if verify is True else {**kwargs, "verify": verify}
         try:
-            return self._session.request(method, f"{base}/api/v1/{path}", timeout=timeout, **self._tls(), **kwargs)
+            return self._session.request(method, f"{base}/api/v1/{path}", timeout=timeout, **options)
         except requests.exceptions.SSLError as error:
             if "WRONG_VERSION_NUMBER" in str(error):
                 raise ApiError(f"{base} answers without TLS; write http:// if that is right") from None

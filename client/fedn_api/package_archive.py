@@ -5,6 +5,7 @@ Both ends use it: the operator's machine before a package is uploaded, the devic
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import shlex
 import shutil
@@ -45,6 +46,15 @@ class Package:
     def ours(self) -> bool:
         """Whether it is one of fedn-partial."""
         return (self.folder / "fedn_partial").is_dir()
+
+
+def check_checksum(archive: Path, allowed: str | None) -> None:
+    """Raise PackageError if `archive` has another SHA-256 than `allowed`, None for any."""
+    checksum = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if allowed and checksum != allowed.strip().lower():
+        raise PackageError(
+            f"FEDn's compute package has checksum {checksum}, client.yaml allows {allowed} alone (key package_checksum)"
+        )
 
 
 def unpack(archive: Path, folder: Path) -> Package:

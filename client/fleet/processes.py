@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -65,6 +66,20 @@ def find(pid: int, create_time: float) -> psutil.Process | None:
         if abs(process.create_time() - create_time) < 1 and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
+
+
+@contextlib.contextmanager
+def alone(lock: Path, message: str):
+    """Hold the file `lock` for this process alone; raise FednPartialError with `message` if another one holds it."""
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FednPartialError(message) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_alive(process: psutil.Process) -> bool:

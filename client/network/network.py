@@ -7,7 +7,6 @@ state is in one folder, so that a network that is started again finds the models
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -101,25 +100,14 @@ class Network:
         FednPartialError : a port is taken, rclone is missing, or a process did not come up.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._alone():
+        busy = f"another command is starting the network in {self.folder}"
+        with processes.alone(self.folder / "lock", busy):
             before = dict(self.running)
             try:
                 self._up(host, tied, say)
             except BaseException:
                 processes.stop([process for name, process in self.running.items() if before.get(name) != process])
                 raise
-
-    @contextlib.contextmanager
-    def _alone(self):
-        """Let no other command start this network at the same time."""
-        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError:
-            raise FednPartialError(f"another command is starting the network in {self.folder}") from None
-        finally:
-            os.close(lock)
 
     def _up(self, host: str | None, tied: bool, say) -> None:
         self.load()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedn_partial.client.data.prepare import prepare
+from fedn_partial.client.fleet import processes
 from fedn_partial.client.simulation import devices
 from fedn_partial.client.simulation.session import SimulatedSession
 from fedn_partial.data.shard import open_shard, verify
@@ -66,7 +66,9 @@ def simulate(
     check_data(case, map(open_shard, shards.values()))
     used = {"simulated": True, "data_digest": digest} | _other_data(case, shards)
     kept = used | {key: known[key] for key in ("started",) if known}
-    with _alone(folder), _quiet():
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{folder}: another process is running this simulation"
+    with processes.alone(folder / "lock", busy), _quiet():
         try:
             return SimulatedSession(case, folder, kept, shards, machines, pool).play(tell, say)
         except BrokenProcessPool:
@@ -151,18 +153,6 @@ def _digest(shards: dict[str, Path]) -> str:
     for name, folder in shards.items():
         told.update(f"{name} ".encode() + (folder / "shard.json").read_bytes())
     return told.hexdigest()[:16]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the run's folder, which is made, for this process alone (raises FednPartialError)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FednPartialError(f"{folder}: another process is running this simulation") from None
-        yield
 
 
 @contextmanager

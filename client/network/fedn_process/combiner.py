@@ -66,12 +66,13 @@ def _check_model_ids() -> None:
         def __init__(self):
             super().__init__()
             self.staged = set()
-            self.staging = None  # id of the global model that the combiner puts in now
+            self.stager = None  # thread of the combiner that puts a global model in now
 
         def get_ptr(self, model_id):
-            if model_id in self.staged and model_id != self.staging:
+            stages = threading.get_ident() == self.stager
+            if model_id in self.staged and not stages:
                 raise ValueError(f"{model_id} is a global model")
-            if model_id not in self.models and model_id != self.staging:
+            if model_id not in self.models and not stages:
                 path = os.path.join(self.default_dir, _checked(model_id))
                 self.models[model_id] = {"file": BoundedFile(path, "wb", self.largest)}
             return super().get_ptr(_checked(model_id))
@@ -88,14 +89,14 @@ def _check_model_ids() -> None:
                 return
             self.delete(model_id)
             self.staged.add(model_id)
-            self.staging = model_id
+            self.stager = threading.get_ident()
             try:
                 stage(model_id)
             except BaseException:
                 self.delete(model_id)
                 raise
             finally:
-                self.staging = None
+                self.stager = None
 
         def set_model_metadata(self, model_id, model_metadata):
             super().set_model_metadata(_checked(model_id), model_metadata)

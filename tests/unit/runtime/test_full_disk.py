@@ -135,7 +135,6 @@ BY_HAND = {
     "client/data/download.py",  # what has come so far is kept, and checked by its checksum
     "compute_package/fedn_partial/runtime/forkserver.py",  # the kernel's files
     "client/fleet/processes.py",  # logs
-    "client/simulation/__init__.py",  # a lock
     "compute_package/fedn_partial/exchange/state.py",  # travels as text, by itself
 }
 

@@ -1,5 +1,6 @@
 """A device runs the package that FEDn has active: it fetches a new one, and names one that it cannot run."""
 
+import hashlib
 import http.server
 import json
 import sys
@@ -14,7 +15,8 @@ from fedn_partial.client.device import active_package
 from fedn_partial.client.device.access_token import Access
 from fedn_partial.client.device.active_package import ActivePackage
 from fedn_partial.client.device.fedn_client import PatientClient
-from fedn_partial.client.fedn_api.api import Api, ApiError, Connection
+from fedn_partial.client.fedn_api.api import Api, ApiError, Connection, connection
+from fedn_partial.client.fedn_api.package_archive import PackageError, check_checksum
 from fedn_partial.runtime.atomic import WriteError
 
 TRAIN = """
@@ -204,3 +206,22 @@ def test_a_disk_without_room_for_a_new_package_leaves_the_old_one(tmp_path):
     package.dispatcher, package.problem = "the old one", None
     package.look(FullDisk())
     assert package.dispatcher == "the old one" and package.problem is None
+
+
+@pytest.mark.parametrize("written", ["new", "Bearer new"])
+def test_a_token_is_sent_with_one_scheme_wherever_it_was_copied_from(written):
+    """From the options, and from client.yaml when that has another."""
+    assert connection(api_url="http://127.0.0.1:1", token=written).token == "new"
+    tokens = iter([("old", None), (written, None), (written, None)])
+    access = Access(Connection("http://127.0.0.1:1", token="old"), lambda: next(tokens))
+    assert access.renew() and access.connection.token == "new"
+    assert not access.renew()
+
+
+def test_a_checksum_may_be_written_in_capitals(tmp_path):
+    (tmp_path / "p.tgz").write_bytes(b"x")
+    checksum = hashlib.sha256(b"x").hexdigest()
+    for allowed in (None, checksum, f" {checksum.upper()} "):
+        check_checksum(tmp_path / "p.tgz", allowed)
+    with pytest.raises(PackageError, match="key package_checksum"):
+        check_checksum(tmp_path / "p.tgz", "0" * 64)
