@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+import psutil
 from fedn.utils.dispatcher import Dispatcher
 
 from fedn_partial.client.fedn_api.api import Api
@@ -69,6 +72,11 @@ class ActivePackage:
         except FednPartialError as error:
             log(f"whether there is a new compute package is not known: {error}")
 
+    def stop(self) -> None:
+        """End the entry point that runs; its ``run_cmd`` raises."""
+        if self.dispatcher is not None:
+            self.dispatcher.stop()
+
     def _exchange(self, archive: Path) -> None:
         self.dispatcher, self.problem = None, "its compute package is being exchanged"
         shutil.rmtree(self.folder, ignore_errors=True)  # the fork server of the old package ends without its socket
@@ -76,7 +84,7 @@ class ActivePackage:
         try:
             self.folder.mkdir(parents=True)
             package = unpack(archive, self.folder)
-            dispatcher = QuotingDispatcher(package.config, str(package.folder))
+            dispatcher = StoppableDispatcher(package.config, str(package.folder))
             _start_up(dispatcher)
         except PackageError:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -84,16 +92,41 @@ class ActivePackage:
         self.dispatcher, self.problem = dispatcher, None
 
 
-class QuotingDispatcher(Dispatcher):
-    """FEDn's dispatcher, for which the folder of temporary files may have spaces and quotes in its path.
+class StoppableDispatcher(Dispatcher):
+    """FEDn's runner of entry points, of which another thread can stop the one that runs.
 
-    FEDn hands it a line, "train MODEL UPDATE", and runs that in a shell as it is.
+    The folder of temporary files may have spaces and quotes in its path: FEDn's client passes one line,
+    "train MODEL UPDATE", and its own dispatcher runs that in a shell as it is.
     """
 
+    _process: subprocess.Popen | None = None
+
     def run_cmd(self, cmd_type, **options):
+        """Run an entry point until it ends (raises EntryPointError if it failed)."""
         name, *paths = cmd_type.split(f" {tempfile.gettempdir()}")
-        line = " ".join([name, *(shlex.quote(tempfile.gettempdir() + path) for path in paths)])
-        return super().run_cmd(line, **options)
+        entry_point, *arguments = name.split(" ")
+        command = [self.config["entry_points"][entry_point]["command"], *arguments]
+        command += [shlex.quote(tempfile.gettempdir() + path) for path in paths]
+        line = " && ".join(filter(None, (self.activate_cmd, " ".join(command))))
+        with subprocess.Popen(["bash", "-c", line], cwd=self.project_dir) as self._process:
+            code = self._process.wait()
+        if code:
+            raise EntryPointError(f"Non-zero exit code: {code}")
+
+    def stop(self) -> None:
+        """End the entry point that runs, and the processes that it started."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.terminate()
+        process.terminate()
+
+
+class EntryPointError(FednPartialError):
+    """An entry point of the compute package ended with an exit code other than 0."""
 
 
 def _start_up(dispatcher: Dispatcher) -> None:

@@ -26,11 +26,12 @@ from fedn_partial.client.device.access_token import Access
 from fedn_partial.client.device.active_package import ActivePackage
 from fedn_partial.client.device.connection_bytes import ByteCounter
 from fedn_partial.client.device.retries import RetryingHandler
-from fedn_partial.client.fedn_api.api import Api
+from fedn_partial.client.device.task_queue import RoundEnd, RoundOver, TaskQueue
+from fedn_partial.client.fedn_api.api import SESSION_OVER, Api, ApiError
 from fedn_partial.log import log
 from fedn_partial.runtime.refusal import empty_update, refusal_metadata
 
-PACKAGE_POLL = 60  # seconds between two looks for a new compute package while no request comes
+POLL = 60  # seconds between two looks for a new compute package, or at the session that this device trains for
 
 
 class PatientClient(Client):
@@ -92,6 +93,11 @@ class PatientClient(Client):
         if self._package.problem:
             return refusal(f"this device cannot run FEDn's compute package: {self._package.problem}")
         update, meta = super().on_train(in_model, client_settings)
+        round_end = self.fedn_client.tasks.round_end
+        if round_end is RoundEnd.NEWER_REQUEST:
+            raise RoundOver
+        if round_end is not None:  # FEDn's combiner may still wait for an answer
+            return refusal(f"training was stopped: {round_end.value}")
         if update is None:
             return refusal(f"the compute package's train left no update ({meta['error'].partition(chr(10))[0]})")
         return update, meta
@@ -136,6 +142,7 @@ class Transport(FednClient):
         self._access = access
         self._sampled = False  # whether the session draws clients for each round
         self._trained = False  # whether this one was asked to train since it last validated
+        self.tasks = TaskQueue(package.stop)
 
     def connect_to_api(self, url, token, json):
         """Register this client, also under the name that the controller has for its preferred combiner."""
@@ -162,14 +169,43 @@ class Transport(FednClient):
         ended = threading.Event()
 
         def poll():
-            while not ended.wait(PACKAGE_POLL):
-                self._package.look(Api(self._access.connection))
+            while not ended.wait(POLL):
+                if self.tasks.current is None:
+                    self._package.look(Api(self._access.connection))
+                else:
+                    self._look_at_session()
 
         threading.Thread(target=poll, daemon=True).start()
         try:
             super().run(**options)
         finally:
             ended.set()
+
+    def _look_at_session(self) -> None:
+        """End the training request that runs if its session was terminated: no other request need follow."""
+        task = self.tasks.current
+        if task is None or not task.session_id:
+            return
+        with contextlib.suppress(ApiError):  # such as of a server that shows its sessions to operators only
+            if Api(self._access.connection).get(f"sessions/{task.session_id}").get("status") in SESSION_OVER:
+                self.tasks.end_round(RoundEnd.SESSION_OVER)
+
+    def listen_to_task_stream(self, client_name, client_id):
+        """Carry out the combiner's requests, and read the next ones meanwhile."""
+
+        def read():
+            try:
+                self.grpc_handler.listen_to_task_stream(client_name, client_id, self.tasks.put)
+                self.tasks.fail(ConnectionError("the combiner has closed the stream of requests"))
+            except Exception as error:
+                self.tasks.fail(error)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            for request in self.tasks:
+                self._task_stream_callback(request)
+        finally:
+            self.grpc_handler.close()
 
     def init_grpchandler(self, config, client_name, token):
         host, port = (config.fqdn, 443) if config.fqdn else (config.host, config.port)
@@ -185,7 +221,10 @@ class Transport(FednClient):
         self._sampled, self._trained = bool(settings.get("clients_per_round")), True
         self.grpc_handler.counter.sent.clear()
         self._package.look(Api(self._access.connection))
-        super().update_local_model(request)
+        try:
+            super().update_local_model(request)
+        except RoundOver:
+            log(f"training was stopped: {RoundEnd.NEWER_REQUEST.value}")
 
     def validate_global_model(self, request):
         """Validate the model of a round that this client was drawn for; FEDn asks all clients that are connected."""

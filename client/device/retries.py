@@ -39,6 +39,8 @@ def _retried(call: Callable, attempts: int | None) -> Callable:
             try:
                 return call(handler, *args, **kwargs)
             except (grpc.RpcError, ValueError) as error:
+                if handler.closed:
+                    return None
                 if not _may_pass(error):
                     raise
                 if time.monotonic() - started > LONGEST_PAUSE:  # it worked for a while
@@ -70,6 +72,13 @@ def _may_pass(error: Exception) -> bool:
 
 class RetryingHandler(GrpcHandler):
     """FEDn's calls, with these retries in place of FEDn's own."""
+
+    closed = False
+
+    def close(self) -> None:
+        """Disconnect for good; calls of other threads return None."""
+        self.closed = True
+        self._disconnect()
 
 
 for _names, _attempts in ((WITHOUT_END, None), (WITH_AN_END, ATTEMPTS)):

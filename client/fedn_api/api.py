@@ -21,6 +21,7 @@ from fedn_partial.settings.schema import SettingsError, parse
 from fedn_partial.settings.yaml_file import read_yaml
 
 READ_TIMEOUT = 30  # seconds that a controller may take to answer a question
+SESSION_OVER = ("Finished", "Terminated")  # what FEDn calls a session that it does not go on with
 DEFAULT_URL = "http://localhost:8092"
 CONFIG_FILES = (Path("fedn-partial.yaml"), Path("~/.config/fedn-partial.yaml"))
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from fedn_partial.client.fedn_api.api import Api, read_date
+from fedn_partial.client.fedn_api.api import SESSION_OVER, Api, read_date
 from fedn_partial.client.follow.listing import Listing
 from fedn_partial.client.follow.outcomes import outcome
 from fedn_partial.client.records.run_folder import Row
@@ -128,7 +128,7 @@ class SessionPoller:
     @property
     def over(self) -> bool:
         """Whether FEDn does not go on with the session."""
-        return self.status in ("Finished", "Terminated")
+        return self.status in SESSION_OVER
 
     def validated(self, round_: Round) -> bool:
         """Whether all updates of a round that is over are known, and their clients have tested the new model."""

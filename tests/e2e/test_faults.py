@@ -84,3 +84,21 @@ def test_a_controller_that_cannot_be_started_again_ends_the_run_with_its_log(run
     with pytest.raises(FednPartialError, match=r"(?s)controller ended 4 times in a row.*settings\.yaml"):
         Run(running, tmp_path, case, end_controller)
     assert time.monotonic() - killed[0] < 30  # 10 s on an idle machine
+
+
+def test_devices_that_train_for_a_terminated_session_serve_the_next_one(running, tmp_path):
+    """With 1,000 epochs they would train for minutes, and round_timeout ends that after 300 s only."""
+    terminated = []
+
+    def terminate(poller):
+        wait_until(lambda: is_training(running))
+        running.api.patch(f"sessions/{poller.session_id}", json={"status": "Terminated"})
+        terminated.append(time.monotonic())
+
+    long = {"rounds": 2, "round_timeout": 300, "min_clients": 3}
+    Run(running, tmp_path, make_case(session=long, training={"epochs": 1000}), terminate)
+    again = Run(running, tmp_path, make_case(session={"rounds": 2, "round_timeout": 60, "min_clients": 3}))
+    assert again.final["problem"] is None
+    assert [len(round_.rows) for round_ in again.rounds()] == [3, 3]
+    assert time.monotonic() - terminated[0] < 150
+    assert_models_are_what_clients_sent(running, again, tmp_path)

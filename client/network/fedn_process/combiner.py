@@ -155,7 +155,7 @@ def _take_updates() -> None:
 
     An update whose model was never uploaded is handed on as an empty one, which the hooks skip: in FEDn it fails the
     aggregation of all. The wait for a round's updates ends when the clients that were asked have answered, not when
-    as many messages have arrived.
+    as many messages have arrived, or when the controller asks for another round: the session was terminated.
     """
     from fedn.common.log_config import logger
     from fedn.network.combiner.updatehandler import UpdateHandler
@@ -199,12 +199,16 @@ def _take_updates() -> None:
             with handler.lock:
                 if len(handler.answered & handler.asked) >= buffer_size:
                     return None
+            if handler.is_given_up():
+                logger.warning(f"fedn-partial: round {handler.round_id} was given up: the controller asks for another")
+                return None
             time.sleep(polling_interval)
         return None
 
     UpdateHandler.lock = threading.Lock()
     UpdateHandler.asked = UpdateHandler.answered = frozenset()
     UpdateHandler.messages = {}
+    UpdateHandler.is_given_up = staticmethod(lambda: False)
     UpdateHandler.load_model_update_bytesIO = load
     UpdateHandler._validate_model_update = validate
     UpdateHandler.waitforit = waitforit
@@ -276,6 +280,7 @@ def _keep_rounds_going() -> None:
         with updates.lock:
             updates.round_id, updates.asked, updates.answered = config.get("round_id"), frozenset(clients), set()
             updates.messages = {}
+        updates.is_given_up = lambda: not handler.round_configs.empty()
         handler.validators = list(clients) if ours else None
         if ours:
             handler.aggregator = fallback.NoFallback(updates)

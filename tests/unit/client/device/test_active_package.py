@@ -189,7 +189,7 @@ def test_a_request_reaches_its_files_in_whatever_folder(tmp_path, monkeypatch, n
     (folder / "train.py").write_text("import sys, pathlib; pathlib.Path(sys.argv[2]).write_text(sys.argv[1])")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     command = f"{sys.executable} train.py"
-    dispatcher = active_package.QuotingDispatcher({"entry_points": {"train": {"command": command}}}, str(folder))
+    dispatcher = active_package.StoppableDispatcher({"entry_points": {"train": {"command": command}}}, str(folder))
     dispatcher.run_cmd(f"train {folder}/in {folder}/out")
     assert (folder / "out").read_text() == f"{folder}/in"
 

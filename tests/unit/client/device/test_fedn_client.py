@@ -21,11 +21,10 @@ import pytest
 from certificates import Certificates
 from fedn.network.clients import grpc_handler
 from fedn.network.clients.client_v2 import ClientOptions
-from fedn.utils.dispatcher import Dispatcher
 
 from fedn_partial.client.device import device_client, fedn_client, retries
 from fedn_partial.client.device.access_token import Access
-from fedn_partial.client.device.active_package import ActivePackage
+from fedn_partial.client.device.active_package import ActivePackage, StoppableDispatcher
 from fedn_partial.client.device.fedn_client import CountingHandler, PatientClient
 from fedn_partial.client.fedn_api.api import Connection
 from fedn_partial.runtime.atomic import WriteError
@@ -67,6 +66,9 @@ class Handler(CountingHandler):
     def send_status(self, *args, **kwargs):
         pass
 
+    def _disconnect(self):
+        pass
+
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
@@ -80,7 +82,7 @@ def client(tmp_path, monkeypatch):
     package.folder.mkdir()
     (package.folder / "train.py").write_text(TRAIN)
     commands = {name: {"command": "python3 train.py"} for name in ("train", "validate")}
-    package.dispatcher, package.problem = Dispatcher({"entry_points": commands}, str(package.folder)), None
+    package.dispatcher, package.problem = StoppableDispatcher({"entry_points": commands}, str(package.folder)), None
     made = PatientClient(
         Access(Connection("http://127.0.0.1:1"), lambda: (None, None)),
         ClientOptions("a", "remote"),
@@ -162,6 +164,52 @@ def test_nothing_is_left_behind_by_a_request_that_is_killed(tmp_path, client):
     killer.join()
     assert "train left no update (Non-zero exit code" in update["refused"]
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "newer", [messages.StatusType.MODEL_UPDATE, messages.StatusType.MODEL_VALIDATION, "session terminated"]
+)
+def test_a_training_whose_round_is_over_is_ended_and_the_next_request_served(tmp_path, client, monkeypatch, newer):
+    handler, transport = client.fedn_client.grpc_handler, client.fedn_client
+    monkeypatch.setattr(fedn_client, "POLL", 0.1)
+    terminated = ["sessions/1"] if newer == "session terminated" else []
+    status = {True: {"status": "Terminated"}, False: {"status": "Started"}}
+    monkeypatch.setattr(fedn_client.Api, "get", lambda api, path, **_: status[path in terminated])
+    model = {"1": b"wait", "2": b"train"}
+    monkeypatch.setattr(handler, "get_model_from_combiner", lambda id, **_: fedn_client.HandedOver(model[id]))
+    monkeypatch.setattr(transport, "send_heartbeats", lambda *_: None)
+    monkeypatch.setattr(transport, "default_telemetry_loop", lambda *_: None)
+
+    def ask(kind, name):
+        data = json.dumps({"round_id": name, "client_settings": {}})
+        return messages.TaskRequest(model_id=name, type=kind, data=data, session_id=name)
+
+    def stream(client_name, client_id, put):
+        put(ask(messages.StatusType.MODEL_UPDATE, "1"))
+        while not running(psutil.Process()):
+            time.sleep(0.02)
+        if newer != "session terminated":
+            put(ask(newer, "2"))
+        while transport.tasks.current is not None and transport.tasks.current.model_id == "1":
+            time.sleep(0.02)
+        if newer == "session terminated":
+            put(ask(messages.StatusType.MODEL_UPDATE, "2"))
+
+    def running(process):
+        with contextlib.suppress(psutil.Error):
+            return any(child.cmdline()[1:2] == ["train.py"] for child in process.children(recursive=True))
+
+    monkeypatch.setattr(handler, "listen_to_task_stream", stream)
+    started = time.monotonic()
+    with pytest.raises(ConnectionError):
+        transport.run()
+    assert time.monotonic() - started < 20  # the first one waits for 30 s
+    rounds = [json.loads(meta["config"])["round_id"] for meta in handler.updates]
+    expected = {messages.StatusType.MODEL_UPDATE: ["2"], messages.StatusType.MODEL_VALIDATION: []}
+    assert rounds == expected.get(newer, ["1", "2"])
+    if newer == "session terminated":  # FEDn's combiner waits for an answer, or the round's timeout
+        assert handler.updates[0]["training_metadata"]["refused"] == "training was stopped: its session was terminated"
+    assert not running(psutil.Process()) and list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_full_disk_is_answered_with_a_refusal(client, monkeypatch):
