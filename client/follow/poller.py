@@ -20,7 +20,7 @@ from fedn_partial.client.fedn_api.api import SESSION_OVER, Api, read_date
 from fedn_partial.client.follow.listing import Listing
 from fedn_partial.client.follow.outcomes import outcome
 from fedn_partial.client.records.run_folder import Row
-from fedn_partial.exchange.wire import plain
+from fedn_partial.exchange.wire import plain, short_digest
 from fedn_partial.submodel.update_tensors import STATISTICS
 
 # Columns that are taken over by their name: from an update's metadata, and from its resources.
@@ -52,6 +52,9 @@ class Round:
     aggregated : updates that FEDn's combiner had at the end of the round, refused ones included.
     online : {FEDn's id: name} of the clients that were online when it began.
     validations : {FEDn's id: bytes downloaded} of clients that tested the new model without an update in this round.
+    strangers : ids under which updates came that are of no client, as far as FEDn and the server functions know.
+    base : digest of `model`, as the server functions have it.
+    model_digests : {FEDn's id: short digest of the new model, as the client that tested it says}.
     """
 
     id: str
@@ -66,6 +69,9 @@ class Round:
     ids: dict[str, str] = field(default_factory=dict)
     online: dict[str, str] = field(default_factory=dict)
     validations: dict[str, float] = field(default_factory=dict)
+    strangers: set[str] = field(default_factory=set)
+    base: str | None = None
+    model_digests: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
     seconds: float | None = None
@@ -77,6 +83,12 @@ class Round:
     @property
     def over(self) -> bool:
         return self.failed or self.status == "Finished"
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether most clients that tested the new model have found that it is the old one: nothing was merged."""
+        same = sum(digest == short_digest(self.base) for digest in self.model_digests.values()) if self.base else 0
+        return 2 * same > len(self.model_digests)
 
 
 class SessionPoller:
@@ -94,6 +106,7 @@ class SessionPoller:
         self.rounds: dict[str, Round] = {}
         self.online: dict[str, str] = {}
         self._clients_read = -math.inf
+        self._registered: set[str] = set()  # FEDn's ids of all clients that ever connected
         self._began: datetime | None = None
         self._reports: dict[int, dict] = {}  # number of a round -> what later settings say became of it
         self._names: dict[str, str] = {}  # FEDn's id of a client -> its name in the rows
@@ -118,12 +131,13 @@ class SessionPoller:
             self._read_clients(before=statuses)
         self._updates += [status["data"] for status in self._new_updates.new()]
         waiting, self._updates = self._updates, []
+        self._read_registered(waiting)
         for data in waiting:
             _from_client(self._read_update, data)
-        self._join_outcomes()
         for status in self._new_validations.new():
             _from_client(self._read_validation, status["data"])
         self._join_validations()
+        self._join_outcomes()
 
     @property
     def over(self) -> bool:
@@ -157,6 +171,19 @@ class SessionPoller:
         self._clients_read = now
         for id in self.rounds.keys() - before.keys():
             self.rounds[id].online = self.online
+
+    def _read_registered(self, updates: list[str]) -> None:
+        """Read FEDn's list of clients if one of `updates` is of a client that is not known."""
+        senders: set[str] = set()
+        for data in updates:
+            _from_client(lambda update: senders.add(str(update["sender"]["clientId"])), data)
+        if not senders <= self._registered:
+            self._registered = {client["client_id"] for client in self.api.get("clients/")["result"]}
+
+    def _is_client(self, client_id: str) -> bool:
+        """Whether FEDn has a client with this id, or, if it was removed since, the server functions have merged it."""
+        merged = (report.get("merged", ()) for report in self._reports.values())
+        return client_id in self._registered or any(client_id in ids for ids in merged)
 
     def _read_rounds(self) -> None:
         # Each carries the session's settings twice, so only the newest are asked for, and older ones until one is
@@ -198,6 +225,7 @@ class SessionPoller:
     def _read_instructions(self, round_: Round, settings: dict) -> None:
         round_.number = settings.get("round")
         round_.warmup = settings.get("warmup")
+        round_.base = settings.get("base")
         for row in round_.rows.values():
             row.warmup = round_.warmup
             row.round = round_.number or row.round
@@ -218,6 +246,8 @@ class SessionPoller:
                     continue
                 if round_.failed and result in (None, "merged"):  # merged into a model that FEDn has not kept
                     result = "round failed"
+                if round_.unchanged and result is None:  # of the last round the server functions cannot report
+                    result = "skipped: nothing was merged in this round"
                 row.outcome = result or row.outcome
 
     def _read_update(self, update: dict) -> None:
@@ -232,6 +262,9 @@ class SessionPoller:
         round_ = self.rounds[fedn_round]
         client_id = str(update["sender"]["clientId"])
         if client_id in round_.ids:  # the server functions take the first one of a client
+            return
+        if not self._is_client(client_id):  # FEDn takes a status under any id
+            round_.strangers.add(client_id)
             return
         client = self._name(round_, client_id, plain(update["sender"]["name"]))
         seconds = [_number(meta.get(key)) for key in ("fetch_model", "processing_time", "upload_model")]
@@ -264,7 +297,7 @@ class SessionPoller:
 
     def _read_validation(self, validation: dict) -> None:
         metrics = json.loads(validation["data"])
-        keys = ("accuracy", "loss", "test_examples", "download_bytes")
+        keys = ("accuracy", "loss", "test_examples", "download_bytes", "model_digest")
         known = {key: _number(metrics.get(key), signed=key in SIGNED) for key in keys}
         if known["accuracy"] is not None and not 0 <= known["accuracy"] <= 1:
             known["accuracy"] = None
@@ -279,6 +312,10 @@ class SessionPoller:
                 children = [id for id, m in models.items() if m.get("parent_model") == round_.model]
                 round_.new_model = children[0] if children else None
             for client_id, metrics in self._validations.get(round_.new_model, {}).items():
+                if not self._is_client(client_id):
+                    continue
+                if metrics["model_digest"] is not None:
+                    round_.model_digests[client_id] = metrics["model_digest"]
                 row = round_.rows.get(round_.ids.get(client_id))
                 if row is None:
                     round_.validations[client_id] = metrics["download_bytes"] or 0

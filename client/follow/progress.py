@@ -234,6 +234,8 @@ def _problem(rounds: list[Round], case: Case, status: str) -> str | None:
         return "its last round failed"
     if not any(row.layers for row in rounds[-1].rows.values()):
         return "no client trained in its last round"
+    if rounds[-1].unchanged:
+        return "no update was merged in its last round"
     return None
 
 
@@ -273,8 +275,11 @@ def _mean(values: list) -> str:
 
 
 def _total(counts: list) -> str:
-    known = [count for count in counts if count is not None]
-    return size(sum(known)) if known else "n/a"
+    return _size_or_not_known(_sum(counts))
+
+
+def _size_or_not_known(count: float | None) -> str:
+    return "n/a" if count is None else size(count)
 
 
 def size(count: float) -> str:
@@ -313,8 +318,8 @@ def figures(round_: Round, case: Case, layers: int) -> dict:
         "layers_trained": len({name for row in rows for name in row.layers}),
         "layers": layers,
         "accuracy": over_examples(rows, "accuracy"),
-        "upload_bytes": sum(row.upload_bytes or 0 for row in rows),
-        "download_bytes": sum(row.download_bytes or 0 for row in rows) + sum(round_.validations.values()),
+        "upload_bytes": _sum([row.upload_bytes for row in rows]),
+        "download_bytes": _sum([row.download_bytes for row in rows] + list(round_.validations.values())),
         "validation_bytes": sum(round_.validations.values()),
         "only_validated": len(round_.validations),
         "seconds": None if round_.seconds is None else round(round_.seconds, 3),
@@ -322,10 +327,22 @@ def figures(round_: Round, case: Case, layers: int) -> dict:
     }
 
 
+def _sum(values: list) -> float | None:
+    """Return the sum of the known values, or None if there are values and none is known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known or not values else None
+
+
 def _problems(round_: Round) -> dict[str, str]:
     """Return {client: problem} of the clients whose update was not merged."""
     rows = round_.rows.values()
-    return {row.client: f"{row.client} {row.outcome}" for row in rows if row.outcome.startswith(("refused", "skipped"))}
+    problems = {
+        row.client: f"{row.client} {row.outcome}" for row in rows if row.outcome.startswith(("refused", "skipped"))
+    }
+    if round_.strangers:
+        ids = f"{len(round_.strangers)} id{'s' * (len(round_.strangers) != 1)}"
+        problems[""] = f"updates under {ids} that this FEDn server has no client for are not counted"
+    return problems
 
 
 def bounded(lines: list[str]) -> list[str]:
@@ -343,8 +360,8 @@ def line(known: dict) -> str:
             (
                 f"coverage {known['layers_trained']:2d}/{known['layers']} layers",
                 "accuracy n/a" if known["accuracy"] is None else f"accuracy {known['accuracy']:.3f}",
-                f"up {size(known['upload_bytes'])}",
-                f"down {size(known['download_bytes'])}{_only_validated(known)}",
+                f"up {_size_or_not_known(known['upload_bytes'])}",
+                f"down {_size_or_not_known(known['download_bytes'])}{_only_validated(known)}",
                 "" if known["seconds"] is None else f"{known['seconds']:.1f} s",
             )
         )

@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import make_case
 from fedn.network.grpc import fedn_pb2
-from light_clients import LightClient, take_part, train
+from light_clients import LightClient, settings_of, take_part, train
 
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.follow import progress
@@ -116,6 +116,48 @@ def test_a_late_update_is_called_late_a_silent_client_named_and_twins_kept_apart
         assert {outcomes[1, name] for name in twins} == {outcomes[2, name] for name in (*twins, "slow")} == {"merged"}
         accuracies = [{row["accuracy"] for row in rows if row["client"] == name} for name in sorted(twins)]
         assert sorted(accuracies, key=str) == [{0.25}, {0.75}], accuracies
+
+
+def test_a_last_round_in_which_nothing_was_merged_is_said_to_be_one(api, tmp_path):
+    """The server functions report on a round with the settings of the next one, and there is none."""
+
+    def answer(client, request):
+        if request.type == fedn_pb2.StatusType.MODEL_UPDATE and settings_of(request)["round"] == 2:
+            train(client, request, session="another")
+        else:
+            take_part(client, request)
+
+    clients = [LightClient(api.connection.base_url, f"late-{number}", on_request=answer) for number in range(2)]
+    case = make_case(session={"rounds": 2, "round_timeout": 30, "min_clients": 2})
+    final, *runs = follow(api, clients, case, tmp_path)
+    assert final["problem"] == "no update was merged in its last round"
+    for rows in runs:
+        outcomes = {(row["round"], row["outcome"]) for row in rows}
+        assert outcomes == {(1, "merged"), (2, "skipped: nothing was merged in this round")}
+
+
+def test_answers_under_made_up_ids_are_no_clients(api, tmp_path):
+    events = []
+
+    def answer(client, request):
+        take_part(client, request)
+        if request.type == fedn_pb2.StatusType.MODEL_UPDATE:
+            for number in range(3):
+                stranger = LightClient(api.connection.base_url, f"stranger-{number}")
+                for name in ("connector", "combiner", "models", "metadata"):
+                    setattr(stranger, name, getattr(client, name))
+                train(stranger, request)
+
+    clients = [LightClient(api.connection.base_url, "honest", on_request=answer)]
+    case = make_case(session={"rounds": 2, "round_timeout": 30, "min_clients": 1})
+    _, *runs = follow(api, clients, case, tmp_path, events.append)
+    lines = [event for event in events if event.get("event") == "round"]
+    assert [(line["clients"], line["clients_asked"]) for line in lines] == [(1, 1), (1, 1)]
+    assert all(
+        "updates under 3 ids that this FEDn server has no client for are not counted" in line["problems"]
+        for line in lines
+    )
+    assert all({row["client"] for row in rows} == {"honest"} for rows in runs)
 
 
 def test_every_row_of_100_clients_is_there(api, tmp_path, monkeypatch):

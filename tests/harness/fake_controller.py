@@ -15,12 +15,14 @@ METADATA = {
         **{"gpu_percent": None, "temperature_c": 54.5, "power_mw": 4510.0},
     },
 }
+CLIENTS = ("a", "b", "c", "d", "x", "y", "z", "new", "slow")
 
 
 class Fedn:
     """What a controller answers: one session with two rounds of two clients."""
 
     def __init__(self):
+        self.clients = {f"id-{name}" for name in CLIENTS}  # FEDn's ids of all that it ever had
         self.answers = {
             "sessions/s": {"status": "Started"},
             "clients/": [{"client_id": f"id-{name}", "name": name, "status": "online"} for name in "ab"],
@@ -34,6 +36,8 @@ class Fedn:
 
     def get(self, path, params=None, limit=None, order=None, skip=0):
         answer = self.answers[path]
+        if path == "clients/" and not params:
+            answer = [{"client_id": id} for id in sorted(self.clients)]
         if path == "statuses/":
             kind = "validations" if params["type"] == "MODEL_VALIDATION" else "updates"
             answer = [{"status_id": f"{kind} {index}", **row} for index, row in enumerate(self.answers[path][kind])]
@@ -59,8 +63,8 @@ class Fedn:
         data = json.dumps({"sender": {"name": client, "clientId": f"id-{client}"}, "meta": json.dumps(meta)})
         return {"status": "Model update completed.", "data": data}
 
-    def validation(self, model, client, accuracy, examples):
-        metrics = {"accuracy": accuracy, "loss": 1.0, "test_examples": examples, "download_bytes": 100}
+    def validation(self, model, client, accuracy, examples, **more):
+        metrics = {"accuracy": accuracy, "loss": 1.0, "test_examples": examples, "download_bytes": 100, **more}
         sender = {"name": client, "clientId": f"id-{client}"}
         data = {"modelId": model, "sessionId": "s", "sender": sender, "data": json.dumps(metrics)}
         return {"status": "Model validation completed.", "data": json.dumps(data)}

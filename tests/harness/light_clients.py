@@ -26,10 +26,14 @@ from fedn.network.combiner.modelservice import upload_request_generator
 from fedn.network.grpc import fedn_pb2, fedn_pb2_grpc
 from google.protobuf.json_format import MessageToJson
 
-from fedn_partial.exchange import encoding
+from fedn_partial.exchange import encoding, wire
 
 OUTPUT_LAYERS = {"vgg16": "dense", "lstm_har": "output", "text_cnn": "output"}
 HEARTBEAT = 2.0  # seconds between two, as FEDn's client
+
+
+# numpy parses a header with ast.literal_eval, which fails in Python 3.11 when many threads call it at once.
+LOADING = threading.Lock()
 
 
 class LightClient:
@@ -210,6 +214,12 @@ def round_of(request: fedn_pb2.TaskRequest) -> str:
     return json.dumps({key: config.get(key) for key in ("round_id", "session_id", "model_id")})
 
 
+def load_arrays(model: bytes) -> list[np.ndarray]:
+    """Return the arrays of a global model's file."""
+    with LOADING, np.load(io.BytesIO(model)) as archive:
+        return [archive[str(index)] for index in range(len(archive.files))]
+
+
 def make_update(
     settings: dict, model: bytes, client: str, num_examples: int = 10, change: float = 0.001, **metadata
 ) -> tuple[bytes, dict]:
@@ -220,8 +230,7 @@ def make_update(
     settings : see ``settings_of``; codec float32 or float16, batchnorm_statistics not "always".
     model : file of the global model. client : name. metadata : keys that are otherwise than those of a valid update.
     """
-    with np.load(io.BytesIO(model)) as archive:
-        arrays = [archive[str(index)] for index in range(len(archive.files))]
+    arrays = load_arrays(model)
     values = [np.float32(array) + np.float32(change) for array in arrays[-2:]]  # kernel and bias
     known = {
         "num_examples": num_examples,
@@ -242,14 +251,16 @@ def make_update(
         return path.read_bytes(), {**written, **metadata}
 
 
-def train(client: LightClient, request: fedn_pb2.TaskRequest, model: bytes | None = None) -> None:
+def train(client: LightClient, request: fedn_pb2.TaskRequest, model: bytes | None = None, **metadata) -> None:
     """Answer a training request with a valid update of the output layer.
 
     Parameters
     ----------
     model : file of the global model, if it is not to be downloaded: the combiner forgets it after the round.
+    metadata : see ``make_update``.
     """
-    data, metadata = make_update(settings_of(request), model or client.download(request.model_id), client.name)
+    model = model or client.download(request.model_id)
+    data, metadata = make_update(settings_of(request), model, client.name, **metadata)
     model_update_id = str(uuid.uuid4())
     client.upload(data, model_update_id)
     message = client.send_update(request.model_id, model_update_id, metadata, round_of(request))
@@ -261,6 +272,8 @@ def take_part(client: LightClient, request: fedn_pb2.TaskRequest) -> None:
     if request.type == fedn_pb2.StatusType.MODEL_UPDATE:
         train(client, request)
     elif request.type == fedn_pb2.StatusType.MODEL_VALIDATION:
-        size = len(client.download(request.model_id))
-        metrics = {"accuracy": 0.5, "loss": 1.0, "test_examples": 10, "download_bytes": size}
+        model = client.download(request.model_id)
+        digest = wire.short_digest(wire.digest(load_arrays(model)))
+        metrics = {"accuracy": 0.5, "loss": 1.0, "test_examples": 10, "download_bytes": len(model)}
+        metrics["model_digest"] = digest
         client.validate(request.model_id, metrics, request.session_id, request.correlation_id)

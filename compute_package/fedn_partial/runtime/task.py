@@ -139,6 +139,7 @@ def _train(request: Request) -> None:
 
 def _validate(request: Request) -> None:
     from fedn_partial.data.shard import check_fits, open_shard
+    from fedn_partial.exchange import wire
     from fedn_partial.runtime import local_round
     from fedn_partial.settings.case import load_round_settings
     from fedn_partial.submodel.layers import read_layers
@@ -159,14 +160,14 @@ def _validate(request: Request) -> None:
         model = models.build(settings.model, empty=True)
         check_fits(shard, model)
         layers = read_layers(model)
-        for _ in local_round.load(model, layers, request.input):
-            pass
+        digest = wire.digest(local_round.load(model, layers, request.input))
         local_round.put_own_statistics(model, layers, settings, Path(device.workdir))
         accuracy, loss = local_training.evaluate(model, shard.x_test, shard.y_test)
     metrics = {
         "accuracy": accuracy,
         "loss": loss,
         "test_examples": len(shard.y_test),
+        "model_digest": wire.short_digest(digest),
         "download_bytes": os.path.getsize(request.input),
         "validate_seconds": monitor.summary()["seconds"],
     }

@@ -94,6 +94,8 @@ def _value(hint, raw, bounds, where: str):
         raw = float(raw)  # YAML 1.1 takes 1e-3 for text
     if not isinstance(raw, hint) or (isinstance(raw, bool) and hint is not bool):
         raise SettingsError(f"{where} must be of type {hint.__name__}, found {raw!r}")
+    if isinstance(raw, str) and "\0" in raw:
+        raise SettingsError(f"{where} must not contain NUL characters, found {raw!r}")
     _check_bounds(raw, bounds, where)
     return raw
 

@@ -179,3 +179,10 @@ def test_what_is_no_address_is_refused_by_name(address, told):
         with pytest.raises(SettingsError, match=told) as refused:
             make()
         assert "s3cret" not in str(refused.value)
+
+
+def test_a_nul_character_in_a_folder_is_refused(tmp_path):
+    path = tmp_path / "client.yaml"
+    path.write_text('name: a\nfedn_partial:\n  data: "shard\\0"\n')
+    with pytest.raises(SettingsError, match="fedn_partial: data must not contain NUL"):
+        load_device(path)

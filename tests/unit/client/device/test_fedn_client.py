@@ -172,7 +172,7 @@ def test_nothing_is_left_behind_by_a_request_that_is_killed(tmp_path, client):
 def test_a_training_whose_round_is_over_is_ended_and_the_next_request_served(tmp_path, client, monkeypatch, newer):
     handler, transport = client.fedn_client.grpc_handler, client.fedn_client
     monkeypatch.setattr(fedn_client, "POLL", 0.1)
-    terminated = ["sessions/1"] if newer == "session terminated" else []
+    terminated = []
     status = {True: {"status": "Terminated"}, False: {"status": "Started"}}
     monkeypatch.setattr(fedn_client.Api, "get", lambda api, path, **_: status[path in terminated])
     model = {"1": b"wait", "2": b"train"}
@@ -188,9 +188,11 @@ def test_a_training_whose_round_is_over_is_ended_and_the_next_request_served(tmp
         put(ask(messages.StatusType.MODEL_UPDATE, "1"))
         while not running(psutil.Process()):
             time.sleep(0.02)
-        if newer != "session terminated":
+        if newer == "session terminated":
+            terminated.append("sessions/1")
+        else:
             put(ask(newer, "2"))
-        while transport.tasks.current is not None and transport.tasks.current.model_id == "1":
+        while handler.updates == [] and running(psutil.Process()):
             time.sleep(0.02)
         if newer == "session terminated":
             put(ask(messages.StatusType.MODEL_UPDATE, "2"))

@@ -53,6 +53,41 @@ def test_the_next_rounds_settings_say_what_the_server_did(fedn):
     assert rows["1"]["b"].outcome == "skipped: has values that are not finite"
 
 
+@pytest.mark.parametrize(
+    ("digests", "outcome"),
+    [
+        ((0xABCDEF012345, 0xABCDEF012345), "skipped: nothing was merged in this round"),
+        ((0xABCDEF012345, 1), "sent"),  # one client may lie
+        ((1, 1), "sent"),
+        ((None, None), "sent"),
+    ],
+)
+def test_a_last_round_that_made_no_other_model_merged_nothing(fedn, digests, outcome):
+    settings = {"round": 1, "warmup": True, "previous": {}, "base": "abcdef0123456789abcdef0123456789"}
+    fedn.answers["rounds/"] = [fedn.round("1", "m0", settings)]
+    fedn.validations[:] = [
+        fedn.validation("m1", name, 0.5, 10, model_digest=digest) for name, digest in zip("ab", digests, strict=True)
+    ]
+    rows, _ = rows_of(fedn)
+    assert {row.outcome for row in rows["1"].values()} == {outcome}
+
+
+def test_an_update_of_a_client_that_fedn_does_not_have_is_no_row(fedn):
+    fedn.updates.append(fedn.update("made-up"))
+    fedn.validations.append(fedn.validation("m1", "made-up", 0.0, 1000))
+    rows, poller = rows_of(fedn)
+    assert set(rows["1"]) == {"a", "b"}
+    assert poller.rounds["1"].strangers == {"id-made-up"} and poller.rounds["1"].validations == {}
+
+
+def test_a_merged_update_of_a_client_that_was_removed_from_fedn_is_a_row(fedn):
+    fedn.clients = set()
+    previous = {"round": 1, "merged": ["id-a"], "skipped": {}, "staleness": {}}
+    fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2, "warmup": False, "previous": previous}))
+    rows, _ = rows_of(fedn)
+    assert set(rows["1"]) == {"a"}
+
+
 def test_a_session_that_ended_long_ago_is_found_below_the_rounds_of_later_ones(fedn):
     """In one look, as a report takes it; rounds of sessions before it are not asked for."""
 
@@ -153,6 +188,7 @@ def test_an_update_that_cannot_be_read_leaves_no_trace_for_the_next_round_to_tri
 
 
 def test_what_a_client_says_cannot_drive_the_terminal_or_break_the_sums(fedn):
+    fedn.clients.add("id-a\x1b[2J\nround 9")
     fedn.updates[0] = fedn.update("a\x1b[2J\nround 9", refused="\x1b[31mred\nround 3", download_bytes="much", layers=[])
     rows, poller = rows_of(fedn)
     (row,) = (row for row in rows["1"].values() if row.client != "b")
@@ -201,6 +237,7 @@ def test_two_devices_of_one_name_have_a_row_each(fedn):
     data = json.loads(twin["data"])
     data["sender"]["clientId"] = "other-id-of-a"
     fedn.updates.append({**twin, "data": json.dumps(data)})
+    fedn.clients.add("other-id-of-a")
     rows, _ = rows_of(fedn)
     assert set(rows["1"]) == {"a", "b", "a (other-id)"}
 
@@ -215,6 +252,7 @@ def test_two_devices_of_one_name_have_their_own_accuracy_and_their_own_row_in_ev
     first = [of("one", fedn.update("a")), of("two", fedn.update("a"))]
     second = [of("two", fedn.update("a", "2")), of("one", fedn.update("a", "2"))]  # in another order
     fedn.updates[:] = first + second
+    fedn.clients |= {"one", "two"}
     fedn.validations[:] = [
         of("two", fedn.validation("m1", "a", 0.25, 10)),
         of("one", fedn.validation("m1", "a", 1, 30)),
@@ -277,7 +315,10 @@ def test_who_is_online_is_read_when_a_round_begins_or_ends_and_else_every_5_seco
     now, asked = [0.0], []
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     get = fedn.get
-    fedn.get = lambda path, **how: (asked.append(now[0]) if path == "clients/" else None, get(path, **how))[1]
+    fedn.get = lambda path, **how: (
+        asked.append(now[0]) if "status" in how.get("params", ()) and path == "clients/" else None,
+        get(path, **how),
+    )[1]
     poller = SessionPoller(fedn, "s")
     for second in range(12):
         now[0] = second

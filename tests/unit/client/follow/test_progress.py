@@ -235,6 +235,7 @@ def test_a_row_that_comes_after_its_round_was_written_is_written_too(fedn, follo
 
 def test_a_thousand_refused_updates_do_not_fill_the_screen(fedn, follow):
     fedn.updates.extend(fedn.update(f"x{number}", refused="no data") for number in range(1000))
+    fedn.clients |= {f"id-x{number}" for number in range(1000)}
     followed = follow([ends(fedn)])
     followed.run()
     problems = followed.problems(1)
