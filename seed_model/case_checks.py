@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 
 from fedn_partial import models
+from fedn_partial.custom import modules
 from fedn_partial.data.shard import Shard, check_fits
 from fedn_partial.errors import DataError, FednPartialError
 from fedn_partial.settings.case import Case
@@ -22,7 +23,7 @@ def check_case(case: Case) -> list[Layer]:
     ------
     FednPartialError : the model cannot be built, or its selector names layers, or more layers, than the model has.
     """
-    layers = _layers(json.dumps(case.model, sort_keys=True))
+    layers = _layers(json.dumps(case.model, sort_keys=True), modules.active())
     selector = from_dict(case.selection)
     number = getattr(selector, "layers", None)
     if number is not None and number > len(layers):
@@ -32,7 +33,7 @@ def check_case(case: Case) -> list[Layer]:
 
 
 @functools.cache
-def _layers(model: str) -> list[Layer]:
+def _layers(model: str, custom: modules.CustomModules | None) -> list[Layer]:
     return read_layers(models.build(json.loads(model), empty=True))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shlex
 import tarfile
 import tempfile
@@ -10,6 +12,8 @@ from pathlib import Path
 import fedn_partial
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.fedn_api.package_archive import PackageError, check_runs, unpack
+from fedn_partial.custom.errors import user_code
+from fedn_partial.custom.modules import FOLDER, MANIFEST, CustomModules
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_atomically
 
@@ -18,20 +22,39 @@ ENTRY_FILES = ("fedn.yaml", "startup.py", "train.py", "validate.py")
 OTHER_PARTS = ("client", "compute_package", "configs", "seed_model")  # that an installation has inside the library
 
 
-def build_package(output: str | Path) -> list[str]:
+def build_package(output: str | Path, custom: CustomModules | None = None) -> list[str]:
     """Write the compute package to `output` (.tgz) and return the names of the files in it.
 
-    The same as FEDn's ``fedn package create --path compute_package``, but it needs no checkout.
+    Without custom modules the same as FEDn's ``fedn package create --path compute_package``, but it needs no checkout.
+
+    Raises
+    ------
+    UserCodeError : one of the custom modules is not Python.
     """
     library = Path(fedn_partial.__file__).parent
     # In a checkout the entry points lie around the library, as in the package; an installation has them inside it.
     entry_folder = library.parent if (library.parent / "fedn.yaml").exists() else library / "compute_package"
     members = {name: entry_folder / name for name in ENTRY_FILES}
     members |= {str(Path("fedn_partial") / path): library / path for path in library_files()}
+    if custom:
+        _check_syntax(custom)
+        members |= {f"{FOLDER}/{name}.py": custom.path(name) for name in custom.names}
     with write_atomically(output) as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, path in members.items():
             archive.add(str(path), arcname=name, filter=_nobody)
+        if custom:
+            manifest = json.dumps({"modules": custom.names}).encode()
+            member = _nobody(tarfile.TarInfo(f"{FOLDER}/{MANIFEST}"))
+            member.size = len(manifest)
+            archive.addfile(member, io.BytesIO(manifest))
+            members[member.name] = None
     return list(members)
+
+
+def _check_syntax(custom: CustomModules) -> None:
+    for name in custom.names:
+        with user_code(custom.folder):
+            compile(custom.path(name).read_bytes(), str(custom.path(name)), "exec")
 
 
 def library_files() -> list[Path]:

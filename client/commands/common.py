@@ -41,6 +41,14 @@ def connects(command):
     return command
 
 
+with_option = click.option(
+    "--with",
+    "custom",
+    type=Path,
+    metavar="FOLDER",
+    help="Folder of custom modules (.py), which names such as my_models:small_cnn refer to.  "
+    "[default: the case's 'package: with:']",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a line; what people read goes to stderr."
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fedn_partial.client.commands.common import command
+from fedn_partial.client.commands.common import command, with_option
 
 
 @click.group()
@@ -32,14 +32,17 @@ def data():
 )
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of all that is drawn.")
 @click.option("--out", type=Path, required=True, help="Folder to make, with a shard for each client.")
-def data_prepare(name, source, clients, partition, seed, out):
-    """Deal the data set NAME (cifar10, imdb, casa, digits) to clients, a shard each.
+@with_option
+def data_prepare(name, source, clients, partition, seed, out, custom):
+    """Deal the data set NAME (cifar10, imdb, casa, digits, or my_module:my_reader) to clients, a shard each.
 
     The key 'data' in a client.yaml names one of the folders. The same seed makes the same shards everywhere.
     """
     from fedn_partial.client.data.prepare import prepare
+    from fedn_partial.custom import modules
     from fedn_partial.settings.case import Data
 
+    modules.use(custom)
     settings = Data(name=name, clients=clients, partition=partition)
     origin, shards = prepare(settings, seed, None if source == "download" else Path(source), out)
     click.echo(f"{origin}\n\n{'shard':12} {'train':>9} {'test':>9}  training examples by class")

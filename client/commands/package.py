@@ -14,13 +14,20 @@ def package():
     """Build and upload the compute package."""
 
 
-@command(package, "build", "fedn-partial package build -o package.tgz")
+@command(package, "build", "fedn-partial package build -o package.tgz --with my_project")
 @click.option("-o", "--output", type=Path, default=Path("package.tgz"), show_default=True)
-def package_build(output):
+@click.option(
+    "--with", "custom", type=Path, metavar="FOLDER", help="Ship the custom modules (.py) of this folder to the devices."
+)
+def package_build(output, custom):
     """Write the compute package to a file."""
+    from fedn_partial.custom.modules import read_folder
     from fedn_partial.seed_model.package import build_package
 
-    names = build_package(output)
+    modules = read_folder(custom) if custom else None
+    names = build_package(output, modules)
+    if modules:
+        click.echo(f"custom modules: {', '.join(modules.names)}")
     click.echo(f"{output}: {len(names)} files, {output.stat().st_size:,} bytes")
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from fedn_partial.client.commands.common import command, events, json_option, parse_numbers, runs_option, shell_words
+from fedn_partial.client.commands.common import (
+    command,
+    events,
+    json_option,
+    parse_numbers,
+    runs_option,
+    shell_words,
+    with_option,
+)
 from fedn_partial.errors import FednPartialError
 
 
@@ -22,9 +30,10 @@ from fedn_partial.errors import FednPartialError
 )
 @click.option("--data", type=Path, help="Folder of a shard to train on, instead.")
 @click.option("--image", default="fedn-partial", show_default=True, help="Docker image, of client/Dockerfile.")
+@with_option
 @runs_option
 @json_option
-def profile_command(config, flavours, layers, rounds, examples, data, image, runs, as_json):
+def profile_command(config, flavours, layers, rounds, examples, data, image, custom, runs, as_json):
     """Measure what a round costs flavours of machines, in Docker containers; as the paper's Tables 4 and 5.
 
     A container that a killed profile left behind is removed by the next one.
@@ -32,7 +41,7 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
     from fedn_partial.client.profiling import flavours as known
     from fedn_partial.settings.case import load_case
 
-    case = load_case(config)
+    case = load_case(config, custom)
     session = dataclasses.replace(case.session, rounds=rounds, min_clients=1)
     case = dataclasses.replace(case, session=session, data=None)
     numbers = parse_numbers(layers)
@@ -61,12 +70,13 @@ def profile_command(config, flavours, layers, rounds, examples, data, image, run
 @command(click, "plan", "fedn-partial plan configs/cifar10-vgg16.yaml --memory 512MB")
 @click.argument("config", type=Path)
 @click.option("--memory", required=True, help="What a device has for FEDn's client and training: 512MB, 1.5GB, 400MiB.")
+@with_option
 @json_option
-def plan_command(config, memory, as_json):
+def plan_command(config, memory, custom, as_json):
     """Predict what a device with so much memory can train."""
     from fedn_partial.settings.case import load_case
 
-    case = load_case(config)
+    case = load_case(config, custom)
     from fedn_partial.client.profiling.plan import make_plan, parse_bytes
 
     size = parse_bytes(memory)

@@ -15,6 +15,7 @@ from fedn_partial.client.commands.common import (
     remove_unstarted,
     runs_option,
     shell_words,
+    with_option,
 )
 from fedn_partial.errors import FednPartialError
 
@@ -27,13 +28,14 @@ from fedn_partial.errors import FednPartialError
     help="Folder with the official files of the case's data set.  [default: downloaded ones]",
     show_default=False,
 )
+@with_option
 @runs_option
 @json_option
-def run_command(config, source, runs, as_json):
+def run_command(config, source, custom, runs, as_json):
     """Run a whole session on this machine: FEDn network, clients, rounds."""
     from fedn_partial.settings.case import load_case
 
-    case = load_case(config)
+    case = load_case(config, custom)
     from fedn_partial.client.data import data_sets
     from fedn_partial.seed_model.case_checks import check_case, check_data, check_fleet
 
@@ -65,16 +67,17 @@ def run_command(config, source, runs, as_json):
 @click.option("--data", type=Path, help="Folder with the clients' data, of 'data prepare', instead of the case's own.")
 @click.option("--processes", type=click.IntRange(min=1), help="At once.  [default: one a processor]")
 @click.option("--resume", type=Path, metavar="FOLDER", help="Go on with a run that was stopped.")
+@with_option
 @runs_option
 @json_option
-def simulate_command(config, source, data, processes, resume, runs, as_json):
+def simulate_command(config, source, data, processes, resume, custom, runs, as_json):
     """Run a session without FEDn, with simulated clients: same training, updates, merging, same report.
 
     The result does not depend on the number of processes, nor on whether it was stopped and resumed.
     """
     from fedn_partial.settings.case import load_case
 
-    case = load_case(config)
+    case = load_case(config, custom)
     from fedn_partial.client.records.load import load_run
     from fedn_partial.client.records.run_folder import new_folder
     from fedn_partial.client.simulation import simulate
@@ -89,7 +92,7 @@ def simulate_command(config, source, data, processes, resume, runs, as_json):
         except KeyboardInterrupt:
             if remove_unstarted(folder):
                 raise click.ClickException("interrupted before the first round; nothing is left") from None
-            options = {"--source": source, "--data": data}
+            options = {"--source": source, "--data": data, "--with": custom}
             given = [word for name, path in options.items() if path for word in (name, path)]
             again = shell_words("simulate", config, *given, "--resume", folder)
             raise click.ClickException(f"interrupted; to go on from the last round: {again}") from None

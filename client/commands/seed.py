@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fedn_partial.client.commands.common import api_of, command, connects
+from fedn_partial.client.commands.common import api_of, command, connects, with_option
 
 
 @click.group()
@@ -17,11 +17,12 @@ def seed():
 @command(seed, "build", "fedn-partial seed build configs/cifar10-vgg16.yaml -o seed.npz")
 @click.argument("config", type=Path)
 @click.option("-o", "--output", type=Path, default=Path("seed.npz"), show_default=True)
-def seed_build(config, output):
+@with_option
+def seed_build(config, output, custom):
     """Write a freshly initialised model to a file."""
     from fedn_partial.settings.case import load_case
 
-    case = load_case(config)
+    case = load_case(config, custom)
     from fedn_partial.seed_model.seed import build_seed
 
     layers = build_seed(case, output)

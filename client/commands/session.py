@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from fedn_partial.client.commands.common import api_of, command, conclude, connects, events, json_option, runs_option
+from fedn_partial.client.commands.common import (
+    api_of,
+    command,
+    conclude,
+    connects,
+    events,
+    json_option,
+    runs_option,
+    with_option,
+)
 
 
 @click.group()
@@ -18,17 +27,18 @@ def session():
 
 @command(session, "start", "fedn-partial session start configs/cifar10-vgg16.yaml --api-url https://fedn.example.org")
 @click.argument("config", type=Path)
+@with_option
 @runs_option
 @json_option
 @connects
-def session_start(config, runs, as_json, **options):
+def session_start(config, custom, runs, as_json, **options):
     """Start a session from FEDn's newest model and follow it; the exit code is 0 if its last round made a model.
 
     Ctrl-C ends the following; the session goes on in FEDn.
     """
     from fedn_partial.settings.case import load_case
 
-    case, api = load_case(config), api_of(options)
+    case, api = load_case(config, custom), api_of(options)
     from fedn_partial.client.follow import progress
     from fedn_partial.client.follow.poller import SessionPoller
     from fedn_partial.client.records.run_folder import RunFolder, new_folder

@@ -1,7 +1,7 @@
 """Data sets by name: read from their official files, and partitioned into shards.
 
 One module reads one data set; each has ``read(folder) -> DataSet`` and ``ARCHIVE``, where its files can be had (None:
-they come with the install).
+they come with the install). A custom data set is a function, see ``custom_reader``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from fedn_partial.client.data import download
+from fedn_partial.client.data import custom_reader, download
 from fedn_partial.client.data.data_set import DataSet
 from fedn_partial.client.data.sharding import make_shards
+from fedn_partial.custom import names
 from fedn_partial.data.shard import Shard
 from fedn_partial.errors import DataError
 from fedn_partial.settings.case import DATA_SETS, Data
@@ -27,8 +28,10 @@ def load(name: str, source: Path | None = None) -> DataSet:
 
     Raises
     ------
-    DataError : unknown data set, or one that cannot be had.
+    DataError : unknown data set, or one that cannot be had. UserCodeError : a custom reader is wrong.
     """
+    if names.is_custom(name):
+        return custom_reader.read(name, source)
     if name not in DATA_SETS:
         raise DataError(f"data: name {name!r} is unknown. Allowed are: {', '.join(DATA_SETS)}")
     reader = importlib.import_module(f"{__package__}.{name}")

@@ -13,6 +13,7 @@ from fedn_partial.client.follow import progress
 from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.network.network import Network
 from fedn_partial.client.records.run_folder import RunFolder
+from fedn_partial.custom import modules
 from fedn_partial.data.shard import Shard
 from fedn_partial.seed_model.package import build_package, upload_package
 from fedn_partial.seed_model.seed import build_seed, upload_seed
@@ -64,7 +65,7 @@ def local_network(folder: Path, say=print):
         network.up(tied=True, say=say)
         api = Api(network.url)
         package = folder / "package.tgz"
-        build_package(package)
+        build_package(package, modules.active())
         upload_package(api, package)
         yield network, api
     finally:

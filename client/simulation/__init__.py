@@ -16,6 +16,7 @@ from fedn_partial.client.data.prepare import prepare
 from fedn_partial.client.fleet import processes
 from fedn_partial.client.simulation import devices
 from fedn_partial.client.simulation.session import SimulatedSession
+from fedn_partial.custom import names
 from fedn_partial.data.shard import open_shard, verify
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.case_checks import check_case, check_clients, check_data, check_fleet
@@ -80,8 +81,11 @@ def simulate(
 
 def prepared(case: Case, parent: Path, source: Path | None) -> Path:
     """Return the folder below `parent` with the shards of the case's clients, made if it is not there."""
-    told = json.dumps([dataclasses.asdict(case.data), case.seed, source and str(source.resolve())], sort_keys=True)
-    folder = parent / f"{case.data.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    told = [dataclasses.asdict(case.data), case.seed, source and str(source.resolve())]
+    if names.is_custom(case.data.name):  # a reader that was edited may read other data
+        told.append(names.source_digest(case.data.name))
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    folder = parent / f"{case.data.name.replace(':', '-')}-{digest}"
     if not folder.exists():
         try:
             prepare(case.data, case.seed, source, folder)

@@ -16,6 +16,7 @@ from fedn_partial.client.follow.poller import Round
 from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.run_folder import Row, RunFolder
 from fedn_partial.client.simulation import checkpoint, devices, workers
+from fedn_partial.custom import modules
 from fedn_partial.errors import FednPartialError, ModelError
 from fedn_partial.exchange import wire
 from fedn_partial.exchange.model_file import read_model
@@ -56,6 +57,8 @@ class SimulatedSession:
         pool: Executor,
     ):
         self.case, self.folder, self.shards, self.devices, self.pool = case, folder, shards, machines, pool
+        custom = modules.active()
+        self.custom = custom and str(custom.folder)
         self.checkpoint = checkpoint.read(self.folder)
         self.layers = self._begin_models()
         self.run = RunFolder(folder, case, **known)
@@ -132,6 +135,7 @@ class SimulatedSession:
             state=self._state(name, self.checkpoint.states),
             new_state=str(self._state_path(name, settings.round)),
             update=str(self.folder / "updates" / f"{name}.npz"),
+            custom=self.custom,
         )
 
     def _receive(self, task: workers.Task, refusal: str | None, weights: list) -> Row:
@@ -179,6 +183,7 @@ class SimulatedSession:
                 model=str(self._model_path(number)),
                 shard=str(self.shards[name]),
                 state=self._state(name, states),
+                custom=self.custom,
             )
             for name, row in rows.items()
             if not row.outcome.startswith("refused")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from fedn_partial.custom import modules
 from fedn_partial.device import cgroup
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.forkserver import die_with_parent
@@ -41,6 +42,7 @@ class Task:
     state : folder of what the client kept from earlier rounds, or None if it kept nothing.
     new_state, update : of a training: folder of what it keeps after this round, and the file that it writes, with its
         metadata beside it.
+    custom : folder of custom modules, or None.
     """
 
     client: str
@@ -51,6 +53,7 @@ class Task:
     state: str | None = None
     new_state: str | None = None
     update: str | None = None
+    custom: str | None = None
 
 
 @contextmanager
@@ -77,6 +80,7 @@ def train(task: Task) -> str | None:
 
     told, client = task.settings, task.client
     try:
+        _use(task.custom)
         model, layers = _model(told)
         shard = open_shard(task.shard)
         check_fits(shard, model)
@@ -125,6 +129,7 @@ def _test(task: Task) -> tuple[float, float, int]:
     from fedn_partial.training import local_training
 
     told = task.settings
+    _use(task.custom)
     model, layers = _model(told)
     shard = open_shard(task.shard)
     for _ in local_round.load(model, layers, task.model):
@@ -175,6 +180,14 @@ def _memory_is_short() -> bool:
     """Return whether less than `LEAVE` of the memory is free now, or nobody knows."""
     free, there_is = cgroup.available_memory(), cgroup.machine_memory()
     return free is None or there_is is None or free < LEAVE * there_is
+
+
+def _use(custom: str | None) -> None:
+    """Let names refer to the modules in the folder `custom`; the model kept is no longer valid if it is another one."""
+    active = modules.active()
+    if custom != (active and str(active.folder)):
+        _MODEL.clear()
+        modules.use(custom)
 
 
 def _model(told: RoundSettings):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedn_partial import models
+from fedn_partial.custom import modules, names
 from fedn_partial.settings.schema import SettingsError, bounded, parse
 from fedn_partial.settings.yaml_file import read_yaml
 from fedn_partial.submodel import selection
@@ -60,8 +61,7 @@ class Data:
     test_examples: int | None = bounded(None, at_least=1)
 
     def __post_init__(self):
-        if self.name not in DATA_SETS:
-            raise SettingsError(f"name {self.name!r} is unknown. Allowed are: {', '.join(DATA_SETS)}")
+        names.check("name", self.name, DATA_SETS)
         parse_partition(self.partition)
 
 
@@ -99,16 +99,21 @@ class Case:
     selection: dict  # which layers a client trains, see fedn_partial.submodel.selection
     seed: int = bounded(1, at_least=0, at_most=2**32 - 1)
     training: Training = Training()
-    merge: str = bounded("all_clients", one_of=MERGE_RULES)  # see fedn_partial.seed_model.server_functions
+    merge: str = "all_clients"  # see fedn_partial.seed_model.server_functions
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
     batchnorm_statistics: str = bounded(
         "with_layer", one_of=BATCHNORM_STATISTICS
     )  # see fedn_partial.submodel.update_tensors
-    codec: str = bounded("float32", one_of=CODECS)  # of the updates, see fedn_partial.exchange.encoding
+    codec: str = "float32"  # of the updates, see fedn_partial.exchange.encoding
     model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it
     session: Session = Session()
     data: Data | None = None  # for a local fleet or a simulation: devices of their own have their own data
     simulation: Simulation = Simulation()
+    package: dict | None = None  # with: folder of custom modules, relative to the file; see fedn_partial.custom.modules
+
+    def __post_init__(self):
+        names.check("merge", self.merge, MERGE_RULES)
+        names.check("codec", self.codec, CODECS)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class RoundSettings:
     fingerprint: str = bounded()
     base: str = bounded()
     selection: dict = bounded()
-    codec: str = bounded(one_of=CODECS)
+    codec: str = bounded()
     session: str = bounded(matches="[A-Za-z0-9]+")
     clients_per_round: int | None = bounded(None, at_least=1)
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
@@ -149,6 +154,9 @@ class RoundSettings:
     scores: dict = field(default_factory=dict)
     training: Training = Training()
     previous: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        names.check("codec", self.codec, CODECS)
 
 
 @dataclass(frozen=True)
@@ -180,9 +188,29 @@ def parse_partition(text: str) -> tuple[str, float | None]:
     raise SettingsError(f"partition must be {PARTITIONS}; found {text!r}")
 
 
-def load_case(path: str | Path) -> Case:
-    """Read a case file and check all of it, model options and selector included (raises SettingsError)."""
-    return parse_case(read_yaml(path), str(path))
+def load_case(path: str | Path, custom: str | Path | None = None) -> Case:
+    """Read a case file and check all of it, model options and selector included.
+
+    Parameters
+    ----------
+    custom : folder of custom modules; without, that of the case's key `package: with:`. It is in use from now on.
+
+    Raises
+    ------
+    SettingsError : something in the file is refused. UserCodeError : a custom module is wrong.
+    """
+    raw = read_yaml(path)
+    modules.use(custom or _custom_folder(raw.get("package"), Path(path)))
+    return parse_case(raw, str(path))
+
+
+def _custom_folder(package, path: Path) -> Path | None:
+    """Return the folder that the section `package:` of the case file `path` names, or None."""
+    if package is None:
+        return None
+    if not isinstance(package, dict) or list(package) != ["with"] or not isinstance(package["with"], str):
+        raise SettingsError(f"{path}: package: expected the key 'with' and a folder, found {package!r}")
+    return path.resolve().parent / package["with"]
 
 
 def parse_case(raw: dict, where: str) -> Case:

@@ -1,7 +1,7 @@
 """Which layers a client trains in a round.
 
 A selector is a small frozen dataclass with ``select(layers, context) -> list[str]``. To add one, write the
-class and put it into ``SELECTORS``; settings, JSON and tests pick it up from there.
+class and put it into ``SELECTORS``, or into a custom module; settings, JSON and tests pick it up from there.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from fedn_partial.custom import modules, names
+from fedn_partial.custom.errors import user_code
 from fedn_partial.errors import FednPartialError
-from fedn_partial.settings.schema import SettingsError, bounded, parse_named
+from fedn_partial.settings.schema import SettingsError, bounded, parse, parse_named
 from fedn_partial.submodel.layers import Layer, pick
 
 
@@ -283,7 +286,9 @@ def select_layers(selector: Selector, layers: list[Layer], context: Context) -> 
 
 def requested_layers(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
     """Return the layers that a client is asked to train, in model order, whatever its limits."""
-    chosen = selector.select(layers, context)  # also in warm-up, so that a wrong name is found in the first round
+    custom = modules.active()
+    with user_code(custom.folder) if custom else nullcontext():
+        chosen = selector.select(layers, context)  # also in warm-up, so that a wrong name is found in the first round
     return list(layers) if context.warmup else pick(layers, chosen)
 
 
@@ -310,8 +315,12 @@ def from_dict(raw: dict, where: str = "selection") -> Selector:
     Raises
     ------
     SettingsError : unknown selector or field, wrong type, impossible value.
+    UserCodeError : a custom selector that cannot be imported.
     """
     name = raw.get("selector")
+    if names.is_custom(name):
+        fields = {key: value for key, value in raw.items() if key != "selector"}
+        return parse(names.find_class(name, Selector, f"{where}: selector"), fields, where)
     if name in list(EARLIER_NAMES):
         raw = {**raw, "selector": EARLIER_NAMES[name]}
     return parse_named(raw, "selector", SELECTORS, where)
@@ -319,6 +328,7 @@ def from_dict(raw: dict, where: str = "selection") -> Selector:
 
 def to_dict(selector: Selector) -> dict:
     """Return the selector as a `selection:` section of plain values; ``from_dict`` reads it back."""
-    name = next(name for name, cls in SELECTORS.items() if type(selector) is cls)
+    short = {cls: name for name, cls in SELECTORS.items()}
+    name = short.get(type(selector)) or names.name_of(type(selector))
     fields = dataclasses.asdict(selector)
     return {"selector": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}

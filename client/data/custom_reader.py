@@ -1,0 +1,59 @@
+"""A data set that a function of the user's own reads: ``def my_reader(folder: Path = ...) -> DataSet``."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+
+from fedn_partial.client.data.data_set import DataSet, Examples
+from fedn_partial.custom import modules, names
+from fedn_partial.custom.errors import UserCodeError, at, user_code
+from fedn_partial.errors import DataError
+
+DTYPES = ("uint8", "float32", "int32")  # images, features, words
+
+
+def read(name: str, source: Path | None) -> DataSet:
+    """Return the data set that the function `name` (``my_module:my_reader``) reads.
+
+    Parameters
+    ----------
+    source : the folder that it is called with; None: that of its default.
+
+    Raises
+    ------
+    SettingsError : the name is refused. DataError : no folder is named, and it has no default.
+    UserCodeError : it raises, or returns something else than a whole data set.
+    """
+    function = names.find_function(name, "DataSet", "data: name")
+    parameters = list(inspect.signature(function).parameters.values())
+    if source is None and parameters and parameters[0].default is inspect.Parameter.empty:
+        raise DataError(f"data: {name} has no default folder; name the folder with its files with --source")
+    with user_code(modules.active().folder):
+        data_set = function() if source is None else function(source)
+    if not isinstance(data_set, DataSet):
+        raise UserCodeError(
+            f"{at(function)}: {function.__name__} returned {type(data_set).__name__}, expected a DataSet"
+        )
+    for part in ("train", "test"):
+        examples = getattr(data_set, part)
+        problem = None if part == "test" and examples is None else _problem(examples, len(data_set.classes))
+        if problem:
+            raise UserCodeError(f"{at(function)}: {function.__name__}: {part}: {problem}")
+    return data_set
+
+
+def _problem(examples: Examples, classes: int) -> str | None:
+    """Return what is wrong with training or test examples, or None."""
+    x, y = examples.x, examples.y
+    if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
+        return "x and y must be NumPy arrays"
+    if len(x) != len(y) or y.ndim != 1 or not len(y):
+        return f"x has shape {x.shape} and y {y.shape}; expected one class number an example, and at least one example"
+    if x.dtype.name not in DTYPES or y.dtype != np.int32:
+        return f"x is {x.dtype} and y {y.dtype}; x must be uint8 (images), float32 (features) or int32 (words), y int32"
+    if not 0 <= y.min() <= y.max() < classes:
+        return f"y has classes {y.min()} to {y.max()}, but the data set names {classes}"
+    return None

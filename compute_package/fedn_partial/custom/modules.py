@@ -1,0 +1,120 @@
+"""The folder of custom modules: which modules a name may refer to.
+
+On an operator's machine it is the folder that ``use`` was given (the option ``--with``, or ``package: with:`` in a
+case). On a device it is the folder ``custom_modules`` of the compute package, beside the library; its manifest lists
+the modules, and no other can be imported by a name in the settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import fedn_partial
+from fedn_partial.custom.errors import user_code
+from fedn_partial.settings.schema import SettingsError
+
+FOLDER = "custom_modules"  # in a compute package, beside the library
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class CustomModules:
+    """A folder of custom modules, and the names of those that may be imported."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def path(self, name: str) -> Path:
+        """Return the file of the module called `name`."""
+        return self.folder / f"{name}.py"
+
+
+_in_use: CustomModules | None = None
+
+
+def use(folder: str | Path | None) -> None:
+    """Let names refer to the modules in `folder`; with None, to those of the compute package if this is one.
+
+    Raises
+    ------
+    SettingsError : no such folder, or no module in it.
+    """
+    global _in_use
+    if _in_use is not None:
+        _forget(_in_use.folder)
+    _in_use = None if folder is None else read_folder(folder)
+
+
+def active() -> CustomModules | None:
+    """Return the modules that a name may refer to, or None if there are none."""
+    return _in_use or _packaged()
+
+
+def read_folder(folder: str | Path) -> CustomModules:
+    """Return the modules in a folder of the user's (raises SettingsError as ``use``)."""
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        raise SettingsError(f"{folder}, named as the folder of custom modules, is not a folder")
+    names = tuple(sorted(file.stem for file in path.glob("*.py") if file.stem.isidentifier()))
+    if not names:
+        raise SettingsError(f"{folder}, named as the folder of custom modules, has no Python modules (.py)")
+    return CustomModules(path, names)
+
+
+def load(name: str, where: str):
+    """Return the custom module called `name`.
+
+    Raises
+    ------
+    SettingsError : it is not one of ``active``, or Python has another module of that name.
+    UserCodeError : it cannot be imported.
+    """
+    custom = active()
+    if custom is None:
+        raise SettingsError(
+            f"{where}: module {name!r} is not allowed: there are no custom modules. Name their folder with "
+            "--with FOLDER or 'package: with:' in the case, and build the compute package with it"
+        )
+    if name not in custom.names:
+        raise SettingsError(
+            f"{where}: module {name!r} is not allowed. The modules in {custom.folder} are: {', '.join(custom.names)}"
+        )
+    if str(custom.folder) not in sys.path:
+        sys.path.append(
+            str(custom.folder)
+        )  # last: a custom module never hides one of Python or of an installed package
+        importlib.invalidate_caches()
+    with user_code(custom.folder):
+        module = importlib.import_module(name)
+    if not is_below(getattr(module, "__file__", None), custom.folder):
+        raise SettingsError(f"{where}: {custom.path(name)} has the name of another module of this Python; rename it")
+    return module
+
+
+def is_below(file: str | None, folder: Path) -> bool:
+    """Return whether `file` lies in `folder`."""
+    return file is not None and Path(file).resolve().parent == folder
+
+
+def _packaged() -> CustomModules | None:
+    folder = Path(fedn_partial.__file__).resolve().parents[1] / FOLDER
+    try:
+        names = json.loads((folder / MANIFEST).read_text())["modules"]
+    except OSError:
+        return None
+    except (ValueError, LookupError, TypeError) as error:
+        raise SettingsError(f"{folder / MANIFEST} is damaged ({error!r}); build the compute package anew") from None
+    return CustomModules(folder, tuple(names))
+
+
+def _forget(folder: Path) -> None:
+    """Undo what ``load`` did for `folder`."""
+    for name, module in list(sys.modules.items()):
+        if is_below(getattr(module, "__file__", None), folder):
+            del sys.modules[name]
+    if str(folder) in sys.path:
+        sys.path.remove(str(folder))

@@ -1,0 +1,90 @@
+"""Names of the form ``my_module:MyClass`` in a case: what they may refer to, and how they are resolved.
+
+A name is resolved in three steps, each of which refuses everything that it does not know: the module must be one of
+``modules.active``; the attribute must be defined in that module, not imported by it; and it must be a subclass of the
+base, or a function with the return type, that the key asks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import types
+from pathlib import Path
+
+from fedn_partial.custom import modules
+from fedn_partial.custom.errors import UserCodeError, at
+from fedn_partial.settings.schema import SettingsError
+
+FORM = r"[A-Za-z_]\w*:[A-Za-z_]\w*"
+
+
+def is_custom(name) -> bool:
+    """Return whether `name` is meant as ``my_module:MyClass`` and not as a short name."""
+    return isinstance(name, str) and ":" in name
+
+
+def check(key: str, value: str, names) -> None:
+    """Raise SettingsError unless `value` is one of `names` or of the form ``my_module:MyClass``."""
+    if value not in names and not re.fullmatch(FORM, value):
+        raise SettingsError(
+            f"{key} must be one of {', '.join(names)}, found {value!r} (one of your own: my_module:MyClass)"
+        )
+
+
+def name_of(cls: type) -> str:
+    """Return the name that finds a custom class."""
+    return f"{cls.__module__}:{cls.__name__}"
+
+
+def find_class(name: str, base: type, where: str) -> type:
+    """Return the subclass of `base` that `name` refers to.
+
+    Raises
+    ------
+    SettingsError : the name is refused; the message has the key, the value and what is allowed.
+    UserCodeError : its module cannot be imported.
+    """
+
+    def fits(value) -> bool:
+        return inspect.isclass(value) and issubclass(value, base)
+
+    return _find(name, fits, f"subclass of {base.__module__}.{base.__name__}", where)
+
+
+def find_function(name: str, returns: str, where: str) -> types.FunctionType:
+    """Return the function that `name` refers to, whose return annotation is the class `returns` ("keras.Model").
+
+    Raises as ``find_class``.
+    """
+
+    def fits(value) -> bool:
+        if not inspect.isfunction(value):
+            return False
+        annotation = value.__annotations__.get("return")
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        return text.rpartition(".")[2] == returns.rpartition(".")[2]
+
+    return _find(name, fits, f"function with the annotation '-> {returns}'", where)
+
+
+def source_digest(name: str) -> str:
+    """Return a hash of the source of the module that `name` refers to."""
+    module = modules.load(name.partition(":")[0], "name")
+    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+
+
+def _find(name: str, fits, kind: str, where: str):
+    if not re.fullmatch(FORM, name):
+        raise SettingsError(f"{where}: {name!r} is not of the form my_module:MyClass")
+    module_name, _, attribute = name.partition(":")
+    module = modules.load(module_name, where)
+    own = {key: value for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name}
+    value = own.get(attribute)
+    if fits(value):
+        return value
+    allowed = ", ".join(f"{module_name}:{key}" for key, other in own.items() if fits(other)) or "none"
+    if value is not None and callable(value):
+        raise UserCodeError(f"{at(value)}: {where}: {name!r} is not a {kind}. Allowed are: {allowed}")
+    raise SettingsError(f"{where}: {module.__file__} has no {kind} called {attribute!r}. Allowed are: {allowed}")
