@@ -10,6 +10,7 @@ from fedn_partial import models
 from fedn_partial.custom import modules
 from fedn_partial.data.shard import Shard, check_fits
 from fedn_partial.errors import DataError, FednPartialError
+from fedn_partial.seed_model import custom_checks, server_functions
 from fedn_partial.settings.case import Case
 from fedn_partial.settings.schema import SettingsError
 from fedn_partial.submodel.layers import Layer, read_layers
@@ -21,7 +22,8 @@ def check_case(case: Case) -> list[Layer]:
 
     Raises
     ------
-    FednPartialError : the model cannot be built, or its selector names layers, or more layers, than the model has.
+    FednPartialError : the model cannot be built, its selector names layers, or more layers, than the model has, or its
+        custom codec or merge rule is wrong.
     """
     layers = _layers(json.dumps(case.model, sort_keys=True), modules.active())
     selector = from_dict(case.selection)
@@ -29,6 +31,9 @@ def check_case(case: Case) -> list[Layer]:
     if number is not None and number > len(layers):
         raise SettingsError(f"selection: layers is {number}, but the model has {len(layers)} layers")
     requested_layers(selector, layers, Context(seed=case.seed, round=1, client=""))
+    custom_checks.try_codec(case)
+    custom_checks.try_merge_rule(case)
+    server_functions.source(server_functions.session_settings(case, layers, "check", ""))
     return list(layers)
 
 

@@ -2,7 +2,7 @@
 
 FEDn executes a text in its hooks process, in which nothing of this package exists, and makes an object of its class
 ``ServerFunctions``. ``source`` makes that text: the settings, and ``exchange/server.py`` with the modules that it
-imports, deflated, as every client downloads the text in every round.
+imports, and with the custom modules that the settings name, deflated: every client downloads the text in every round.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from pathlib import Path
 
 import fedn_partial
 from fedn_partial import exchange
+from fedn_partial.custom import names
+from fedn_partial.custom.errors import UserCodeError
+from fedn_partial.seed_model import custom_source
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel import selection
 from fedn_partial.submodel.layers import Layer, fingerprint
 from fedn_partial.submodel.update_tensors import update_tensors
 
+MAX_SOURCES = 17_500  # bytes, deflated; with the template and the settings of 14 layers they make 20 kB
 # The modules are executed one after the other; each finds those that it imports among sys.modules. Names at the top of
 # the text are not globals of its functions, as FEDn executes it with a namespace of its own. FEDn looks for functions
 # with the names of its own anywhere in the text.
@@ -99,15 +103,27 @@ def read_settings(text: str) -> dict:
 
 
 def source(settings: dict) -> str:
-    """Return the text of a class ``ServerFunctions`` with `settings`, ready for FEDn."""
+    """Return the text of a class ``ServerFunctions`` with `settings`, ready for FEDn.
+
+    Raises
+    ------
+    UserCodeError : a custom merge rule or codec cannot run there, or makes the text too large.
+    """
+    custom = [name for name in (settings["merge"], settings["client"]["codec"]) if names.is_custom(name)]
     sources = {}
+    for name in custom:
+        for needed in ("merge_rules", "codecs"):
+            _add_module(needed, sources)
+        module = name.partition(":")[0]
+        sources[f"custom.{module}"] = custom_source.read(module)
     _add_module("server", sources)
-    return TEMPLATE.format(
-        version=fedn_partial.__version__,
-        names=", ".join(sources),
-        sources=base64.b85encode(zlib.compress(json.dumps(sources).encode(), 9)).decode(),
-        settings=settings,
-    )
+    coded = base64.b85encode(zlib.compress(json.dumps(sources).encode(), 9)).decode()
+    if custom and len(coded) > MAX_SOURCES:
+        raise UserCodeError(
+            f"The server functions with {' and '.join(custom)} take {len(coded):,} bytes, {MAX_SOURCES:,} at most, as "
+            "every client downloads them in every round. Make these modules shorter"
+        )
+    return TEMPLATE.format(version=fedn_partial.__version__, names=", ".join(sources), sources=coded, settings=settings)
 
 
 def load(text: str) -> type:

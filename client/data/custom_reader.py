@@ -9,7 +9,7 @@ import numpy as np
 
 from fedn_partial.client.data.data_set import DataSet, Examples
 from fedn_partial.custom import modules, names
-from fedn_partial.custom.errors import UserCodeError, at, user_code
+from fedn_partial.custom.errors import UserCodeError, at
 from fedn_partial.errors import DataError
 
 DTYPES = ("uint8", "float32", "int32")  # images, features, words
@@ -31,7 +31,7 @@ def read(name: str, source: Path | None) -> DataSet:
     parameters = list(inspect.signature(function).parameters.values())
     if source is None and parameters and parameters[0].default is inspect.Parameter.empty:
         raise DataError(f"data: {name} has no default folder; name the folder with its files with --source")
-    with user_code(modules.active().folder):
+    with modules.calling(function):
         data_set = function() if source is None else function(source)
     if not isinstance(data_set, DataSet):
         raise UserCodeError(

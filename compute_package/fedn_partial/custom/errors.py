@@ -15,19 +15,24 @@ class UserCodeError(FednPartialError):
 
 
 @contextmanager
-def user_code(folder: Path) -> Iterator[None]:
-    """Turn an exception that a module in `folder` raised into a UserCodeError; others pass through."""
+def user_code(folder: Path, called=None) -> Iterator[None]:
+    """Turn an exception that a module in `folder` raised into a UserCodeError; others pass through.
+
+    Parameters
+    ----------
+    called : the function or class in `folder` that is called here, if one is: an exception that passed through none of
+        its lines then comes from the call itself, and so is about its signature.
+    """
     try:
         yield
     except FednPartialError:
         raise
     except (Exception, SystemExit) as error:
-        place = _place(error, folder)
+        place = _place(error, folder) or (called and at(called))
         if place is None:
             raise
-        file, line = place
         text = error.msg if isinstance(error, SyntaxError) else error
-        raise UserCodeError(f"{file}, line {line}: {type(error).__name__}: {text}") from error
+        raise UserCodeError(f"{place}: {type(error).__name__}: {text}") from error
 
 
 def at(function_or_class) -> str:
@@ -37,11 +42,11 @@ def at(function_or_class) -> str:
     return f"{inspect.getsourcefile(function_or_class)}, line {inspect.getsourcelines(function_or_class)[1]}"
 
 
-def _place(error: BaseException, folder: Path) -> tuple[str, int] | None:
+def _place(error: BaseException, folder: Path) -> str | None:
     """Return file and line of the innermost code in `folder` that the exception passed through, or None."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve().parent == folder:
-        return error.filename, error.lineno
+        return f"{error.filename}, line {error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if Path(frame.filename).resolve().parent == folder:
-            return frame.filename, frame.lineno
+            return f"{frame.filename}, line {frame.lineno}"
     return None

@@ -12,7 +12,7 @@ import types
 import typing
 
 from fedn_partial.custom import modules
-from fedn_partial.custom.errors import UserCodeError, at, user_code
+from fedn_partial.custom.errors import UserCodeError, at
 
 SUPPORTED = (int, float, str, bool, tuple[str, ...])
 
@@ -40,7 +40,7 @@ def build(function: types.FunctionType, options):
     """
     import keras
 
-    with user_code(modules.active().folder):
+    with modules.calling(function):
         model = function(**{field.name: getattr(options, field.name) for field in dataclasses.fields(options)})
     if not isinstance(model, keras.Model):
         raise UserCodeError(f"{at(function)}: {function.__name__} returned {model!r}, expected a keras.Model")
@@ -64,7 +64,7 @@ def _type(function: types.FunctionType, parameter: inspect.Parameter):
     if hint is parameter.empty:
         hint = type(parameter.default)  # not a supported type if there is no default either
     elif isinstance(hint, str):  # of a module with "from __future__ import annotations"
-        with user_code(modules.active().folder):
+        with modules.calling(function):
             stub = types.SimpleNamespace(__annotations__={parameter.name: hint})
             try:
                 hint = typing.get_type_hints(stub, function.__globals__)[parameter.name]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,17 @@ def load(name: str, where: str):
     if not is_below(getattr(module, "__file__", None), custom.folder):
         raise SettingsError(f"{where}: {custom.path(name)} has the name of another module of this Python; rename it")
     return module
+
+
+def calling(value) -> AbstractContextManager:
+    """Return a context in which errors of the custom function or class `value` name file and line.
+
+    For those of the library it does nothing.
+    """
+    custom = active()
+    if custom is None or value.__module__ not in custom.names:
+        return nullcontext()
+    return user_code(custom.folder, value)
 
 
 def is_below(file: str | None, folder: Path) -> bool:

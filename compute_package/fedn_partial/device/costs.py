@@ -6,6 +6,8 @@ layer l for one sample.
 
 from __future__ import annotations
 
+from fedn_partial.custom import modules, names
+from fedn_partial.exchange.codecs import Codec, pack
 from fedn_partial.settings.case import Training
 from fedn_partial.submodel.layers import Layer
 
@@ -30,9 +32,17 @@ def encoded_bytes(tensors, codec: str) -> int:
             size += FLOAT * tensor.size
         elif codec == "float16":
             size += 2 * tensor.size
+        elif names.is_custom(codec):
+            size += len(pack(b"")) + _max_bytes(codec, tensor.shape)
         else:  # a byte a value, and a step size for each output channel
             size += tensor.size + FLOAT * tensor.shape[-1]
     return size
+
+
+def _max_bytes(codec: str, shape: tuple[int, ...]) -> int:
+    cls = names.find_class(codec, Codec, "codec")
+    with modules.calling(cls.max_bytes):
+        return cls().max_bytes(shape)
 
 
 def training_macs(layers: list[Layer], selected: list[Layer]) -> int:

@@ -81,7 +81,7 @@ class Aggregate:
 
         Parameters
         ----------
-        model : the global model of this round. step : see ``merge_rules.step_size``.
+        model : the global model of this round. step : see ``merge_rules.MergeRule``.
         kernel_dtype : of the session's tensors with more than one dimension.
         """
         merged = {}

@@ -6,6 +6,8 @@ import zlib
 
 import numpy as np
 
+from .codecs import decode_kernel, unpack
+from .custom import find
 from .wire import FORMAT, checksum
 
 
@@ -38,7 +40,8 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
     names = metadata.get("layers")
     if not isinstance(names, list) or not names or [name for name in layers if name in names] != names:
         raise ValueError(f"names the layers {names!r}, which are not layers of the model in model order")
-    dtypes = {"float32": ["<f4"], "float16": ["<f4", "<f2"], "int8": ["<f4", "|u1"]}[codec]
+    custom = find(codec, {})() if ":" in codec else None
+    dtypes = {"float32": ["<f4"], "float16": ["<f4", "<f2"]}.get(codec, ["<f4", "|u1"])
     if [array.dtype.str for array in arrays] != dtypes or any(array.ndim != 1 for array in arrays):
         found = [(array.dtype.str, array.shape) for array in arrays]
         raise ValueError(f"has arrays of dtypes and shapes {found}, expected {dtypes} with one dimension each")
@@ -65,7 +68,7 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
         for size, kernel, shape in zip(sizes, kernels, shapes, strict=True)
     ]
     found, wanted = exact.size, sum(counts)
-    if codec != "float32":
+    if codec in ("float16", "int8"):
         found, wanted = (found, coded.size), (wanted, kernel_size)
     if found != wanted:
         raise ValueError(f"has {found} values, its layers {', '.join(names)} have {wanted}")
@@ -76,15 +79,26 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
             size = int(np.prod(shape))
             part = exact[exact_at : exact_at + counts.pop(0)]
             exact_at += part.size
-            if kernels.pop(0):
+            if not kernels.pop(0):
+                value = part.reshape(shape)
+            elif custom:
+                data, coded_at = unpack(coded, coded_at)
+                value = check_change(name, decode_kernel(custom, data, shape) + old)
+            else:
                 value = coded[coded_at : coded_at + size].reshape(shape).astype(np.float32)
                 coded_at += size
                 if codec == "int8":
                     value *= part
                     value += old
-                    if not np.isfinite([value.min(), value.max()]).all():
-                        raise ValueError(f"has changes of {name} that are too large")
-            else:
-                value = part.reshape(shape)
+                    check_change(name, value)
             tensors[name].append(value)
+    if custom and coded_at != coded.size:
+        raise ValueError(f"has {coded.size} bytes of kernels, its layers {', '.join(names)} have {coded_at}")
     return tensors
+
+
+def check_change(name, value):
+    """Return the new value of a kernel of layer `name`. Raises ValueError if it is not finite."""
+    if not np.isfinite([value.min(), value.max()]).all():
+        raise ValueError(f"has changes of {name} that are too large")
+    return value

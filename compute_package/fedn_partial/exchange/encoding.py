@@ -14,6 +14,8 @@ int8 : as the change against the global model, in steps of 1/127 of the largest 
     last axis), rounded to nearest; the steps' sizes are in array "0" where the kernel's values would be, the numbers
     of steps in array "1", deflated. What the rounding lost stays on the device and is added to the next change
     (error feedback, Seide et al. 2014; Karimireddy et al. 2019).
+my_module:MyCodec : as the class of a custom module encodes them, see ``codecs``; in array "1" the bytes of each kernel,
+    after their number (4 bytes, little endian).
 
 ``num_examples`` is a string on purpose. FEDn falls back to its own FedAvg when its hooks process is down, and
 that would take a partial update for a whole model. Adding a string to a number makes it fail, so the round
@@ -28,6 +30,9 @@ import zlib
 
 import numpy as np
 
+from fedn_partial.custom import modules, names
+from fedn_partial.custom.errors import UserCodeError, at
+from fedn_partial.exchange.codecs import Codec, decode_kernel, pack
 from fedn_partial.exchange.wire import FORMAT, checksum
 from fedn_partial.runtime.atomic import write_atomically, write_text
 
@@ -39,9 +44,14 @@ def encode(path: str, values, codec: str = "float32", base=None, residuals=None)
     ----------
     values : list, the tensors of the trained layers in the order of ``fedn_partial.submodel.update_tensors``: arrays,
         or variables that numpy makes float32 arrays of.
-    base : iterable of the same tensors in the global model, for codec int8.
-    residuals : list of fedn_partial.runtime.residuals.Residual, one a tensor, for codec int8.
+    base : iterable of the same tensors in the global model, for codec int8 and custom ones.
+    residuals : list of fedn_partial.runtime.residuals.Residual, one a tensor, for the same codecs.
+
+    Raises
+    ------
+    SettingsError : the codec is refused. UserCodeError : a custom codec is wrong.
     """
+    encode_kernels = _custom_encoder(codec) if names.is_custom(codec) else _quantised
     with (
         write_atomically(path, durable=False) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
@@ -51,8 +61,8 @@ def encode(path: str, values, codec: str = "float32", base=None, residuals=None)
         if codec == "float16":
             crc = _write(archive, "0", "<f4", [value for value in values if len(value.shape) < 2], 0)
             return _write(archive, "1", "<f2", [value for value in values if len(value.shape) > 1], crc)
-        exact, steps = _quantised(values, base, residuals)
-        return _write(archive, "1", "|u1", [steps], _write(archive, "0", "<f4", exact, 0))
+        exact, coded = encode_kernels(values, base, residuals)
+        return _write(archive, "1", "|u1", [coded], _write(archive, "0", "<f4", exact, 0))
 
 
 def _quantised(values, base, residuals):
@@ -73,6 +83,42 @@ def _quantised(values, base, residuals):
         exact.append(step)
         chunks.append(deflate.compress(steps.astype(np.int8).data))
     return exact, np.frombuffer(b"".join([*chunks, deflate.flush()]), np.uint8)
+
+
+def _custom_encoder(name: str):
+    """Return a function like ``_quantised`` for the custom codec `name`."""
+    codec = names.find_class(name, Codec, "codec")()
+
+    def encode_kernels(values, base, residuals):
+        exact, chunks = [], []
+        for value, old, residual in zip(values, base, residuals, strict=True):
+            if len(value.shape) < 2:
+                exact.append(value)
+                continue
+            change = np.asarray(value) - old
+            change += residual.take(change.shape)
+            data = encode_kernel(codec, change)
+            residual.keep(change - decode_as_server(codec, data, change.shape))
+            chunks.append(pack(data))
+        return exact, np.frombuffer(b"".join(chunks), np.uint8)
+
+    return encode_kernels
+
+
+def encode_kernel(codec: Codec, change: np.ndarray) -> bytes:
+    """Return the bytes that a custom codec makes of `change` (raises UserCodeError)."""
+    change.setflags(write=False)
+    with modules.calling(type(codec).encode):
+        data = codec.encode(change)
+    if not isinstance(data, (bytes, bytearray, memoryview, np.ndarray)):
+        raise UserCodeError(f"{at(type(codec).encode)}: encode returned {type(data).__name__}, expected bytes")
+    return bytes(data)
+
+
+def decode_as_server(codec: Codec, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Return what the server will make of the bytes of a kernel (raises UserCodeError)."""
+    with modules.calling(type(codec).decode):
+        return decode_kernel(codec, data, shape)
 
 
 def _write(archive, name: str, dtype: str, values, crc: int) -> int:

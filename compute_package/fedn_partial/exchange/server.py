@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import tempfile
@@ -16,7 +17,8 @@ import time
 
 from .aggregation import Aggregate
 from .checks import check_update
-from .merge_rules import client_weights, step_size
+from .custom import find
+from .merge_rules import RULES
 from .state import load_state, save_state
 from .wire import digest, plain
 
@@ -46,6 +48,7 @@ class ServerFunctions:
     def __init__(self):
         self.client = self.settings["client"]  # settings of every round
         self.signal = self.settings["signal"]  # what the session's selector needs from the server, or None
+        self.rule = find(self.settings["merge"], RULES)(self.settings)
         self.layers = self.settings["parameters"]  # layer -> number of parameters
         self.state = load_state(self.state_path(), self.settings["seed_model"])
         self.asked = self.state["asked"]  # FEDn's ids of the clients of this round
@@ -121,7 +124,7 @@ class ServerFunctions:
                 **self.signals(),
                 "round": state["round"],
                 "warmup": state["merged_rounds"] < self.settings["warmup_rounds"],
-                "probabilities": self.settings["merge"] == "inverse_probability",
+                "probabilities": self.rule.needs_probabilities,
                 "merged_rounds": state["merged_rounds"],
                 "fingerprint": self.settings["fingerprint"],
                 "base": base,
@@ -176,7 +179,9 @@ class ServerFunctions:
         examples, tensors = check_update(model, metadata, self.model, self.settings, self.state)
         if client_id in self.merged:
             raise ValueError("is a second update of this client in this round")
-        weights = client_weights(self.settings["merge"], tensors, examples, metadata, self.layers)
+        weights = self.rule.client_weights(list(tensors), examples, metadata, self.layers)
+        if not all(0 < weights[name] < math.inf for name in tensors):
+            raise ValueError(f"has the weights {weights}, expected numbers above 0")
         return examples, tensors, weights
 
     def resume(self, global_model):
@@ -235,13 +240,11 @@ class ServerFunctions:
         """Return the step of one layer towards the mean of its updates."""
         if name not in self.layers:  # statistics that every client sent
             return 1.0
-        return step_size(
-            self.settings["merge"],
-            self.aggregate.weights[name],
-            self.aggregate.coverage[name],
-            self.all_examples,
-            self.settings["shrinkage"],
-        )
+        aggregate = self.aggregate
+        step = self.rule.step_size(aggregate.weights[name], aggregate.coverage[name], self.all_examples)
+        if not 0 <= step < math.inf:
+            raise RuntimeError(f"fedn-partial: merge rule {self.settings['merge']} has step {step!r} of {name}")
+        return step
 
     def report(self):
         """Keep coverage, staleness and what became of each update, and log them."""

@@ -80,7 +80,7 @@ def updates_batchnorm(settings: RoundSettings) -> bool:
 
 def keeps(settings: RoundSettings) -> bool:
     """Whether a client keeps something from round to round."""
-    return settings.codec == "int8" or settings.batchnorm_statistics == "local"
+    return settings.codec not in ("float32", "float16") or settings.batchnorm_statistics == "local"
 
 
 def put_own_statistics(model, layers: list[Layer], settings: RoundSettings, kept: Path) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from fedn_partial import models
 from fedn_partial.custom import modules, names
+from fedn_partial.exchange.codecs import Codec
+from fedn_partial.exchange.merge_rules import RULES, MergeRule
 from fedn_partial.settings.schema import SettingsError, bounded, parse
 from fedn_partial.settings.yaml_file import read_yaml
 from fedn_partial.submodel import selection
 
-MERGE_RULES = ("all_clients", "contributors", "shrunk", "inverse_probability")
+MERGE_RULES = tuple(RULES)
 BATCHNORM_STATISTICS = ("with_layer", "always", "local")
 CODECS = ("float32", "float16", "int8")
 MODEL_DTYPES = ("float32", "float16")
@@ -61,7 +63,9 @@ class Data:
     test_examples: int | None = bounded(None, at_least=1)
 
     def __post_init__(self):
-        names.check("name", self.name, DATA_SETS)
+        if self.name not in DATA_SETS and not names.is_custom(self.name):
+            allowed = f"{', '.join(DATA_SETS)} (one of your own: my_module:read)"
+            raise SettingsError(f"name {self.name!r} is unknown. Allowed are: {allowed}")
         parse_partition(self.partition)
 
 
@@ -218,6 +222,9 @@ def parse_case(raw: dict, where: str) -> Case:
     case = parse(Case, raw, where)
     models.options(case.model, f"{where}: model")
     selection.from_dict(case.selection, f"{where}: selection")
+    for key, base in (("codec", Codec), ("merge", MergeRule)):
+        if names.is_custom(getattr(case, key)):
+            names.find_class(getattr(case, key), base, f"{where}: {key}")
     return case
 
 

@@ -11,12 +11,10 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from fedn_partial.custom import modules, names
-from fedn_partial.custom.errors import user_code
 from fedn_partial.errors import FednPartialError
 from fedn_partial.settings.schema import SettingsError, bounded, parse, parse_named
 from fedn_partial.submodel.layers import Layer, pick
@@ -286,8 +284,7 @@ def select_layers(selector: Selector, layers: list[Layer], context: Context) -> 
 
 def requested_layers(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
     """Return the layers that a client is asked to train, in model order, whatever its limits."""
-    custom = modules.active()
-    with user_code(custom.folder) if custom else nullcontext():
+    with modules.calling(type(selector).select):
         chosen = selector.select(layers, context)  # also in warm-up, so that a wrong name is found in the first round
     return list(layers) if context.warmup else pick(layers, chosen)
 

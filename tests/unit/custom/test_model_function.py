@@ -1,8 +1,7 @@
 """A model that is a function of the user's own: its options, and what is refused at which line."""
 
-import textwrap
-
 import pytest
+from sources import line_of
 
 from fedn_partial import models
 from fedn_partial.custom.errors import UserCodeError
@@ -65,11 +64,6 @@ MODELS = """
     class Block(layers.Layer):
         pass
 """
-LINES = textwrap.dedent(MODELS).lstrip("\n").splitlines()
-
-
-def line_of(text: str) -> int:
-    return 1 + next(number for number, line in enumerate(LINES) if text in line)
 
 
 def section(name, **options):
@@ -136,7 +130,7 @@ def test_errors_name_file_and_line(name, line, told, custom):
     with pytest.raises(UserCodeError) as raised:
         models.build({**options, **section(name)})
     message = str(raised.value)
-    assert message.startswith(f"{folder / 'my_models.py'}, line {line_of(line)}: ") and told in message
+    assert message.startswith(f"{folder / 'my_models.py'}, line {line_of(MODELS, line)}: ") and told in message
 
 
 @pytest.mark.parametrize("name", ["os:system", "keras:Model", "my_models:keras", "my_models:layers"])

@@ -1,0 +1,19 @@
+"""A model: a function of options with defaults, or annotated, that returns a Keras model with an input shape."""
+
+import keras
+from keras import layers
+
+
+def small_cnn(*, filters: int = 8, classes: int = 10, rate: float | None = None) -> keras.Model:
+    """Return a convolutional network for images of 8x8."""
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(filters, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Conv2D(2 * filters, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dropout(rate or 0.0),
+            layers.Dense(classes, activation="softmax"),
+        ]
+    )

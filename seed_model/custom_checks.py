@@ -1,0 +1,55 @@
+"""Custom codecs and merge rules, tried on an example before a session starts: FEDn would only log what is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fedn_partial.custom import modules, names
+from fedn_partial.custom.errors import UserCodeError, at
+from fedn_partial.exchange.codecs import Codec
+from fedn_partial.exchange.encoding import decode_as_server, encode_kernel
+from fedn_partial.exchange.merge_rules import MergeRule
+from fedn_partial.settings.case import Case
+
+SHAPE = (3, 3, 2, 4)  # of the kernel that is encoded
+
+
+def try_codec(case: Case) -> None:
+    """Encode and decode a kernel, if the case has a custom codec (raises UserCodeError)."""
+    if not names.is_custom(case.codec):
+        return
+    cls = names.find_class(case.codec, Codec, "codec")
+    with modules.calling(cls):
+        codec = cls()
+    with modules.calling(cls.max_bytes):
+        most = codec.max_bytes(SHAPE)
+    change = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    data = encode_kernel(codec, change)
+    decode_as_server(codec, data, SHAPE)
+    if len(data) > most:
+        raise UserCodeError(
+            f"{at(cls)}: encode made {len(data)} bytes of a kernel of shape {SHAPE}, but max_bytes says {most}"
+        )
+
+
+def try_merge_rule(case: Case) -> None:
+    """Call each method of the merge rule, if it is a custom one (raises UserCodeError)."""
+    if not names.is_custom(case.merge):
+        return
+    cls = names.find_class(case.merge, MergeRule, "merge")
+    with modules.calling(cls):
+        rule = cls({"merge": case.merge, "shrinkage": case.shrinkage})
+    with modules.calling(cls.client_weights):
+        weights = rule.client_weights(["layer"], 20, {"probabilities": {"layer": 0.5}}, {"layer": 100})
+    if not isinstance(weights, dict) or not all(_is_number(weights.get(name)) for name in ["layer"]):
+        raise UserCodeError(f"{at(cls)}: client_weights returned {weights!r}, expected {{layer: number above 0}}")
+    with modules.calling(cls.step_size):
+        step = rule.step_size(weights["layer"], 1, 60)
+    if step != 0 and not _is_number(step):
+        raise UserCodeError(f"{at(cls)}: step_size returned {step!r}, expected a number of at least 0")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float, np.number)) and 0 < value < math.inf
