@@ -37,7 +37,7 @@ setup(
     package_data={
         "fedn_partial.client.experiments": ["results.md.jinja"],
         "fedn_partial.client.report": ["page.html"],
-        "fedn_partial.configs": ["*.yaml", "experiments/*.yaml"],
+        "fedn_partial.configs": ["*.yaml", "experiments/*.yaml", "project/*"],
         "fedn_partial.compute_package": ["fedn.yaml", ".fednignore"],
     },
     install_requires=[

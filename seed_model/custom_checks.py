@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
+from pathlib import Path
 
 import numpy as np
 
 from fedn_partial.custom import modules, names
 from fedn_partial.custom.errors import UserCodeError, at
+from fedn_partial.errors import FednPartialError
 from fedn_partial.exchange.codecs import Codec
 from fedn_partial.exchange.encoding import decode_as_server, encode_kernel
 from fedn_partial.exchange.merge_rules import MergeRule
@@ -49,6 +52,19 @@ def try_merge_rule(case: Case) -> None:
         step = rule.step_size(weights["layer"], 1, 60)
     if step != 0 and not _is_number(step):
         raise UserCodeError(f"{at(cls)}: step_size returned {step!r}, expected a number of at least 0")
+
+
+def check_shipped(case: Case, package: Path) -> None:
+    """Raise FednPartialError unless the compute package in the folder `package` has what devices need of the case."""
+    used = [case.model.get("name"), case.selection.get("selector"), case.codec]
+    for module in dict.fromkeys(name.partition(":")[0] for name in used if names.is_custom(name)):
+        source, shipped = modules.active().path(module), package / modules.FOLDER / f"{module}.py"
+        if not shipped.exists() or shipped.read_bytes() != source.read_bytes():
+            build = shlex.join(["fedn-partial", "package", "build", "--with", str(source.parent)])
+            state = f"has another {module}.py than {source}" if shipped.exists() else f"has no {module}.py"
+            raise FednPartialError(
+                f"FEDn's active compute package {state}; build and upload it anew: {build}; fedn-partial package upload"
+            )
 
 
 def _is_number(value) -> bool:

@@ -10,7 +10,7 @@ from fedn_partial.client.fedn_api import package_archive
 from fedn_partial.client.fedn_api.api import Api, ApiError, TokenError, read_date
 from fedn_partial.errors import FednPartialError
 from fedn_partial.exchange.wire import plain
-from fedn_partial.seed_model import package, seed
+from fedn_partial.seed_model import custom_checks, package, seed
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel.layers import Layer
 
@@ -33,7 +33,7 @@ def check_server(api: Api, case: Case, layers: list[Layer], say=print) -> tuple[
     ------
     FednPartialError : what is missing or in the way, by name, and what to do.
     """
-    check_package(api)
+    check_package(api, case)
     check_combiners(api)
     check_clients(api, case.session.min_clients)
     check_idle(api, say)
@@ -42,15 +42,15 @@ def check_server(api: Api, case: Case, layers: list[Layer], say=print) -> tuple[
         return model_id, seed.check_seed(api, model_id, layers, Path(folder) / "model.npz")
 
 
-def check_package(api: Api) -> None:
-    """Raise FednPartialError unless FEDn's active compute package is one of fedn-partial."""
+def check_package(api: Api, case: Case) -> None:
+    """Raise FednPartialError unless FEDn's active compute package is one of fedn-partial, with the case's modules."""
     way_out = "upload one with 'fedn-partial package build' and 'fedn-partial package upload'"
     answer = api.answer("packages/active")
     if answer.status_code == 404:
         raise FednPartialError(f"FEDn has no compute package yet; {way_out}")
     name = api.get("packages/active")["name"]  # which raises what another answer means
     try:
-        ours = _is_ours(api)
+        ours = _is_ours(api, case)
     except TokenError:  # FEDn hands the file out to a client's token only
         ours = name == package.NAME
     except package_archive.PackageError as error:
@@ -59,11 +59,14 @@ def check_package(api: Api) -> None:
         raise FednPartialError(f"FEDn's active compute package {name!r} is not of fedn-partial; {way_out}")
 
 
-def _is_ours(api: Api) -> bool:
+def _is_ours(api: Api, case: Case) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "package.tgz"
         api.download_package(archive)
-        return package_archive.unpack(archive, Path(folder) / "package").ours
+        package = package_archive.unpack(archive, Path(folder) / "package")
+        if package.ours:
+            custom_checks.check_shipped(case, package.folder)
+        return package.ours
 
 
 def check_combiners(api: Api) -> None:

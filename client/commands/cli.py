@@ -11,6 +11,7 @@ from fedn_partial.client.commands import (
     client,
     data,
     experiments,
+    init,
     network,
     package,
     profiling,
@@ -37,6 +38,7 @@ def main():
 
 
 for command in (
+    init.init_command,
     run.run_command,
     run.simulate_command,
     experiments.experiment_command,

@@ -1,5 +1,6 @@
 """What must be right in a FEDn server before a session is created there."""
 
+import dataclasses
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,10 +11,13 @@ import pytest
 import requests
 
 from fedn_partial.client.fedn_api.api import ApiError, Connection, TokenError
+from fedn_partial.custom import modules
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model import server_state
 from fedn_partial.seed_model.package import build_package
+from fedn_partial.settings.case import Case
 
+CASE = Case(name="x", model={"name": "lstm_har"}, selection={"selector": "all"})
 RUNNING = {
     "name": "mine",
     "session_id": "abc",
@@ -70,9 +74,9 @@ def telemetry(committed: str) -> list:
 
 def test_no_package_and_one_of_others_are_named(tmp_path):
     with pytest.raises(FednPartialError, match="FEDn has no compute package yet; upload one with 'fedn-partial"):
-        server_state.check_package(Server())
+        server_state.check_package(Server(), CASE)
     build_package(tmp_path / "ours.tgz")
-    server_state.check_package(Server((tmp_path / "ours.tgz").read_bytes(), "uploaded with FEDn's own client"))
+    server_state.check_package(Server((tmp_path / "ours.tgz").read_bytes(), "uploaded with FEDn's own client"), CASE)
     command = "{command: python3 train.py}"
     (tmp_path / "fedn.yaml").write_text(f"entry_points:\n  train: {command}\n  validate: {command}\n")
     (tmp_path / "train.py").write_text("")
@@ -80,14 +84,41 @@ def test_no_package_and_one_of_others_are_named(tmp_path):
         for name in ("fedn.yaml", "train.py"):
             archive.add(tmp_path / name, arcname=name)
     with pytest.raises(FednPartialError, match="FEDn's active compute package 'other' is not of fedn-partial"):
-        server_state.check_package(Server((tmp_path / "other.tgz").read_bytes(), "other"))
+        server_state.check_package(Server((tmp_path / "other.tgz").read_bytes(), "other"), CASE)
+
+
+def test_a_package_must_have_the_cases_custom_modules(tmp_path):
+    def check(*, shipped: str, used: str):
+        for folder, text in (("shipped", shipped), ("used", used)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / "my_selectors.py").write_text(text)
+        build_package(tmp_path / "ours.tgz", modules.read_folder(tmp_path / "shipped") if shipped else None)
+        modules.use(tmp_path / "used")
+        case = dataclasses.replace(CASE, selection={"selector": "my_selectors:Mine"})
+        try:
+            server_state.check_package(Server((tmp_path / "ours.tgz").read_bytes()), case)
+        finally:
+            modules.use(None)
+
+    check(shipped="x = 1\n", used="x = 1\n")
+    with pytest.raises(FednPartialError) as error:
+        check(shipped="x = 1\n", used="x = 2\n")
+    source = tmp_path / "used" / "my_selectors.py"
+    assert str(error.value) == (
+        f"FEDn's active compute package has another my_selectors.py than {source}; build and upload it anew: "
+        f"fedn-partial package build --with {tmp_path / 'used'}; fedn-partial package upload"
+    )
+    with pytest.raises(
+        FednPartialError, match=r"FEDn's active compute package has no my_selectors\.py; build and upload"
+    ):
+        check(shipped="", used="x = 1\n")
 
 
 def test_an_operators_token_which_fedn_gives_no_package_to_is_enough():
     """FEDn 0.33 hands the file out to role client only, and all that the operator needs to role admin only."""
-    server_state.check_package(Server(b"", token_of="operator"))
+    server_state.check_package(Server(b"", token_of="operator"), CASE)
     with pytest.raises(FednPartialError, match="FEDn's active compute package 'other' is not of fedn-partial"):
-        server_state.check_package(Server(b"", "other", token_of="operator"))
+        server_state.check_package(Server(b"", "other", token_of="operator"), CASE)
 
 
 def test_more_than_one_combiner_is_refused_by_name():

@@ -29,7 +29,7 @@ def leaf_commands(group, words=()):
 
 
 COMMANDS = list(leaf_commands(main))
-LOCAL = ("run", "simulate", "experiment", "results", "plan", "profile")
+LOCAL = ("init", "run", "simulate", "experiment", "results", "plan", "profile")
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
