@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import dataclasses
 import json
 import zlib
 from pathlib import Path
@@ -19,7 +18,7 @@ from fedn_partial import exchange
 from fedn_partial.custom import names
 from fedn_partial.custom.errors import UserCodeError
 from fedn_partial.seed_model import custom_source
-from fedn_partial.settings.case import Case
+from fedn_partial.settings.case import Case, session_part
 from fedn_partial.submodel import selection
 from fedn_partial.submodel.layers import Layer, fingerprint
 from fedn_partial.submodel.update_tensors import update_tensors
@@ -47,13 +46,13 @@ class ServerFunctions(module.ServerFunctions):
 """
 
 
-def session_settings(case: Case, layers: list[Layer], session: str, seed_model: str) -> dict:
+def session_settings(case: Case, layers: list[Layer], session_id: str, seed_model: str) -> dict:
     """Return the ``settings`` of the server functions for a session.
 
     Parameters
     ----------
     layers : layers of the global model.
-    session : a name of its own, of letters and digits; its state is kept under it.
+    session_id : unique to the session, of letters and digits; its state is kept under it.
     seed_model : digest of the global model that it starts from, see ``fedn_partial.exchange.wire.digest``.
     """
     selector = selection.from_dict(case.selection)
@@ -61,25 +60,15 @@ def session_settings(case: Case, layers: list[Layer], session: str, seed_model: 
     place = {tensor.name: tensor.index for layer in layers for tensor in layer.tensors}
     return {
         "client": {
-            "session": session,
-            "seed": case.seed,
-            "model": case.model,
+            **session_part(case),
+            "session_id": session_id,
             "selection": selection.to_dict(selector),
-            "training": dataclasses.asdict(case.training),
-            "codec": case.codec,
-            "batchnorm_statistics": case.batchnorm_statistics,
-            "round_timeout": case.session.round_timeout,
-            "clients_per_round": case.session.clients_per_round,
         },
-        "rounds": case.session.rounds,
         "seed_model": seed_model,
         "warmup_rounds": selector.warmup_rounds,
         "signal": selector.signal,
-        "merge": case.merge,
-        "shrinkage": case.shrinkage,
         "fingerprint": fingerprint(layers),
         "parameters": {layer.name: layer.parameters for layer in layers},
-        "model_dtype": case.model_dtype,
         "indices": {name: [tensor.index for tensor in sent] for name, sent in tensors.items()},
         "variances": {
             index: place[name.replace("moving_variance", "moving_mean")]
@@ -109,7 +98,7 @@ def source(settings: dict) -> str:
     ------
     UserCodeError : a custom merge rule or codec cannot run there, or makes the text too large.
     """
-    custom = [name for name in (settings["merge"], settings["client"]["codec"]) if names.is_custom(name)]
+    custom = [name for name in (settings["client"]["merge"], settings["client"]["codec"]) if names.is_custom(name)]
     sources = {}
     for name in custom:
         for needed in ("merge_rules", "codecs"):

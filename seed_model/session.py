@@ -112,26 +112,11 @@ def find_session(api: Api, name: str) -> Known:
             raise FednPartialError(f"FEDn has no session called {name!r}; {known}") from None
     config = session["session_config"]
     try:
-        told = server_functions.read_settings(config["server_functions"])
-        client = told["client"]
-        case = parse(
-            Case,
-            {
-                "name": session["name"],
-                **{key: client[key] for key in ("seed", "model", "selection", "training", "codec")},
-                "batchnorm_statistics": client["batchnorm_statistics"],
-                **{key: told[key] for key in ("merge", "shrinkage", "model_dtype")},
-                "session": {
-                    "rounds": int(config["rounds"]),
-                    "round_timeout": int(config["round_timeout"]),
-                    "min_clients": int(config["clients_required"]),
-                    "clients_per_round": client["clients_per_round"],
-                },
-            },
-            f"session {name}",
-        )
+        settings = server_functions.read_settings(config["server_functions"])
+        session_part = {key: value for key, value in settings["client"].items() if key != "session_id"}
+        case = parse(Case, {**session_part, "name": session["name"]}, f"session {name}")
     except (SyntaxError, ValueError, LookupError, TypeError, FednPartialError) as error:
         raise FednPartialError(
             f"session {name!r} was not started by this version of fedn-partial ({error!r})"
         ) from None
-    return Known(session["session_id"], case, told["parameters"], str(session.get("committed_at")))
+    return Known(session["session_id"], case, settings["parameters"], str(session.get("committed_at")))

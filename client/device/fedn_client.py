@@ -218,7 +218,9 @@ class Transport(FednClient):
 
     def update_local_model(self, request):
         settings = json.loads(request.data).get("client_settings") or {}
-        self._sampled, self._trained = bool(settings.get("clients_per_round")), True
+        session = settings.get("session")
+        self._sampled = isinstance(session, dict) and bool(session.get("clients_per_round"))
+        self._trained = True
         self.grpc_handler.counter.sent.clear()
         self._package.look(Api(self._access.connection))
         try:

@@ -20,7 +20,6 @@ from fedn_partial.custom import modules
 from fedn_partial.errors import FednPartialError, ModelError
 from fedn_partial.exchange import wire
 from fedn_partial.exchange.model_file import read_model
-from fedn_partial.runtime import local_round
 from fedn_partial.runtime.atomic import write_atomically, write_text
 from fedn_partial.settings.case import Case, RoundSettings
 from fedn_partial.settings.schema import parse
@@ -96,7 +95,7 @@ class SimulatedSession:
         for name, refusal in zip(tasks, self.pool.map(workers.train, tasks.values()), strict=True):
             row = rows[name] = self._receive(tasks[name], refusal, weights)
             row.download_bytes = os.path.getsize(before)
-            if refusal is None and local_round.keeps(settings):
+            if refusal is None and settings.stateful:
                 states[name] = number
         refused = [row.outcome for row in rows.values() if row.outcome.startswith("refused")]
         if refused and len(refused) == len(rows):
@@ -189,9 +188,9 @@ class SimulatedSession:
             if not row.outcome.startswith("refused")
         ]
         size = os.path.getsize(self._model_path(number))
-        for task, tested in zip(tasks, self.pool.map(workers.test, tasks), strict=True):
+        for task, metrics in zip(tasks, self.pool.map(workers.test, tasks), strict=True):
             row = rows[task.client]
-            row.accuracy, row.loss, row.test_examples = tested
+            row.accuracy, row.loss, row.test_examples = map(metrics.get, ("accuracy", "loss", "test_examples"))
             row.download_bytes += size
 
     def _seconds(self, rows: dict[str, Row], asked: list[str]) -> float | None:

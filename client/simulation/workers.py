@@ -25,9 +25,9 @@ from fedn_partial.custom import modules
 from fedn_partial.device import cgroup
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.forkserver import die_with_parent
+from fedn_partial.runtime.round import Client, run_evaluation, run_round
 from fedn_partial.settings.case import RoundSettings
 
-TEST_BATCH = 250
 LEAVE = 0.3  # of the memory of this machine, or control group, that must be free for a process to keep one more step
 
 
@@ -71,74 +71,64 @@ def processors() -> int:
     return max(1, int(cgroup.processors()))
 
 
+class SimulatedClient(Client):
+    """A client whose process keeps models and traced steps from task to task."""
+
+    evaluation_batch = 250
+
+    def __init__(self, task: Task, state: str | None):
+        super().__init__(task.client, task.shard, state and Path(state), task.max_layers)
+        self.custom = task.custom
+
+    def build_model(self, section: dict) -> tuple:
+        _use(self.custom)
+        key = json.dumps(section, sort_keys=True)
+        if key not in _MODEL:
+            _MODEL.clear()
+            _STEPS.clear()
+            gc.unfreeze()
+            gc.collect()
+            _MODEL[key] = super().build_model(section)
+        return _MODEL[key]
+
+    def training_step(self, model, layers, selected, x, settings):
+        from fedn_partial.training import step
+
+        options, update_batchnorm = settings.training, settings.updates_frozen_batchnorm
+        names = tuple(layer.name for layer in selected)
+        key = (names, x.dtype.str, update_batchnorm, options.optimizer, options.learning_rate, options.momentum)
+        return _kept(key, lambda: step.trace(model, layers, selected, x, options, update_batchnorm))
+
+    def evaluation_step(self, model, x):
+        from fedn_partial.training import evaluation
+
+        return _kept(("test", x.dtype.str), lambda: evaluation.trace(model, x))
+
+
 def train(task: Task) -> str | None:
     """Train the layers that `task` selects and write the update; return why it cannot, or None."""
-    from fedn_partial.data.shard import check_fits, open_shard
     from fedn_partial.exchange import encoding
-    from fedn_partial.runtime import local_round
-    from fedn_partial.submodel import selection
 
-    told, client = task.settings, task.client
     try:
-        _use(task.custom)
-        model, layers = _model(told)
-        shard = open_shard(task.shard)
-        check_fits(shard, model)
-        for _ in local_round.load(model, layers, task.model):
-            pass
-        kept = Path(task.new_state)
-        if local_round.keeps(told):
+        if task.settings.stateful:
             _copy_state(task)
-        local_round.put_own_statistics(model, layers, told, kept)
-        local_round.set_seed(model, told, client)
-        context = local_round.context(told, client, task.max_layers)
-        selector = selection.from_dict(told.selection)
-        asked = selection.requested_layers(selector, layers, context)
-        selected = selection.select_layers(selector, layers, context)
-        step = _step(model, layers, selected, shard.x_train, told)
-        trained = local_round.train(model, layers, selected, shard, told, client, step=step)
-        checksum = local_round.write_update(task.update, model, layers, selected, told, task.model, kept)
+        result = run_round(task.settings, SimulatedClient(task, task.new_state), task.model, task.update)
+        encoding.write_metadata(task.update, result.metadata)
     except FednPartialError as error:
         return str(error)
     except Exception as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
-    limited = f"{len(selected)} of the {len(asked)} layers asked for" if len(selected) < len(asked) else None
-    metadata = local_round.metadata(told, client, layers, selected, trained, checksum, context)
-    encoding.write_metadata(
-        task.update, {**metadata, "limited": limited, "download_bytes": os.path.getsize(task.model)}
-    )
     return None
 
 
-def test(task: Task) -> tuple[float | None, float | None, int | None]:
-    """Return accuracy and mean loss of the model on this client's test examples, and how many these are.
-
-    All None if it cannot be tested; why is printed.
-    """
+def test(task: Task) -> dict:
+    """Return the metrics of ``run_evaluation`` on this client's test examples; none if it fails, with a traceback."""
     try:
-        return _test(task)
+        return run_evaluation(task.settings, SimulatedClient(task, task.state), task.model)
     except Exception:
         traceback.print_exc()
-        return None, None, None
-
-
-def _test(task: Task) -> tuple[float, float, int]:
-    from fedn_partial.data.shard import open_shard
-    from fedn_partial.runtime import local_round
-    from fedn_partial.training import local_training
-
-    told = task.settings
-    _use(task.custom)
-    model, layers = _model(told)
-    shard = open_shard(task.shard)
-    for _ in local_round.load(model, layers, task.model):
-        pass
-    if task.state:
-        local_round.put_own_statistics(model, layers, told, Path(task.state))
-    step = _kept(("test", shard.x_test.dtype.str), lambda: local_training.trace_evaluation(model, shard.x_test))
-    accuracy, loss = local_training.evaluate(model, shard.x_test, shard.y_test, TEST_BATCH, step)
-    return accuracy, loss, len(shard.y_test)
+        return {}
 
 
 # What a process keeps from one task to the next: a model, and the steps that were traced of it, those that were not
@@ -188,32 +178,6 @@ def _use(custom: str | None) -> None:
     if custom != (active and str(active.folder)):
         _MODEL.clear()
         modules.use(custom)
-
-
-def _model(told: RoundSettings):
-    from fedn_partial import models
-    from fedn_partial.submodel.layers import read_layers
-
-    key = json.dumps(told.model, sort_keys=True)
-    if key not in _MODEL:
-        _MODEL.clear()
-        _STEPS.clear()
-        gc.unfreeze()
-        gc.collect()
-        model = models.build(told.model, empty=True)
-        _MODEL[key] = model, read_layers(model)
-    return _MODEL[key]
-
-
-def _step(model, layers, selected, x, told: RoundSettings):
-    from fedn_partial.runtime import local_round
-    from fedn_partial.training import local_training
-
-    options = told.training
-    update_batchnorm = local_round.updates_batchnorm(told)
-    names = tuple(layer.name for layer in selected)
-    key = (names, x.dtype.str, update_batchnorm, options.optimizer, options.learning_rate, options.momentum)
-    return _kept(key, lambda: local_training.trace(model, layers, selected, x, options, update_batchnorm))
 
 
 def _copy_state(task: Task) -> None:

@@ -50,7 +50,8 @@ def main() -> None:
     metadata = {
         "format": wire.FORMAT,
         "model": server.settings["fingerprint"],
-        **{key: told[key] for key in ("base", "session", "round")},
+        **{key: told[key] for key in ("base", "round")},
+        "session": told["session_id"],
         "layers": [layer.name for layer in layers],
         "codec": "float32",
         "num_examples": "10",

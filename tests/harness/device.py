@@ -55,7 +55,7 @@ class Device:
             "base": wire.digest(weights),
             "selection": {"selector": "random", "layers": 2},
             "codec": "float32",
-            "session": "session1",
+            "session_id": "session1",
             "training": {"epochs": 1, "batch_size": 16},
             **changes,
         }

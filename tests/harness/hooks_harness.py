@@ -108,7 +108,7 @@ class Combiner:
         for upload in self._uploads:
             metadata = upload.metadata
             if isinstance(metadata, dict) and "format" in metadata:  # as clients copy it from the settings
-                metadata = {"session": told.get("session"), "round": told.get("round"), **metadata}
+                metadata = {"session": told.get("session_id"), "round": told.get("round"), **metadata}
             self.handler.update_handler.model_updates.put(
                 model_update(
                     upload.client_id, "never-uploaded" if upload.data is None else self._store(upload.data), metadata

@@ -235,7 +235,8 @@ def make_update(
     known = {
         "num_examples": num_examples,
         "model": settings["fingerprint"],
-        **{key: settings[key] for key in ("base", "round", "session", "codec")},
+        **{key: settings[key] for key in ("base", "round", "codec")},
+        "session": settings["session_id"],
         "client": client,
         "layers": [OUTPUT_LAYERS[settings["model"]["name"]]],
         "train_loss": 0.5,

@@ -21,43 +21,39 @@ HOT_FILES = 30e6
 
 @dataclass(frozen=True)
 class Choice:
-    """The layers that are trained in a round.
+    """A selection within this device's limits.
 
     Attributes
     ----------
-    selected : these layers, in model order.
-    limited : why they are fewer than was asked for, or None.
-    predicted_mb : of memory, or None if this system does not tell what processes hold.
-    context : that they were chosen with.
+    predicted_mb : memory, or None if this system does not report what processes hold.
     """
 
-    selected: list[Layer]
-    limited: str | None
+    selection: selection.Selection
     predicted_mb: float | None
-    context: selection.Context
     planner: Planner
     calibration: Calibration
 
     def mark(self) -> None:
         """Write a marker that survives an out-of-memory kill."""
         if self.predicted_mb is not None:
-            oom_marker.write(oom_marker.OomMarker(len(self.selected), self.predicted_mb, self.planner.base_mb))
+            layers = len(self.selection.layers)
+            oom_marker.write(oom_marker.OomMarker(layers, self.predicted_mb, self.planner.base_mb))
 
     def learn(self, seconds: float, train_seconds: float) -> None:
-        """Keep what a request that took `seconds`, `train_seconds` of them in the training loop, says of the device."""
-        per_gmac = train_seconds / self.planner.gmacs(self.selected)
+        """Update the calibration by a request that took `seconds`, of which `train_seconds` in the training loop."""
+        per_gmac = train_seconds / self.planner.gmacs(self.selection.layers)
         self.calibration.keep(fixed_seconds=max(seconds - train_seconds, 1e-3), seconds_per_gmac=per_gmac)
 
 
 def select_within_limits(
     device, settings, context: selection.Context, planner: Planner, free_bytes: int | None
 ) -> Choice:
-    """Return the layers to train in this round.
+    """Select the layers to train in this round within the limits of this device.
 
     Parameters
     ----------
     device, settings : see fedn_partial.settings.case. context : without ``fits``.
-    planner : without what is known from earlier rounds.
+    planner : without the calibration.
     free_bytes : of memory when the planner's base was measured, or None.
 
     Raises
@@ -66,28 +62,29 @@ def select_within_limits(
     """
     calibration = _calibration(device, settings)
     if calibration.memory_mb is not None and planner.base_mb is not None:
-        # What was killed once, perhaps for another program's sake, must not keep the cheapest layer out for ever.
+        # A kill that another program caused must not exclude the cheapest layer for ever.
         cheapest = min(planner.estimate([layer]).memory_mb for layer in planner.layers)
         calibration = replace(calibration, memory_mb=max(calibration.memory_mb, cheapest))
     planner = replace(planner, fixed_seconds=calibration.fixed_seconds, seconds_per_gmac=calibration.seconds_per_gmac)
     selector = selection.from_dict(settings.selection)
     limits = _limits(device, selector, calibration, planner.base_mb, free_bytes)
     context = replace(context, fits=lambda layers: planner.fits(layers, limits))
-    asked = selection.requested_layers(selector, planner.layers, context)
+
+    def explain(requested: list[Layer]) -> str:
+        reasons = [_exceeded(planner.estimate(requested), limits, calibration)]
+        if context.max_layers is not None and len(requested) > context.max_layers:
+            reasons.append(f"max_layers is {context.max_layers}")
+        return ", ".join(filter(None, reasons))
+
     try:
-        selected = selection.select_layers(selector, planner.layers, context)
+        chosen = selection.choose(selector, planner.layers, context, explain)
     except selection.NothingFits as error:
-        costs = [planner.estimate([layer]) for layer in asked]
+        requested = selection.requested_layers(selector, planner.layers, context)
+        costs = [planner.estimate([layer]) for layer in requested]
         cheapest = min(costs, key=lambda cost: (cost.memory_mb or 0, cost.upload_mb))
         raise FednPartialError(f"{error}; the cheapest: {_exceeded(cheapest, limits, calibration)}") from None
-    limited = None
-    if len(selected) < len(asked):
-        reasons = [_exceeded(planner.estimate(asked), limits, calibration)]
-        if context.max_layers is not None and len(asked) > context.max_layers:
-            reasons.append(f"max_layers is {context.max_layers}")
-        limited = f"{len(selected)} of the {len(asked)} layers asked for: {', '.join(filter(None, reasons))}"
-    predicted = planner.estimate(selected).memory_mb
-    return Choice(selected, limited, None if predicted is None else round(predicted, 2), context, planner, calibration)
+    predicted = planner.estimate(chosen.layers).memory_mb
+    return Choice(chosen, None if predicted is None else round(predicted, 2), planner, calibration)
 
 
 def _calibration(device, settings) -> Calibration:

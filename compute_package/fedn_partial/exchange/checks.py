@@ -28,7 +28,7 @@ def check_update(arrays, metadata, model, settings, state):
     base = {name: [model[index] for index in indices] for name, indices in settings["indices"].items()}
     shapes = {name: [array.shape for array in tensors] for name, tensors in base.items()}
     tensors = decode(arrays, metadata, settings["fingerprint"], client["codec"], shapes, base)
-    if metadata.get("session") != client["session"]:
+    if metadata.get("session") != client["session_id"]:
         raise ValueError(f"belongs to session {metadata.get('session')!r}, not to this one")
     if metadata.get("round") != state["round"]:
         raise ValueError(f"is late: it was trained in round {metadata.get('round')!r}")
@@ -46,7 +46,7 @@ def check_examples(given):
 
 def check_values(tensors, settings):
     """Return `tensors` if the merged model can hold them. Raises ValueError."""
-    largest = np.finfo(settings["model_dtype"]).max
+    largest = np.finfo(settings["client"]["model_dtype"]).max
     narrow = largest < FLOAT32_MAX  # else all fit: decode has seen that they are finite
     for name, arrays in tensors.items():
         if narrow and any(max(array.max(), -array.min()) > largest for array in arrays if array.ndim > 1):

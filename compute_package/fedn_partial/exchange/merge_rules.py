@@ -70,7 +70,7 @@ class Shrunk(MergeRule):
     """The fewer clients sent a layer, the shorter its step."""
 
     def step_size(self, weight, contributors, all_examples):
-        return contributors / (contributors + self.settings["shrinkage"])
+        return contributors / (contributors + self.settings["client"]["shrinkage"])
 
 
 class InverseProbability(AllClients):

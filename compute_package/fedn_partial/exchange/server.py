@@ -46,9 +46,9 @@ class ServerFunctions:
     settings = {}  # see fedn_partial.seed_model.server_functions.session_settings
 
     def __init__(self):
-        self.client = self.settings["client"]  # settings of every round
+        self.client = self.settings["client"]  # settings of the session, which every client is sent
         self.signal = self.settings["signal"]  # what the session's selector needs from the server, or None
-        self.rule = find(self.settings["merge"], RULES)(self.settings)
+        self.rule = find(self.client["merge"], RULES)(self.settings)
         self.layers = self.settings["parameters"]  # layer -> number of parameters
         self.state = load_state(self.state_path(), self.settings["seed_model"])
         self.asked = self.state["asked"]  # FEDn's ids of the clients of this round
@@ -58,7 +58,7 @@ class ServerFunctions:
 
     def state_path(self):
         """Return the path of the state of this session."""
-        return os.path.join(tempfile.gettempdir(), f"fedn-partial-{self.client['session']}.json")
+        return os.path.join(tempfile.gettempdir(), f"fedn-partial-{self.client['session_id']}.json")
 
     def save(self):
         """Write the state beside FEDn's temporary models, for a restart of the hooks process."""
@@ -86,7 +86,7 @@ class ServerFunctions:
     def client_selection(self, client_ids):
         """Return which of the connected clients are asked to train in the round that begins."""
         self.asked = sorted(client_ids)
-        count = self.client["clients_per_round"]
+        count = self.client["session"]["clients_per_round"]
         if count is not None and count < len(self.asked) and not self.is_over():
             draw = random.Random(f"{self.client['seed']}/{self.state['round'] + 1}/clients")
             self.asked = sorted(draw.sample(self.asked, count))
@@ -94,11 +94,11 @@ class ServerFunctions:
 
     def is_over(self):
         """Return whether all rounds of this session were begun: what comes now is another session."""
-        return self.state["round"] >= self.settings["rounds"]
+        return self.state["round"] >= self.client["session"]["rounds"]
 
     def is_alive(self):
         """Return whether this session's next round may still come."""
-        return time.monotonic() - self.active < self.client["round_timeout"] + PATIENCE
+        return time.monotonic() - self.active < self.client["session"]["round_timeout"] + PATIENCE
 
     def client_settings(self, global_model):
         """Begin a round: return its settings, see fedn_partial.settings.case.RoundSettings."""
@@ -109,7 +109,7 @@ class ServerFunctions:
         if self.aside:
             self.addressed = not self.is_over() and self.is_alive()
             LOG.warning(
-                f"fedn-partial: {STRANGER}, {self.client['session']}; others' models are averaged. "
+                f"fedn-partial: {STRANGER}, {self.client['session_id']}; others' models are averaged. "
                 "FEDn keeps these functions until it is given others or its combiner restarts"
             )
             return {}
@@ -210,7 +210,7 @@ class ServerFunctions:
         """Return whether an update was trained in an earlier round of this session."""
         trained_in = metadata.get("round")
         earlier = type(trained_in) is int and 0 < trained_in < self.state["round"]
-        return earlier and metadata.get("session") == self.client["session"]
+        return earlier and metadata.get("session") == self.client["session_id"]
 
     # A round ends
 
@@ -227,7 +227,7 @@ class ServerFunctions:
             self.log("no valid update, the global model stays", logging.WARNING)
         model, aggregate = list(self.model), self.aggregate
         for name in aggregate.weights:
-            aggregate.merge(self.model, model, name, self.step(name), self.settings["model_dtype"])
+            aggregate.merge(self.model, model, name, self.step(name), self.client["model_dtype"])
             if name in aggregate.squared_change:
                 self.state["scores"][name] = aggregate.score(self.model, name)
         self.state["known"] = [self.state["base"], digest(model)]
@@ -243,7 +243,7 @@ class ServerFunctions:
         aggregate = self.aggregate
         step = self.rule.step_size(aggregate.weights[name], aggregate.coverage[name], self.all_examples)
         if not 0 <= step < math.inf:
-            raise RuntimeError(f"fedn-partial: merge rule {self.settings['merge']} has step {step!r} of {name}")
+            raise RuntimeError(f"fedn-partial: merge rule {self.client['merge']} has step {step!r} of {name}")
         return step
 
     def report(self):

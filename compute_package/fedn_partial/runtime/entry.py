@@ -76,8 +76,8 @@ def _round_timeout(settings: str) -> int | None:
     """Return how many seconds a request may take by the round's settings in this file, None for any number."""
     try:
         with open(settings) as file:
-            timeout = json.load(file).get("round_timeout")
-    except (OSError, ValueError, AttributeError, RecursionError):
+            timeout = json.load(file)["session"]["round_timeout"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None  # which the request itself explains
     return timeout if isinstance(timeout, int) and timeout > 0 else None
 

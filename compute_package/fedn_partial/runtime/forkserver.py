@@ -144,13 +144,9 @@ def import_tensorflow() -> None:
     import tensorflow  # noqa: F401
 
     from fedn_partial import models  # noqa: F401
-    from fedn_partial.data import shard  # noqa: F401
-    from fedn_partial.device import monitor  # noqa: F401
-    from fedn_partial.exchange import encoding, model_file  # noqa: F401
-    from fedn_partial.runtime import task  # noqa: F401
-    from fedn_partial.settings import case  # noqa: F401
-    from fedn_partial.submodel import layers, selection  # noqa: F401
-    from fedn_partial.training import local_training  # noqa: F401
+    from fedn_partial.exchange import encoding  # noqa: F401
+    from fedn_partial.runtime import device_round, task  # noqa: F401
+    from fedn_partial.training import evaluation, local_training  # noqa: F401
 
     gc.freeze()  # the children's garbage collector need not look at, and so copy, what was there before them
 

@@ -62,117 +62,52 @@ def run(request: Request) -> None:
 
 
 def _train(request: Request) -> None:
-    from fedn_partial.data.shard import check_fits, open_shard
-    from fedn_partial.device import cgroup, device_limits
-    from fedn_partial.device.planner import Planner
-    from fedn_partial.errors import ModelError
-    from fedn_partial.exchange import encoding, wire
+    from fedn_partial.exchange import encoding
+    from fedn_partial.runtime.device_round import DeviceClient
+    from fedn_partial.runtime.round import run_round
     from fedn_partial.settings.case import load_round_settings
-    from fedn_partial.submodel.layers import fingerprint, read_layers
 
-    device, client = _device(request)
+    device, name = _device(request)
     raw = _read_json(request.input + "-metadata")
     settings = load_round_settings(raw, device)
     ROUND_SETTINGS.parent.mkdir(mode=0o700, exist_ok=True)
     write_text(ROUND_SETTINGS, json.dumps(raw), durable=False)
-    monitor = _monitor(request, device, client, settings)
-    with monitor:
-        with monitor.phase("load"):
-            shard = open_shard(device.data)
-        with monitor.phase("import"):
-            import tensorflow  # noqa: F401
-
-            from fedn_partial import models
-            from fedn_partial.runtime import local_round
-        free_bytes = cgroup.available_memory()
-        with monitor.phase("trace"):
-            model = models.build(settings.model, empty=True)
-            local_round.set_seed(model, settings, client)
-            layers = read_layers(model)
-            if fingerprint(layers) != settings.fingerprint:
-                raise ModelError(
-                    f"model {settings.model} built here has fingerprint {fingerprint(layers)}, the session's is "
-                    f"{settings.fingerprint}: the versions of this package or of Keras differ"
-                )
-        with monitor.phase("load"):
-            check_fits(shard, model)
-            if wire.digest(local_round.load(model, layers, request.input)) != settings.base:
-                raise ModelError("the global model that arrived is not the one that the server functions saw")
-            local_round.put_own_statistics(model, layers, settings, Path(device.workdir))
-        planner = Planner(
-            layers=layers,
-            training=settings.training,
-            codec=settings.codec,
-            base_mb=monitor.memory.get("import"),
-            forked=os.getppid() != request.pid,
-            examples=len(shard.y_train) * settings.training.epochs,
-            batchnorm_statistics=settings.batchnorm_statistics,
-        )
-        context = local_round.context(settings, client, device.max_layers)
-        choice = device_limits.select_within_limits(device, settings, context, planner, free_bytes)
-        selected = choice.selected
-        if choice.limited:
-            log(f"round {settings.round}: {choice.limited}")
-        names = " ".join(layer.name for layer in selected)
-        log(f"round {settings.round}: training {len(selected)} of {len(layers)} layers: {names}")
-        choice.mark()
-        trained = local_round.train(model, layers, selected, shard, settings, client, phase=monitor.phase)
-        with monitor.phase("encode"):
-            checksum = local_round.write_update(
-                request.output, model, layers, selected, settings, request.input, Path(device.workdir)
-            )
-    resources, update_bytes = monitor.summary(), os.path.getsize(request.output)
-    choice.learn(resources["seconds"], monitor.phases["train"])
+    client = DeviceClient(request, device, name, settings)
+    with client.monitor:
+        result = run_round(settings, client, request.input, request.output)
+    resources, update_bytes = client.monitor.summary(), os.path.getsize(request.output)
+    client.choice.learn(resources["seconds"], client.monitor.phases["train"])
     encoding.write_metadata(
         request.output,
         {
-            **local_round.metadata(settings, client, layers, selected, trained, checksum, choice.context),
-            "limited": choice.limited,
-            "predicted_memory_mb": choice.predicted_mb,
+            **result.metadata,
+            "predicted_memory_mb": client.choice.predicted_mb,
             "update_bytes": update_bytes,
-            "download_bytes": os.path.getsize(request.input),
             "resources": resources,
         },
     )
-    log(f"round {settings.round}: loss {trained.loss:.4f}, {update_bytes:,} bytes, {resources['seconds']:.1f} s")
+    log(f"round {settings.round}: loss {result.loss:.4f}, {update_bytes:,} bytes, {resources['seconds']:.1f} s")
 
 
 def _validate(request: Request) -> None:
-    from fedn_partial.data.shard import check_fits, open_shard
-    from fedn_partial.exchange import wire
-    from fedn_partial.runtime import local_round
+    from fedn_partial.runtime.device_round import DeviceClient
+    from fedn_partial.runtime.round import run_evaluation
     from fedn_partial.settings.case import load_round_settings
-    from fedn_partial.submodel.layers import read_layers
 
-    device, client = _device(request)
+    device, name = _device(request)
     if not ROUND_SETTINGS.exists():
         raise FednPartialError(
             "FEDn says with a training request only which model it is, and there was none since this client started; "
             "the next validation will work"
         )
     settings = load_round_settings(_read_json(ROUND_SETTINGS), device)
-    monitor = _monitor(request, device, client, settings)
-    with monitor:
-        from fedn_partial import models
-        from fedn_partial.training import local_training
-
-        shard = open_shard(device.data)
-        model = models.build(settings.model, empty=True)
-        check_fits(shard, model)
-        layers = read_layers(model)
-        digest = wire.digest(local_round.load(model, layers, request.input))
-        local_round.put_own_statistics(model, layers, settings, Path(device.workdir))
-        accuracy, loss = local_training.evaluate(model, shard.x_test, shard.y_test)
-    metrics = {
-        "accuracy": accuracy,
-        "loss": loss,
-        "test_examples": len(shard.y_test),
-        "model_digest": wire.short_digest(digest),
-        "download_bytes": os.path.getsize(request.input),
-        "validate_seconds": monitor.summary()["seconds"],
-    }
+    client = DeviceClient(request, device, name, settings)
+    with client.monitor:
+        metrics = run_evaluation(settings, client, request.input)
+    metrics["validate_seconds"] = client.monitor.summary()["seconds"]
     write_text(request.output, json.dumps(metrics), durable=False)
-    log(f"round {settings.round}: accuracy {accuracy:.4f} on {len(shard.y_test)} held-out examples")
+    accuracy, examples = metrics["accuracy"], metrics["test_examples"]
+    log(f"round {settings.round}: accuracy {accuracy:.4f} on {examples} held-out examples")
 
 
 def _device(request: Request):
@@ -191,19 +126,6 @@ def _device(request: Request):
     if client is None:
         raise SettingsError(f"{config}: key 'name' is missing; it decides which layers this device trains")
     return device, client
-
-
-def _monitor(request: Request, device, client: str, settings):
-    from fedn_partial.device.monitor import ResourceMonitor
-
-    return ResourceMonitor(
-        interval=device.monitor_interval,
-        roots=[os.getpid(), request.pid],
-        # With FEDn's client, and with the fork server, most of whose memory this process shares.
-        memory_roots=[os.getpid(), os.getppid(), request.pid, *([request.launcher.pid] if request.launcher else [])],
-        samples=Path(device.workdir) / "samples.jsonl",
-        labels={"client": client, "round": settings.round, "task": request.kind},
-    )
 
 
 def _read_json(path: str | Path) -> dict:

@@ -6,6 +6,7 @@ send with every round; those win over the defaults below.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,35 +95,43 @@ class Simulation:
             raise SettingsError("straggler needs devices, to know how long a client takes")
 
 
-@dataclass(frozen=True)
-class Case:
-    """One case: the whole of a file in `configs/`."""
+@dataclass(frozen=True, kw_only=True)
+class SessionSettings:
+    """The settings of a session, which travel whole: from the case to the server functions, and to every client.
 
-    name: str = bounded(matches="[A-Za-z0-9._-]+")  # of the session, and the beginning of the run's folder
+    A key that is added here arrives as an attribute of ``RoundSettings`` on the device.
+    """
+
     model: dict  # name and options of a model, see fedn_partial.models
     selection: dict  # which layers a client trains, see fedn_partial.submodel.selection
     seed: int = bounded(1, at_least=0, at_most=2**32 - 1)
     training: Training = Training()
-    merge: str = "all_clients"  # see fedn_partial.seed_model.server_functions
+    merge: str = "all_clients"  # merge rule, see fedn_partial.exchange.merge_rules
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
-    batchnorm_statistics: str = bounded(
-        "with_layer", one_of=BATCHNORM_STATISTICS
-    )  # see fedn_partial.submodel.update_tensors
+    # Of BatchNormalization, see fedn_partial.submodel.update_tensors
+    batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     codec: str = "float32"  # of the updates, see fedn_partial.exchange.encoding
     model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it
     session: Session = Session()
-    data: Data | None = None  # for a local fleet or a simulation: devices of their own have their own data
-    simulation: Simulation = Simulation()
-    package: dict | None = None  # with: folder of custom modules, relative to the file; see fedn_partial.custom.modules
 
     def __post_init__(self):
         names.check("merge", self.merge, MERGE_RULES)
         names.check("codec", self.codec, CODECS)
 
 
-@dataclass(frozen=True)
-class RoundSettings:
-    """What the server functions send to every client in a round.
+@dataclass(frozen=True, kw_only=True)
+class Case(SessionSettings):
+    """One case: the whole of a file in `configs/`."""
+
+    name: str = bounded(matches="[A-Za-z0-9._-]+")  # of the session, and the beginning of the run's folder
+    data: Data | None = None  # for a local fleet or a simulation: devices of their own have their own data
+    simulation: Simulation = Simulation()
+    package: dict | None = None  # with: folder of custom modules, relative to the file; see fedn_partial.custom.modules
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSettings(SessionSettings):
+    """The settings of a round, which the server functions send to every client.
 
     Attributes
     ----------
@@ -130,37 +139,32 @@ class RoundSettings:
     warmup : whether this is a full round, in which every client trains every layer.
     fingerprint : of the model, see ``fedn_partial.submodel.layers.fingerprint``.
     base : digest of the global model that comes with it, see ``fedn_partial.exchange.wire.digest``.
-    session : name of the session; what a device keeps from round to round is kept under it.
-    clients_per_round : how many clients are drawn for each round, None if all are asked.
-    probabilities : whether the server wants to know how probable the client's layers were (merge rule
-        `inverse_probability`).
-    round_timeout : seconds after which the server waits no longer for an update of this round, and a device ends a
-        request; None: never.
+    session_id : unique to the session; what a client keeps from round to round is kept under it.
+    probabilities : whether the merge rule needs the probability of each trained layer.
     merged_rounds, participants, scores : what selectors go by, see ``fedn_partial.submodel.selection.Context``.
-    previous : what became of the round before (who was merged, who was skipped and why); clients do not read it.
+    previous : report on the round before (who was merged, who was skipped and why); clients do not read it.
     """
 
     round: int = bounded(at_least=1)
     warmup: bool = bounded()
-    seed: int = bounded(at_least=0)
-    model: dict = bounded()
     fingerprint: str = bounded()
     base: str = bounded()
-    selection: dict = bounded()
-    codec: str = bounded()
-    session: str = bounded(matches="[A-Za-z0-9]+")
-    clients_per_round: int | None = bounded(None, at_least=1)
-    batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
+    session_id: str = bounded(matches="[A-Za-z0-9]+")
     probabilities: bool = False
-    round_timeout: int | None = bounded(None, at_least=1)
     merged_rounds: int = bounded(0, at_least=0)
     participants: tuple[str, ...] = ()
     scores: dict = field(default_factory=dict)
-    training: Training = Training()
     previous: dict = field(default_factory=dict)
 
-    def __post_init__(self):
-        names.check("codec", self.codec, CODECS)
+    @property
+    def updates_frozen_batchnorm(self) -> bool:
+        """Whether frozen BatchNormalization follows the batch, see ``fedn_partial.submodel.update_tensors``."""
+        return self.batchnorm_statistics != "with_layer"
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a client keeps something from round to round: error feedback, or its own statistics."""
+        return self.codec not in ("float32", "float16") or self.batchnorm_statistics == "local"
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,12 @@ def parse_case(raw: dict, where: str) -> Case:
         if names.is_custom(getattr(case, key)):
             names.find_class(getattr(case, key), base, f"{where}: {key}")
     return case
+
+
+def session_part(case: Case) -> dict:
+    """Return the settings of a case that travel, as plain values for JSON."""
+    settings = dataclasses.asdict(case)
+    return {spec.name: settings[spec.name] for spec in dataclasses.fields(SessionSettings)}
 
 
 def load_round_settings(raw: dict, device: Device) -> RoundSettings:

@@ -255,6 +255,37 @@ EARLIER_NAMES = {"dealt": "stratified"}  # of selectors, which cases and runs ma
 DRAWS = 400  # of ``probabilities``: the share of so many differs from the probability by 0.025 at most, in most cases
 
 
+@dataclass(frozen=True)
+class Selection:
+    """The layers that a client trains in a round.
+
+    Attributes
+    ----------
+    layers : in model order. context : that they were selected with.
+    limited : why they are fewer than was asked for, or None.
+    """
+
+    layers: list[Layer]
+    context: Context
+    limited: str | None = None
+
+
+def choose(selector: Selector, layers: list[Layer], context: Context, explain=lambda requested: "") -> Selection:
+    """Return the selection of this client in this round (raises as ``select_layers``).
+
+    Parameters
+    ----------
+    explain : function of the requested layers that returns which limits they exceed.
+    """
+    requested = requested_layers(selector, layers, context)
+    selected = select_layers(selector, layers, context)
+    if len(selected) == len(requested):
+        return Selection(selected, context)
+    limited = f"{len(selected)} of the {len(requested)} layers asked for"
+    reasons = explain(requested)
+    return Selection(selected, context, f"{limited}: {reasons}" if reasons else limited)
+
+
 def select_layers(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
     """Return the layers that a client trains in this round, in model order.
 

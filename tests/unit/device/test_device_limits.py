@@ -9,7 +9,7 @@ from fedn_partial.submodel.layers import fingerprint, read_layers
 from fedn_partial.submodel.selection import Context
 
 ROUND_SETTINGS = RoundSettings(
-    round=1, warmup=False, seed=1, model={}, fingerprint="", base="", selection={}, codec="float32", session="s"
+    round=1, warmup=False, seed=1, model={}, fingerprint="", base="", selection={}, codec="float32", session_id="s"
 )
 
 
@@ -23,4 +23,4 @@ def test_a_learnt_limit_leaves_the_cheapest_layer(build, tmp_path, monkeypatch):
     told = replace(ROUND_SETTINGS, fingerprint=name, selection={"selector": "all"})
     planner = Planner(layers, Training(), "float32", base_mb=213.0, forked=True, examples=100)
     choice = device_limits.select_within_limits(Device("data", str(tmp_path)), told, Context(1, 1, "c"), planner, 10**9)
-    assert len(choice.selected) == 1 and "killed for memory" in choice.limited
+    assert len(choice.selection.layers) == 1 and "killed for memory" in choice.selection.limited

@@ -89,7 +89,7 @@ def test_training_through_the_server_leaves_an_update_that_decodes(device):
 def test_a_coded_update_is_the_plain_one_rounded(device, codec, steps):
     weights = device.write_model()
     plain, _, _ = trained_by(device, "float32", weights)
-    device.write_model(codec=codec, session=f"with{codec}")
+    device.write_model(codec=codec, session_id=f"with{codec}")
     coded, metadata, layers = trained_by(device, codec, weights)
     assert metadata["codec"] == codec
     for layer in pick(layers, metadata["layers"]):
@@ -280,7 +280,7 @@ def test_a_server_that_cannot_import_is_not_started_for_every_request(tmp_path):
 
 @pytest.mark.parametrize("served", [True, False], ids=["fork server", "process of its own"])
 def test_a_request_ends_with_the_time_of_its_round(device, served):
-    device.write_model(training={"epochs": 1000, "batch_size": 1}, round_timeout=4)
+    device.write_model(training={"epochs": 1000, "batch_size": 1}, session={"round_timeout": 4})
     server = server_of(device)
     away = device.package / ".state" / "away"
     if not served:
@@ -294,7 +294,7 @@ def test_a_request_ends_with_the_time_of_its_round(device, served):
     assert wait_for(lambda: processes_of(device) == wanted), "the request goes on"
     if not served:
         away.rename(device.package / ".state" / "server.sock")
-    device.write_model(round_timeout=60)
+    device.write_model(session={"round_timeout": 60})
     device.run("train", "model.npz", "update.npz")
     assert "refused" not in device.metadata()
     assert device.run("validate", "model.npz", "metrics.json") == 0

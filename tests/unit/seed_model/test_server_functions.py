@@ -986,8 +986,8 @@ def test_the_settings_are_what_a_client_reads(normalised, start, send):
         base=wire.digest(normalised.model),
         selection={"selector": "uniform", "layers": 2, "warmup_rounds": 1},
         codec="float32",
-        session="session",
-        round_timeout=180,
+        session_id="session",
+        session=Session(),
         training=Training(),
         previous={},
     )
@@ -1277,7 +1277,7 @@ def test_made_up_ids_cost_no_outcome(normalised, start):
     functions.client_selection(["id-a"])
     functions.client_settings(normalised.model)
     for number in range(1000):
-        late = {"round": 0, "session": functions.client["session"]}
+        late = {"round": 0, "session": functions.client["session_id"]}
         functions.skip(f"{number}" + "x" * 100_000 * (number % 2), late, "x")
     assert len(functions.skipped) + len(functions.late) <= 20 and functions.uninvited == 1000
     assert max(map(len, functions.skipped)) <= 100

@@ -9,7 +9,8 @@ import pytest
 
 from fedn_partial.settings.case import Training
 from fedn_partial.submodel.layers import pick, read_layers
-from fedn_partial.training import local_training
+from fedn_partial.training import evaluation, local_training, optimizers
+from fedn_partial.training.step import trace
 
 
 def small_model(outputs=3):
@@ -86,7 +87,7 @@ def test_a_short_last_batch_causes_no_second_trace(examples):
     x, y = examples
     model = small_model()
     layers = read_layers(model)
-    step = local_training.trace(model, layers, layers, x, Training()).run
+    step = trace(model, layers, layers, x, Training()).run
     for size in (8, 8, 6, 1):
         step(x[:size], y[:size])
     assert step.experimental_get_tracing_count() == 1
@@ -111,7 +112,7 @@ def executed(graph):
 def test_back_propagation_stops_at_the_lowest_selected_layer(names, kernel_gradients, input_gradients, examples):
     model = small_model()
     layers = read_layers(model)
-    step = local_training.trace(model, layers, pick(layers, names), examples[0], Training()).run
+    step = trace(model, layers, pick(layers, names), examples[0], Training()).run
     operations = [operation.type for operation in executed(step.get_concrete_function().graph)]
     assert operations.count("Conv2DBackpropFilter") == kernel_gradients
     assert operations.count("Conv2DBackpropInput") == input_gradients
@@ -180,7 +181,7 @@ def test_evaluation_equals_numpy(outputs, examples):
     else:
         of_truth = predictions[np.arange(len(y)), y]
         hits = predictions.argmax(axis=1) == y
-    accuracy, loss = local_training.evaluate(model, x, y, batch_size=5)
+    accuracy, loss = evaluation.evaluate(model, x, y, batch_size=5)
     assert accuracy == pytest.approx(hits.mean())
     assert loss == pytest.approx(-np.log(of_truth).mean(), rel=1e-3)
 
@@ -191,7 +192,7 @@ def test_a_step_used_again_trains_as_a_new_one(settings, examples):
     model = small_model()
     layers, before = read_layers(model), model.get_weights()
     selected = pick(layers, ["conv1", "dense"])
-    step = local_training.trace(model, layers, selected, x, settings)
+    step = trace(model, layers, selected, x, settings)
     results = []
     for _ in range(2):
         model.set_weights(before)
@@ -240,7 +241,7 @@ def test_adam_moves_an_embedding_row_met_twice_in_a_batch_by_the_sum_of_its_grad
         return embedding.embeddings.numpy().ravel()
 
     ours = tf.Variable(np.zeros((4, 1), np.float32))
-    apply, _ = local_training._adam([ours], Training(learning_rate=rate))
+    apply, _ = optimizers.adam([ours], Training(learning_rate=rate))
     apply([tf.constant(np.bincount(words, weights, minlength=4)[:, None], tf.float32)])
     # Adam's first step is the learning rate, however large the gradient.
     np.testing.assert_allclose(ours.numpy().ravel(), [0, -rate, -rate, 0], rtol=1e-4)

@@ -127,11 +127,11 @@ def test_a_client_that_was_not_drawn_downloads_no_model_to_validate(client, monk
     get = handler.get_model_from_combiner
     monkeypatch.setattr(handler, "get_model_from_combiner", lambda **options: downloads.append(options) or get())
     validation = messages.StatusType.MODEL_VALIDATION
-    request(client, "train", clients_per_round=drawn)
+    request(client, "train", session={"clients_per_round": drawn})
     request(client, "train", validation)
     request(client, "train", validation)  # of a round that it was not drawn for
     assert len(downloads) == models - 1
-    request(client, "train", clients_per_round=drawn)
+    request(client, "train", session={"clients_per_round": drawn})
     assert len(downloads) == models
 
 
@@ -190,12 +190,11 @@ def test_a_training_whose_round_is_over_is_ended_and_the_next_request_served(tmp
             time.sleep(0.02)
         if newer == "session terminated":
             terminated.append("sessions/1")
-        else:
-            put(ask(newer, "2"))
-        while handler.updates == [] and running(psutil.Process()):
-            time.sleep(0.02)
-        if newer == "session terminated":
+            while not handler.updates:
+                time.sleep(0.02)
             put(ask(messages.StatusType.MODEL_UPDATE, "2"))
+            return
+        put(ask(newer, "2"))
 
     def running(process):
         with contextlib.suppress(psutil.Error):

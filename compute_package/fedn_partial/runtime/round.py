@@ -1,0 +1,237 @@
+"""One client's round, shared by devices and simulated clients: both give the same update, bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedn_partial.data.shard import check_fits, open_shard
+from fedn_partial.device import costs
+from fedn_partial.errors import ModelError
+from fedn_partial.exchange import encoding, model_file, wire
+from fedn_partial.runtime import local_statistics
+from fedn_partial.runtime.residuals import residuals
+from fedn_partial.settings.case import RoundSettings
+from fedn_partial.submodel import selection
+from fedn_partial.submodel.layers import Layer, fingerprint, read_layers, tensor_list
+from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
+
+
+class Client:
+    """A client of a session. Subclasses override what differs between a device and a simulated client.
+
+    Parameters
+    ----------
+    name : of the client; it decides which layers it trains.
+    shard : folder of its data.
+    state : folder of what it keeps from round to round, see ``RoundSettings.stateful``; None if it has none.
+    max_layers : it never trains more layers than this in a round; None for no limit.
+    """
+
+    evaluation_batch = 32
+
+    def __init__(self, name: str, shard: str | Path, state: Path | None, max_layers: int | None = None):
+        self.name, self.shard, self.state, self.max_layers = name, shard, state, max_layers
+
+    def context(self, settings: RoundSettings) -> selection.Context:
+        """Return what the selector of this round may look at."""
+        return selection.Context(
+            seed=settings.seed,
+            round=settings.round,
+            client=self.name,
+            warmup=settings.warmup,
+            max_layers=self.max_layers,
+            merged_rounds=settings.merged_rounds,
+            participants=settings.participants,
+            scores=settings.scores,
+        )
+
+    def phase(self, name: str):
+        """Return a context manager for one of the phases load, import, trace, train and encode of a round."""
+        return nullcontext()
+
+    def build_model(self, section: dict) -> tuple:
+        """Return the Keras model of a `model:` section, of any weights, and its layers."""
+        from fedn_partial import models
+
+        model = models.build(section, empty=True)
+        return model, read_layers(model)
+
+    def select(self, layers: list[Layer], settings: RoundSettings, examples: int) -> selection.Selection:
+        """Return the layers to train; `examples` : in the client's training set."""
+        return selection.choose(selection.from_dict(settings.selection), layers, self.context(settings))
+
+    def training_step(self, model, layers: list[Layer], selected: list[Layer], x, settings: RoundSettings):
+        """Return a step that was traced before, see ``fedn_partial.training.step.trace``, or None."""
+        return None
+
+    def evaluation_step(self, model, x):
+        """Return a step that was traced before, see ``fedn_partial.training.evaluation.trace``, or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """Result of a client's round: what was trained, and the metadata of the update."""
+
+    selection: selection.Selection
+    loss: float
+    metadata: dict
+
+
+def run_round(settings: RoundSettings, client: Client, model_path: str, update_path: str) -> RoundResult:
+    """Train the selected layers of the global model on the client's examples and write the update.
+
+    Parameters
+    ----------
+    model_path : file of the global model. update_path : of the update; its metadata are left to the caller.
+
+    Raises
+    ------
+    FednPartialError : the model is not the session's, the data do not fit it, no layer is within the client's limits,
+        or the training diverged.
+    """
+    with client.phase("load"):
+        shard = open_shard(client.shard)
+    with client.phase("import"):
+        import tensorflow  # noqa: F401
+
+        from fedn_partial.training import local_training
+    with client.phase("trace"):
+        model, layers = _build_model(settings, client)
+    with client.phase("load"):
+        check_fits(shard, model)
+        if wire.digest(load_model(model, layers, model_path)) != settings.base:
+            raise ModelError("the global model that arrived is not the one that the server functions saw")
+        _load_own_statistics(model, layers, settings, client)
+    _seed_layers(model, settings, client.name)
+    chosen = client.select(layers, settings, len(shard.y_train))
+    result = local_training.train(
+        model,
+        layers,
+        chosen.layers,
+        shard.x_train,
+        shard.y_train,
+        settings.training,
+        order=np.random.default_rng([settings.seed, settings.round, *client.name.encode()]),
+        update_batchnorm=settings.updates_frozen_batchnorm,
+        phase=client.phase,
+        step=client.training_step(model, layers, chosen.layers, shard.x_train, settings),
+    )
+    with client.phase("encode"):
+        checksum = _write_update(update_path, model, layers, chosen.layers, settings, model_path, client)
+    metadata = {
+        **_metadata(settings, layers, chosen),
+        "num_examples": result.num_examples,
+        "client": client.name,
+        "checksum": checksum,
+        "train_loss": result.loss,
+        "training_macs": costs.training_macs(layers, chosen.layers) * result.num_examples * settings.training.epochs,
+        "download_bytes": os.path.getsize(model_path),
+    }
+    return RoundResult(chosen, result.loss, metadata)
+
+
+def run_evaluation(settings: RoundSettings, client: Client, model_path: str) -> dict:
+    """Test the global model on the client's test examples.
+
+    Returns
+    -------
+    Metrics: accuracy, loss (mean), test_examples, model_digest (see ``wire.short_digest``), download_bytes.
+
+    Raises
+    ------
+    FednPartialError : the model is not the session's, or the data do not fit it.
+    """
+    from fedn_partial.training import evaluation
+
+    shard = open_shard(client.shard)
+    model, layers = _build_model(settings, client)
+    check_fits(shard, model)
+    digest = wire.digest(load_model(model, layers, model_path))
+    _load_own_statistics(model, layers, settings, client)
+    accuracy, loss = evaluation.evaluate(
+        model, shard.x_test, shard.y_test, client.evaluation_batch, client.evaluation_step(model, shard.x_test)
+    )
+    return {
+        "accuracy": accuracy,
+        "loss": loss,
+        "test_examples": len(shard.y_test),
+        "model_digest": wire.short_digest(digest),
+        "download_bytes": os.path.getsize(model_path),
+    }
+
+
+def load_model(model, layers: list[Layer], path: str) -> Iterator[np.ndarray]:
+    """Yield the arrays of the global model at `path`, each checked and assigned to `model` (raises ModelError)."""
+    for variable, array in zip(model.weights, model_file.read_model(path, tensor_list(layers)), strict=True):
+        variable.assign(array)
+        yield array
+
+
+def _build_model(settings: RoundSettings, client: Client) -> tuple:
+    model, layers = client.build_model(settings.model)
+    if fingerprint(layers) != settings.fingerprint:
+        raise ModelError(
+            f"model {settings.model} built here has fingerprint {fingerprint(layers)}, the session's is "
+            f"{settings.fingerprint}: the versions of this package or of Keras differ"
+        )
+    return model, layers
+
+
+def _seed_layers(model, settings: RoundSettings, client: str) -> None:
+    """Seed dropout and other random layers by round and client, so that a run can be repeated."""
+    for layer in model.layers:
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            name = f"{settings.seed}/{settings.round}/{client}/{layer.name}"
+            generator.state.assign([zlib.crc32(name.encode()), 0])
+
+
+def _load_own_statistics(model, layers: list[Layer], settings: RoundSettings, client: Client) -> None:
+    """Assign the client's own BatchNormalization statistics, if the session leaves them to the clients."""
+    if settings.batchnorm_statistics == "local" and client.state is not None:
+        local_statistics.put(model, layers, client.state / "statistics", settings.session_id)
+
+
+def _write_update(
+    path: str, model, layers: list[Layer], selected: list[Layer], settings: RoundSettings, base: str, client: Client
+) -> int:
+    """Write the update and return its checksum; `base` : file of the global model."""
+    if settings.batchnorm_statistics == "local":
+        local_statistics.keep(model, layers, client.state / "statistics", settings.session_id)
+    sent = tensors_of(selected, update_tensors(layers, settings.batchnorm_statistics))
+    tensors = [*itertools.chain(*sent.values())]
+    return encoding.encode(
+        path,
+        [model.weights[tensor.index] for tensor in tensors],
+        codec=settings.codec,
+        base=model_file.read_model(base, tensor_list(layers), only=tensors),
+        residuals=residuals(client.state / "residuals", settings.session_id, tensors),
+    )
+
+
+def _metadata(settings: RoundSettings, layers: list[Layer], chosen: selection.Selection) -> dict:
+    """Return the metadata that follow from the settings and the selection, see ``encoding.write_metadata``."""
+    known = {
+        "model": settings.fingerprint,
+        "base": settings.base,
+        "round": settings.round,
+        "session": settings.session_id,
+        "codec": settings.codec,
+        "layers": list(tensors_of(chosen.layers, update_tensors(layers, settings.batchnorm_statistics))),
+        "trained_params": sum(layer.parameters for layer in chosen.layers),
+        "total_params": sum(layer.parameters for layer in layers),
+        "limited": chosen.limited,
+    }
+    if settings.probabilities:
+        probable = selection.probabilities(selection.from_dict(settings.selection), layers, chosen.context)
+        known["probabilities"] = {layer.name: round(probable[layer.name], 4) for layer in chosen.layers}
+    return known
