@@ -1,7 +1,7 @@
 """A run's folder: what was asked for, and one line for each client and round.
 
-``runs/NAME/session.json`` holds settings, versions, seed, the model's layers, final metrics, and what the server
-functions noted on whole rounds;
+``runs/NAME/session.json`` holds settings, versions, seed, SHA-256 of the custom modules, the model's layers, final
+metrics, and what the server functions noted on whole rounds;
 ``runs/NAME/rounds.jsonl`` one JSON object for each client and round, with the columns below.
 """
 
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fedn_partial
+from fedn_partial.custom import modules
 from fedn_partial.device import cgroup
 from fedn_partial.runtime.atomic import append_text, write_text
 from fedn_partial.settings.case import Case
@@ -160,6 +161,7 @@ def describe(case: Case) -> dict:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": case.seed,
         "settings": dataclasses.asdict(case),
+        **({"custom_modules": custom.digests()} if (custom := modules.active()) else {}),
         "versions": {"fedn-partial": fedn_partial.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("fedn", "keras", "numpy")},
         "machine": machine(),

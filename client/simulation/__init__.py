@@ -16,7 +16,7 @@ from fedn_partial.client.data.prepare import prepare
 from fedn_partial.client.fleet import processes
 from fedn_partial.client.simulation import devices
 from fedn_partial.client.simulation.session import SimulatedSession
-from fedn_partial.custom import names
+from fedn_partial.custom import modules, names
 from fedn_partial.data.shard import open_shard, verify
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.case_checks import check_case, check_clients, check_data, check_fleet
@@ -113,6 +113,9 @@ def _known(folder: Path, case: Case, data: str) -> dict:
     told = json.loads(json.dumps(dataclasses.asdict(case)))
     differing = [key for key, value in told.items() if known["settings"].get(key) != value]
     differing += ["data"] if known.get("data_digest") != data else []
+    custom = modules.active()
+    if known.get("custom_modules") != (custom and custom.digests()):
+        differing.append("custom modules")
     if differing:
         raise FednPartialError(
             f"{folder} holds a run with other settings ({', '.join(differing)}); name another folder"

@@ -1,9 +1,11 @@
 """The simulator and a real FEDn network come to the same global model, bit for bit."""
 
+import dataclasses
 import os
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from fedn_partial.client.data import data_sets
 from fedn_partial.client.fleet import local_run
@@ -11,8 +13,9 @@ from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.run_folder import RunFolder
 from fedn_partial.client.simulation import simulate
 from fedn_partial.client.simulation.workers import workers
+from fedn_partial.custom import modules
 from fedn_partial.exchange import model_file, wire
-from fedn_partial.settings.case import Case
+from fedn_partial.settings.case import Case, load_case
 from fedn_partial.settings.schema import parse
 
 CASES = {
@@ -32,11 +35,15 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_simulator_and_fedn_give_the_same_global_model(name, tmp_path, monkeypatch):
-    # As the simulator's processes: with more threads a sum of floats may come out otherwise in its last bit.
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """As the simulator's processes: with more threads a sum of floats may come out otherwise in its last bit."""
     for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.setitem(os.environ, variable, "1")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_simulator_and_fedn_give_the_same_global_model(name, tmp_path):
     raw = {
         "name": "same",
         "seed": 3,
@@ -45,7 +52,25 @@ def test_simulator_and_fedn_give_the_same_global_model(name, tmp_path, monkeypat
         "data": {"name": "digits", "clients": 2, "examples": 400},
         **CASES[name],
     }
-    case = parse(Case, raw, "test")
+    assert_same_model(parse(Case, raw, "test"), tmp_path)
+
+
+def test_custom_modules_give_the_same_global_model(tmp_path):
+    """Model, data set, selector, codec and merge rule of the user's own at once, as docs/ARCHITECTURE.md shows them."""
+    case = load_case(ROOT / "docs" / "examples" / "case.yaml")
+    try:
+        case = dataclasses.replace(
+            case,
+            session=dataclasses.replace(case.session, round_timeout=60, min_clients=2),
+            data=dataclasses.replace(case.data, clients=2, examples=400),
+        )
+        assert_same_model(case, tmp_path)
+    finally:
+        modules.use(None)
+
+
+def assert_same_model(case, tmp_path):
+    """Run a case of 3 rounds and 2 clients in both ways, and compare models and rows."""
     with workers(2) as pool:
         simulate(case, tmp_path / "simulated", None, pool)
     with np.load(tmp_path / "simulated" / "model-3.npz") as archive:

@@ -23,11 +23,11 @@ MODEL = {"name": "lstm_har", "classes": 4}
 class Device:
     """A device in `folder` and, once started, a process that stands for FEDn's client on it."""
 
-    def __init__(self, folder: Path, model: dict = MODEL, shard: Shard | None = None, **section):
+    def __init__(self, folder: Path, model: dict = MODEL, shard: Shard | None = None, custom=None, **section):
         self.folder = folder
         self.model = model
         self.package = folder / "package"
-        build_package(folder / "package.tgz")
+        build_package(folder / "package.tgz", custom)
         with tarfile.open(folder / "package.tgz") as archive:
             archive.extractall(self.package, filter="data")
         random = np.random.default_rng(1)

@@ -7,6 +7,7 @@ the modules, and no other can be imported by a name in the settings.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import sys
@@ -32,6 +33,10 @@ class CustomModules:
     def path(self, name: str) -> Path:
         """Return the file of the module called `name`."""
         return self.folder / f"{name}.py"
+
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each module's source."""
+        return {name: hashlib.sha256(self.path(name).read_bytes()).hexdigest() for name in self.names}
 
 
 _in_use: CustomModules | None = None

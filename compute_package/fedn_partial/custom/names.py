@@ -7,11 +7,9 @@ base, or a function with the return type, that the key asks for.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import types
-from pathlib import Path
 
 from fedn_partial.custom import modules
 from fedn_partial.custom.errors import UserCodeError, at
@@ -71,8 +69,9 @@ def find_function(name: str, returns: str, where: str) -> types.FunctionType:
 
 def source_digest(name: str) -> str:
     """Return a hash of the source of the module that `name` refers to."""
-    module = modules.load(name.partition(":")[0], "name")
-    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+    module = name.partition(":")[0]
+    modules.load(module, "name")
+    return modules.active().digests()[module]
 
 
 def _find(name: str, fits, kind: str, where: str):

@@ -255,4 +255,7 @@ def load_round_settings(raw: dict, device: Device) -> RoundSettings:
         if "optimizer" in device.training:
             training = {**training, "momentum": 0.0}  # the session's was for its own optimiser
         training = {**training, **device.training}
-    return parse(RoundSettings, {**raw, "training": training}, "settings from the server")
+    settings = parse(RoundSettings, {**raw, "training": training}, "settings from the server")
+    if names.is_custom(settings.codec):  # model and selector are resolved when they are used, the codec after training
+        names.find_class(settings.codec, Codec, "settings from the server: codec")
+    return settings

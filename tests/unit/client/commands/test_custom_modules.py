@@ -11,9 +11,13 @@ import yaml
 from click.testing import CliRunner
 from paths import ROOT
 
+from fedn_partial.client import simulation
 from fedn_partial.client.commands.cli import main
 from fedn_partial.client.records.load import load_run
+from fedn_partial.client.records.run_folder import RunFolder
 from fedn_partial.custom import modules
+from fedn_partial.errors import FednPartialError
+from fedn_partial.settings.case import load_case
 
 EXAMPLES = ROOT / "docs" / "examples"
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
@@ -131,17 +135,26 @@ def test_a_wrong_reader_is_refused_at_its_line(source, project):
 def test_an_edited_reader_is_read_anew(project):
     """The simulator keeps the clients' data; those of a reader that was edited are others."""
     pytest.importorskip("sklearn")
-    words = ["simulate", project / "case.yaml", "--with", project / "mine", "--runs", project / "runs"]
-    case = yaml.safe_load((project / "case.yaml").read_text())
-    (project / "case.yaml").write_text(yaml.safe_dump({**case, "session": {"rounds": 1}}))
-    invoke(*words)
+    case = load_case(project / "case.yaml", project / "mine")
+    first = simulation.prepared(case, project / "data", None)
+    assert simulation.prepared(case, project / "data", None) == first
+    assert first.name.startswith("my_data-small_digits-")
     reader = project / "mine" / "my_data.py"
-    reader.write_text(reader.read_text().replace("digits.images *", "digits.images[:100] *").replace(
-        "digits.target.", "digits.target[:100]."
-    ))  # fmt: skip
-    invoke(*words)
-    kept = sorted((project / "runs" / "data").iterdir())
-    assert len(kept) == 2 and all(path.name.startswith("my_data-small_digits-") for path in kept)
+    reader.write_text(reader.read_text().replace('8x8"', '8 by 8"'))
+    case = load_case(project / "case.yaml", project / "mine")
+    again = simulation.prepared(case, project / "data", None)
+    assert again != first
+    assert json.loads((again / "client-1" / "shard.json").read_text())["source"] == "scikit-learn digits, 8 by 8"
+
+
+def test_a_run_does_not_go_on_with_edited_modules(project):
+    case = load_case(project / "case.yaml", project / "mine")
+    RunFolder(project / "run", case, simulated=True, data_digest="d")
+    assert simulation._known(project / "run", case, "d")["name"] == "examples"
+    rule = project / "mine" / "my_rules.py"
+    rule.write_text(rule.read_text().replace("return 1.0", "return 0.5"))
+    with pytest.raises(FednPartialError, match=r"run holds a run with other settings \(custom modules\)"):
+        simulation._known(project / "run", load_case(project / "case.yaml", project / "mine"), "d")
 
 
 # docs/ARCHITECTURE.md
