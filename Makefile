@@ -29,6 +29,7 @@ results: .venv/installed
 pictures: .venv/installed
 	PYTHONPATH=tests/harness $(BIN)/python docs/pictures/make.py report-quickstart $(QUICKSTART)
 	PYTHONPATH=tests/harness $(BIN)/python docs/pictures/make.py report-profile $(PROFILE)
+	$(BIN)/python docs/pictures/pipeline.py
 
 # Resolve the tested versions anew, show what changes, and run the gate with them: docs/VERSIONS.md
 constraints: .venv/installed
