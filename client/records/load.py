@@ -1,7 +1,7 @@
-"""Reads what a report is made of: the folders of runs, and of profiles.
+"""Read the folders of runs and profiles.
 
-What is in them came from devices and may be old, unfinished or cut off. Columns that are missing are not known,
-columns that are new are left out; what is of the wrong type is refused by file and line.
+Their content comes from devices and may be old, unfinished or cut off. Missing columns are None, unknown columns are
+ignored, and a value of the wrong type is refused with its file and line.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Run:
 
     Attributes
     ----------
-    label : what the page calls it; no two of a report are called the same.
+    label : its name in a report, where it is unique.
     session : content of session.json. rows : of rounds.jsonl.
-    cut_off : whether the last line of rounds.jsonl is not whole, as when the run was killed while it wrote.
+    cut_off : whether the last line of rounds.jsonl is incomplete: the run was killed while it wrote the line.
     """
 
     path: Path
@@ -41,13 +41,13 @@ class Run:
 
     @property
     def data(self) -> dict | None:
-        """What the clients' data were: those that were used, where the run says so, else those of its case."""
+        """The settings of the clients' data: those that were used if session.json has them, else those of its case."""
         data = self.session.get("data") or self.setting("data")
         return data if isinstance(data, dict) else None
 
     @property
     def notes(self) -> list[tuple[int, str]]:
-        """What the server functions noted on a whole round: its number, and a sentence."""
+        """Notes of the server functions on whole rounds: number of the round, and text."""
         raw = self.session.get("notes")
         notes = [note for note in raw if isinstance(note, dict)] if isinstance(raw, list) else []
         pairs = [(note.get("round"), note.get("text")) for note in notes]
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def validations(self) -> dict[str, float]:
-        """Bytes that clients without an update in a round downloaded to validate its model, by FEDn's number of it."""
+        """Bytes that clients without an update in a round downloaded to validate its model, by FEDn's round number."""
         raw = _dig(self.session.get("final"), ("validations",))
         return {id: count for id, count in raw.items() if _is_count(count)} if isinstance(raw, dict) else {}
 
@@ -66,18 +66,18 @@ def _is_count(value) -> bool:
 
 @dataclass(frozen=True)
 class Cell:
-    """One flavour with one number of layers, see ``fedn-partial profile``. What is not known is None.
+    """One flavour with one number of layers, see ``fedn-partial profile``. A value that is not known is None.
 
     Attributes
     ----------
-    layers, total_layers : asked for, and of the model. rounds : how many were trained; figures are means over them.
+    layers, total_layers : requested, and of the model. rounds : how many were trained; values are means over them.
     seconds : of the training loop. round_seconds : from the request to the update's upload.
     cpu_percent : of the flavour's processors during the training request; 100 is all of them busy.
     ram_mb : highest sample of the memory in use in the container, in 10**6 bytes, as Docker counts: with the file
         cache that is in use.
     ram_percent : of the flavour's memory.
-    killed : how far it got, if the kernel killed the training of so many layers for memory. limited : why it trained
-        fewer layers than asked, or none. run : its own run.
+    killed : progress of the training when the kernel killed it for lack of memory, or None. limited : why it trained
+        fewer layers than requested or none, or None. run : its own run.
     """
 
     flavour: str
@@ -108,11 +108,11 @@ class Profile:
 
     @property
     def missing(self) -> list[tuple[str, int]]:
-        """Flavours and numbers of layers that were asked for, and not tried before the profile ended."""
-        done = {(cell.flavour, cell.layers) for cell in self.cells}
-        asked = self.content.get("asked")
-        pairs = [tuple(pair) for pair in asked if isinstance(pair, list)] if isinstance(asked, list) else []
-        return [pair for pair in pairs if pair not in done]
+        """Flavours and numbers of layers that were requested and not tried before the profile ended."""
+        tried = {(cell.flavour, cell.layers) for cell in self.cells}
+        requested = self.content.get("asked")
+        pairs = [tuple(pair) for pair in requested if isinstance(pair, list)] if isinstance(requested, list) else []
+        return [pair for pair in pairs if pair not in tried]
 
     def setting(self, *keys: str):
         """Return a setting of the case, such as ``setting("model", "name")``, or None if the file has none."""
@@ -120,11 +120,11 @@ class Profile:
 
 
 def load(folders: list[Path]) -> tuple[list[Run], list[Profile]]:
-    """Read the folders of a report; runs of one name are called by their folders.
+    """Read the folders of a report; items of equal names are labelled by their folders.
 
     Raises
     ------
-    FednPartialError : a folder holds neither a run nor a profile, is given twice, or a file in it is damaged.
+    FednPartialError : a folder has neither a run nor a profile, is given twice, or a file in it is damaged.
     """
     seen: dict[Path, Path] = {}
     for folder in folders:
@@ -149,16 +149,16 @@ def load_run(folder: Path) -> Run:
     path = folder / "session.json"
     if not path.exists():
         raise FednPartialError(
-            f"{folder}: is not the folder of a run: it has neither session.json nor profile.json; "
-            "give one that 'fedn-partial run', 'session start' or 'profile' wrote, such as runs/NAME"
+            f"{folder} is not the folder of a run or profile: it has neither session.json nor profile.json; "
+            "name one that 'fedn-partial run', 'session start' or 'profile' wrote, such as runs/NAME"
         )
     session = _read_object(path)
     name = session.get("name")
     if not isinstance(name, str) or not isinstance(session.get("settings"), dict):
-        raise FednPartialError(f"{path}: is not a session's: 'name' or 'settings' is missing or of the wrong type")
+        raise FednPartialError(f"{path}: not a session: 'name' or 'settings' is missing or of the wrong type")
     for key in ("final", "layers", "versions"):
         if not isinstance(session.get(key) or {}, dict):
-            raise FednPartialError(f"{path}: {key!r} must hold keys and values, found {session[key]!r}")
+            raise FednPartialError(f"{path}: {key!r} must have keys and values, found {session[key]!r}")
     rows, cut_off = _read_rows(folder / "rounds.jsonl")
     return Run(path=folder, label=name, session=session, rows=rows, cut_off=cut_off)
 
@@ -166,40 +166,43 @@ def load_run(folder: Path) -> Run:
 def _load_profile(folder: Path) -> Profile:
     path = folder / "profile.json"
     content = _read_object(path)
-    cells, refused = content.get("cells"), content.get("refused") or {}
-    if content.get("kind") != "profile" or not isinstance(content.get("name"), str) or not isinstance(cells, list):
-        raise FednPartialError(f"{path}: is not a profile's: 'kind', 'name' or 'cells' is missing or of the wrong type")
-    if not isinstance(content.get("versions") or {}, dict):
-        raise FednPartialError(f"{path}: 'versions' must hold keys and values, found {content['versions']!r}")
-    if not isinstance(refused, dict):
-        raise FednPartialError(f"{path}: 'refused' must hold keys and values, found {refused!r}")
-    read = []
-    for number, raw in enumerate(cells, start=1):
-        where = f"{path}: cell {number}"
-        if not isinstance(raw, dict):
-            raise FednPartialError(f"{where}: expected keys and values, found {raw!r}")
-        below = raw.get("run")
-        if below is not None and (not isinstance(below, str) or Path(below).name != below):
-            raise FednPartialError(f"{where}: 'run' must be the name of a folder beside the file, found {below!r}")
-        cell = _record(Cell, {**raw, "run": None}, where, required=("flavour", "layers"))
-        if below and (folder / below / "session.json").exists():
-            run = load_run(folder / below)
-            cell = dataclasses.replace(
-                cell, run=dataclasses.replace(run, label=f"{cell.flavour}, {cell.layers} layers")
-            )
-        if any((cell.flavour, cell.layers) == (other.flavour, other.layers) for other in read):
-            raise FednPartialError(f"{where}: {cell.flavour} with {cell.layers} layers is there twice")
-        read.append(cell)
+    raw_cells, refused = content.get("cells"), content.get("refused") or {}
+    named = content.get("kind") == "profile" and isinstance(content.get("name"), str)
+    if not named or not isinstance(raw_cells, list):
+        raise FednPartialError(f"{path}: not a profile: 'kind', 'name' or 'cells' is missing or of the wrong type")
+    for key in ("versions", "refused"):
+        if not isinstance(content.get(key) or {}, dict):
+            raise FednPartialError(f"{path}: {key!r} must have keys and values, found {content[key]!r}")
+    cells: list[Cell] = []
+    for number, raw in enumerate(raw_cells, start=1):
+        cell = _load_cell(folder, raw, f"{path}: cell {number}")
+        if any((cell.flavour, cell.layers) == (other.flavour, other.layers) for other in cells):
+            raise FednPartialError(f"{path}: cell {number}: duplicate of {cell.flavour} with {cell.layers} layers")
+        cells.append(cell)
     refused = {str(flavour): str(why) for flavour, why in refused.items()}
-    return Profile(path=folder, label=content["name"], content=content, cells=tuple(read), refused=refused)
+    return Profile(path=folder, label=content["name"], content=content, cells=tuple(cells), refused=refused)
+
+
+def _load_cell(folder: Path, raw, where: str) -> Cell:
+    """Return a cell of the profile in `folder`, with its own run if that is there."""
+    if not isinstance(raw, dict):
+        raise FednPartialError(f"{where}: expected keys and values, found {raw!r}")
+    name = raw.get("run")
+    if name is not None and (not isinstance(name, str) or Path(name).name != name):
+        raise FednPartialError(f"{where}: 'run' must be the name of a folder beside profile.json, found {name!r}")
+    cell = _record(Cell, {**raw, "run": None}, where, required=("flavour", "layers"))
+    if not name or not (folder / name / "session.json").exists():
+        return cell
+    label = f"{cell.flavour}, {cell.layers} layers"
+    return dataclasses.replace(cell, run=dataclasses.replace(load_run(folder / name), label=label))
 
 
 def _read_rows(path: Path) -> tuple[tuple[Row, ...], bool]:
-    """Return the rows, and whether the last line was cut off and left out."""
+    """Return the rows, and whether the last line was cut off and ignored."""
     if not path.exists():  # no round is over yet
         return (), False
     lines = _read(path).split("\n")
-    unfinished = lines.pop()  # what follows the last end of line: nothing, in a whole file
+    unfinished = lines.pop()  # after the last end of line: empty in a complete file
     rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     return tuple(rows), bool(unfinished.strip())
 
@@ -208,25 +211,25 @@ def _row(line: str, where: str) -> Row:
     try:
         raw = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise FednPartialError(f"{where}: is not JSON ({error}); remove the line if you can do without it") from None
+        raise FednPartialError(f"{where}: not JSON ({error}); correct the line or remove it") from None
     if not isinstance(raw, dict):
-        raise FednPartialError(f"{where}: expected an object with a row's columns, found {line[:60]!r}")
+        raise FednPartialError(f"{where}: expected an object with columns, found {line[:60]!r}")
     return _record(Row, {"round": None, **raw}, where, required=("fedn_round", "client"))
 
 
 def _record(cls, raw: dict, where: str, required: tuple[str, ...]):
-    """Build the dataclass `cls` from `raw`, its unknown keys left out; check every type."""
+    """Build the dataclass `cls` from `raw`, whose unknown keys are ignored; check every type."""
     for key in required:
         if raw.get(key) is None:
             raise FednPartialError(f"{where}: column {key!r} is missing")
     hints = typing.get_type_hints(cls)
-    known = {key: value for key, value in raw.items() if key in hints}
-    for key, value in known.items():
+    values = {key: value for key, value in raw.items() if key in hints}
+    for key, value in values.items():
         if not _is(value, hints[key]):
             raise FednPartialError(
-                f"{where}: column {key!r} holds {str(value)[:60]!r}, which is no {_words(hints[key])}"
+                f"{where}: column {key!r} must be {_type_name(hints[key])}, found {str(value)[:60]!r}"
             )
-    return cls(**known)
+    return cls(**values)
 
 
 def _is(value, hint) -> bool:
@@ -241,17 +244,17 @@ def _is(value, hint) -> bool:
     return isinstance(value, hint)
 
 
-def _words(hint) -> str:
+def _type_name(hint) -> str:
     hint = next(iter(typing.get_args(hint)), hint)
-    words = {bool: "true or false", int: "number", float: "number", str: "text", list: "list of names"}
-    return words.get(hint, "object with numbers")
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list of names"}
+    return names.get(hint, "an object with numbers")
 
 
 def _read_object(path: Path) -> dict:
     try:
         content = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
-        raise FednPartialError(f"{path}: is not JSON ({error}); it may be cut off or of something else") from None
+        raise FednPartialError(f"{path}: not JSON ({error}); the file is cut off or of another program") from None
     if not isinstance(content, dict):
         raise FednPartialError(f"{path}: expected an object with keys and values, found {str(content)[:60]!r}")
     return content
@@ -263,7 +266,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise FednPartialError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise FednPartialError(f"{path}: is not text; it may be damaged or of something else") from None
+        raise FednPartialError(f"{path}: not text; the file is damaged or of another program") from None
 
 
 def _dig(content, keys: tuple[str, ...]):

@@ -1,15 +1,16 @@
-"""What is written of experiments: tables against sums done here, pictures, and the page of all results."""
+"""Tables and statistics of experiments against sums done here, and the page of all results."""
 
 import dataclasses
+import math
 import re
 import statistics
-import xml.etree.ElementTree as ElementTree
 
 import pytest
 from made_up_results import FULL, made_up_all
 from paths import ROOT
 
-from fedn_partial.client.experiments import definitions, document, pictures, results, tables
+from fedn_partial.client.experiments import definitions, document, results, tables
+from fedn_partial.client.experiments import statistics as spreads
 from fedn_partial.errors import FednPartialError
 
 NAMES = definitions.names()
@@ -71,7 +72,7 @@ def test_at_equal_bytes_each_is_read_off_where_the_cheapest_ends(all_results):
                 upload_bytes=[1000 if cell.label == "all" else 250] * rounds,
                 training_macs=[100 if cell.label == "all" else 50 if cell.label == "top" else 80] * rounds,
             )
-    found = {row.cell.label: row for row in tables.at_budgets(experiment, known)}
+    found = {row.cell.label: row for row in spreads.at_budgets(experiment, known)}
     assert found["random"].accuracy.mean == pytest.approx(19)  # mean of 18, 19, 20
     assert found["all"].bytes_rounds.mean == 5  # 5,000 bytes
     assert found["all"].at_bytes.mean == pytest.approx(5)
@@ -79,28 +80,34 @@ def test_at_equal_bytes_each_is_read_off_where_the_cheapest_ends(all_results):
     assert found["random"].macs_rounds.mean == 12.5
     assert found["random"].at_macs.mean == pytest.approx(12.5)
     assert found["top"].at_macs.mean == pytest.approx(20)
-    book = document.Book(known, None)
-    assert book._apart("selectors", "all", "random", "bytes").mean == pytest.approx(5 - 20)
-    assert book._apart("selectors", "all", "random", "computing").mean == pytest.approx(10 - 12.5)
-    assert book._apart("selectors", "all", "random").mean == pytest.approx(0)
+    book = document.Document(known, None)
+    assert book._difference("selectors", "all", "random", "bytes").mean == pytest.approx(5 - 20)
+    assert book._difference("selectors", "all", "random", "computing").mean == pytest.approx(10 - 12.5)
+    assert book._difference("selectors", "all", "random").mean == pytest.approx(0)
     # A seed of which a run is missing is left out: its budget is not known.
     del known[cells["top"].runs[1].digest]
-    assert book._apart("selectors", "all", "random", "bytes").count == 2
-    assert tables.budgets(experiment, known, "upload_bytes") == {1: 5000, 3: 5000}
+    assert book._difference("selectors", "all", "random", "bytes").count == 2
+    assert spreads.budgets(experiment, known, "upload_bytes").to_dict() == {1: 5000, 3: 5000}
 
 
 @pytest.mark.parametrize(
-    ("values", "sure"),
+    ("values", "significant"),
     [([2.0, 2.1, 1.9], True), ([-2.0, -2.1, -1.9], True), ([2.0, 0.1, 4.0], False), ([5.0], False), ([3, 3, 3], False)],
 )
-def test_a_difference_is_sure_if_students_t_says_so(values, sure):
-    assert tables.spread(values).sure is sure
+def test_a_difference_is_significant_if_students_t_says_so(values, significant):
+    assert spreads.spread(values).significant is significant
 
 
-def test_the_sure_differences_begin_where_the_t_test_has_p_0_05():
-    stats = pytest.importorskip("scipy.stats")
-    for count, quantile in tables.T95.items():
-        assert stats.t.ppf(0.975, count - 1) == pytest.approx(quantile, abs=0.006)
+# Two-sided quantiles of Student's t at 95 %, by number of runs, as printed in tables
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262, 21: 2.086}
+
+
+@pytest.mark.parametrize("count", T95)
+def test_the_margin_is_half_of_students_95_percent_interval(count):
+    values = [float(number % 3) for number in range(count)]
+    found = spreads.spread(values)
+    expected = T95[count] * statistics.stdev(values) / math.sqrt(count)
+    assert found.margin == pytest.approx(expected, rel=2.5e-4)
 
 
 def test_columns_of_the_paper_are_left_out_where_it_prints_nothing(all_results):
@@ -108,30 +115,6 @@ def test_columns_of_the_paper_are_left_out_where_it_prints_nothing(all_results):
     assert "paper" in heads["fig1"] and "to 14 layers" in heads["fig1"]
     assert "paper" not in heads["merge-adam"] and "to 14 layers" in heads["merge-adam"]
     assert not [head for head in heads["clients"] if head.startswith("to ")]
-
-
-# Pictures
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_picture_is_small_light_and_says_what_is_in_it(all_results, name):
-    experiment = definitions.load(name, small=True)
-    svg = pictures.draw(experiment, all_results)
-    ROOT = ElementTree.fromstring(svg)
-    words = " ".join(text.text or "" for text in ROOT.iter("{http://www.w3.org/2000/svg}text"))
-    labels = {cell.column or cell.label for cell in experiment.cells if cell is not experiment.ceiling_cell}
-    assert all(label in words for label in labels)
-    assert "#0001" not in svg and "var(" not in svg and "#ffffff" in svg
-    assert len(svg) < 200_000
-    assert float(ROOT.get("width").removesuffix("pt")) / 72 * 96 <= 700
-    assert svg == pictures.draw(experiment, all_results)
-
-
-def test_there_is_no_picture_of_nothing_and_one_of_what_there_is(all_results):
-    experiment = definitions.load("fig1", small=True)
-    assert pictures.draw(experiment, {}) is None
-    run = experiment.cells[2].runs[0]
-    assert "10 layers" in pictures.draw(experiment, {run.digest: all_results[run.digest]})
 
 
 # The page
@@ -219,13 +202,13 @@ def test_words_follow_the_figures(all_results):
         known[run.digest] = with_accuracies(all_results[run.digest], [0.5 + gap])
     for run in full.runs:
         known[run.digest] = with_accuracies(all_results[run.digest], [0.5])
-    book = document.Book(known, None)
+    book = document.Document(known, None)
     assert book.versus("fig1", "10 layers", "14 layers") == "3.50 ± 0.50 points above"
     assert book.versus("fig1", "14 layers", "10 layers") == "3.50 ± 0.50 points below"
     assert book.gap("fig1", "14 layers", "10 layers") == "**-3.50 ± 0.50**"
     known[ten.runs[0].digest] = with_accuracies(known[ten.runs[0].digest], [0.4])
     assert book.versus("fig1", "10 layers", "14 layers").startswith("no clear difference (-0.83")
-    assert "not run" in document.Book({}, None).versus("fig1", "10 layers", "14 layers")
+    assert "not run" in document.Document({}, None).versus("fig1", "10 layers", "14 layers")
     with pytest.raises(FednPartialError, match="fig1 has no cell '9 layers'; it has centralised"):
         book.versus("fig1", "9 layers", "14 layers")
 
@@ -240,7 +223,7 @@ def test_the_best_way_is_looked_for_among_cells_that_differ_from_full_training_i
     }
     for run in best.runs:
         known[run.digest] = with_accuracies(known[run.digest], [0.4])
-    tried, where, gap = document.Book(known, None)._best(4)
+    tried, where, gap = document.Document(known, None)._best(4)
     assert where == "warmup, 3 rounds" and gap.mean == pytest.approx(10)
     assert tried == 11  # fig1 1, selectors 5, warmup 3, batchnorm 2; what another experiment repeats counts once
 
@@ -255,24 +238,24 @@ def test_the_best_way_is_looked_for_among_cells_that_differ_from_full_training_i
     ],
 )
 def test_a_goal_is_met_or_missed_if_the_95_percent_interval_says_so(values, verdict):
-    assert document._verdict(tables.spread(values), -2.0) == verdict
+    assert document._verdict(spreads.spread(values), -2.0) == verdict
 
 
 def test_the_readmes_accuracies_are_those_of_the_results():
     kept = results.read_all(ROOT / "docs" / "results" / "runs.jsonl")
-    lines = {line.label: line for line in tables.lines(definitions.load("fig1", small=True), kept)}
+    lines = {line.label: line for line in spreads.lines(definitions.load("fig1", small=True), kept)}
     shown = [lines[f"{layers} layers"] for layers in (10, 7, 4)]
     ours = " | ".join(f"{-line.below.mean:.2f} ± {line.below.deviation:.2f}" for line in shown)
     papers = " | ".join(f"{-line.paper_below:.2f}" for line in shown)
     text = (ROOT / "README.md").read_text()
     assert f"3 seeds | {ours} |" in text
     assert f"full size | {papers} |" in text
-    text, book = " ".join((ROOT / "docs/EXPERIMENTS.md").read_text().split()), document.Book(kept, None)
-    warm = {line.label: line for line in tables.lines(definitions.load("warmup", small=True), kept)}
+    text, book = " ".join((ROOT / "docs/EXPERIMENTS.md").read_text().split()), document.Document(kept, None)
+    warm = {line.label: line for line in spreads.lines(definitions.load("warmup", small=True), kept)}
     few, more = warm["0 rounds"], warm["5 rounds"]
     assert f"4 layers end {-more.below.mean:.2f} ± {more.below.deviation:.2f} points below" in text
     assert f"for {more.share.mean:.0f} % of the bytes of full training instead of {few.share.mean:.0f} %" in text
-    bytes_, computing = (book._apart("selectors", "random", "all", equal) for equal in ("bytes", "computing"))
+    bytes_, computing = (book._difference("selectors", "random", "all", equal) for equal in ("bytes", "computing"))
     assert f"{bytes_} points above full training where both have sent equal bytes" in text
     assert f"{-computing.mean:.2f} ± {computing.deviation:.2f} below where both have computed equally" in text
     chance = book._line("merge-adam", "4 layers, contributors")

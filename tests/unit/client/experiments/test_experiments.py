@@ -15,6 +15,7 @@ import yaml
 from run_folders import write_run
 
 from fedn_partial.client.experiments import definitions, results, run, tables
+from fedn_partial.client.experiments import statistics as spreads
 from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.run_folder import over_examples
 from fedn_partial.client.simulation.workers import workers
@@ -237,7 +238,7 @@ def test_a_table_has_ours_the_papers_and_the_distance_to_full_training_seed_by_s
     for cell, gaps in ((full, (0.10, 0.14, 0.12)), (partial, shifts)):
         for one, gap in zip(cell.runs, gaps, strict=True):
             found[one.digest] = write_finished(tmp_path, one, gap)
-    top, line = tables.lines(experiment, found)
+    top, line = spreads.lines(experiment, found)
     ours = [50 + 100 * gap for gap in shifts]
     assert line.ours.mean == pytest.approx(np.mean(ours))
     assert line.ours.deviation == pytest.approx(np.std(ours, ddof=1))
@@ -255,7 +256,7 @@ def test_a_table_has_ours_the_papers_and_the_distance_to_full_training_seed_by_s
 def test_runs_that_are_missing_are_named_and_nothing_is_made_up(tmp_path, experiment):
     first = experiment.cells[0].runs[0]
     found = {first.digest: write_finished(tmp_path, first)}
-    top, line = tables.lines(experiment, found)
+    top, line = spreads.lines(experiment, found)
     assert top.ours.mean == pytest.approx(50) and top.ours.deviation is None
     assert (line.ours, line.difference, line.below, line.floor) == (None, None, None, None)
     shown = tables.table(experiment, found).text()

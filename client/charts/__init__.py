@@ -1,0 +1,1 @@
+"""Charts of reports and experiments, drawn with matplotlib and saved as SVG."""

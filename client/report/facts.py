@@ -1,0 +1,153 @@
+"""What ran, on which data, and on what: the settings of a run or profile in words."""
+
+from __future__ import annotations
+
+from fedn_partial.client.records.load import Profile, Run
+from fedn_partial.client.report.summary import Summary
+from fedn_partial.client.report.wording import NOT_KNOWN, listed, plural
+from fedn_partial.submodel.selection import EARLIER_NAMES
+
+MERGE_RULES = {
+    "all_clients": "all_clients: the mean over all clients; one that did not train a layer counts as no change",
+    "contributors": "contributors: the mean over the clients that trained a layer",
+    "shrunk": "shrunk: the mean over the clients that trained a layer, closer to no change the fewer they are",
+    "inverse_probability": "inverse_probability: weighted by the inverse of the probability that a client trains it",
+}
+BATCHNORM_STATISTICS = {
+    "with_layer": "with their layer",
+    "always": "always, of all layers",
+    "local": "never, each client keeps its own",
+}
+SELECTORS = {
+    "random": "{layers} per client and round, drawn at random",
+    "uniform": "{layers} per client and round, drawn at random",
+    "stratified": "{layers} per client and round, each layer with equally many clients",
+    "cyclic": "{layers} neighbouring layers in turn, the same for all clients",
+    "top": "always the last {layers}",
+    "scored": "{layers} per client and round, drawn by how much they last changed",
+    "all": "all (full training)",
+    "fixed": "always the same: {names}",
+    "budget": "as many as fit each device, drawn at random",
+}
+
+
+def subtitle(item: Run | Profile, run: Summary | None = None) -> str:
+    """Return what ran, on what, and when, in one line."""
+    content = _content(item)
+    model, data = item.setting("model", "name"), (_data(item) or {}).get("name")
+    parts = [f"{model or NOT_KNOWN}{f' on {data}' if data else ''}"]
+    if run:
+        kind = "simulated client" if content.get("simulated") else "client"
+        parts.append(f"{plural(run.clients, kind)}, {plural(run.rounds, 'round')}")
+    parts.append(machine(content.get("machine")))
+    return f"{'; '.join(parts)}; {str(content.get('started', ''))[:10]}".rstrip("; ")
+
+
+def facts(item: Run | Profile, run: Summary | None = None) -> dict[str, str]:
+    """Return what ran and on what, by name; `run` is the summary of a run, None for a profile."""
+    content, data = _content(item), _data(item)
+    training = item.setting("training") if isinstance(item.setting("training"), dict) else {}
+    return {
+        "Model": _model(item, run),
+        **(_run_facts(item, run) if run else _profile_facts(item)),
+        **({"Data": f"{data.get('name')}, {_partition(data)}"} if data else {}),
+        "Local training": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in training.items() if value),
+        "Merging": MERGE_RULES.get(str(item.setting("merge")), str(item.setting("merge") or NOT_KNOWN)),
+        "BatchNorm statistics sent": BATCHNORM_STATISTICS.get(str(item.setting("batchnorm_statistics")), NOT_KNOWN),
+        "Numbers in updates": str(item.setting("codec") or NOT_KNOWN),
+        "Numbers in the model": str(item.setting("model_dtype") or NOT_KNOWN),
+        "Machine" if data or run is None else "Operator's machine": machine(content.get("machine")),
+        "Kind of clients": "simulated, without FEDn" if content.get("simulated") else "real, over FEDn",
+        "Software": ", ".join(f"{name} {version}" for name, version in (content.get("versions") or {}).items()),
+        "Started": str(content.get("started", NOT_KNOWN)),
+        "Seed": str(content.get("seed", NOT_KNOWN)),
+        "Folder": item.path.resolve().name,
+    }
+
+
+def _content(item: Run | Profile) -> dict:
+    return item.session if isinstance(item, Run) else item.content
+
+
+def _data(item: Run | Profile) -> dict | None:
+    """Return the data, with the keys of a case's section `data`.
+
+    None if only the devices know them, and for a profile: its client does not have the case's data.
+    """
+    return item.data if isinstance(item, Run) else None
+
+
+def _model(item: Run | Profile, run: Summary | None) -> str:
+    model = item.setting("model") if isinstance(item.setting("model"), dict) else {}
+    parts = [str(model.get("name", NOT_KNOWN))]
+    parts += [f"{key} {value}" for key, value in sorted(model.items()) if key != "name"]
+    if run:
+        parts += [plural(run.layers, "layer")] if run.layers else []
+        weights = next((row.total_params for row in item.rows if row.total_params), None)
+        parts += [f"{weights:,.0f} weights"] if weights else []
+    return ", ".join(parts)
+
+
+def _run_facts(run: Run, summary: Summary) -> dict[str, str]:
+    return {
+        "Layers trained": selection(run),
+        "Clients": f"{summary.clients:,}",
+        "Rounds": _rounds(run, summary),
+        "Examples": _examples(run),
+        "Data": "the devices' own",
+    }
+
+
+def _profile_facts(profile: Profile) -> dict[str, str]:
+    in_turn = listed(list(dict.fromkeys(str(cell.layers) for cell in profile.cells)))
+    return {
+        "Layers trained": selection(profile, in_turn),
+        "Rounds": f"{profile.content.get('rounds', NOT_KNOWN)} in each combination",
+        "Examples": f"{profile.content.get('examples', NOT_KNOWN)}, the same for all",
+        **({"Data": str(profile.content["data"])} if profile.content.get("data") else {}),
+    }
+
+
+def _rounds(run: Run, summary: Summary) -> str:
+    planned = run.setting("session", "rounds")
+    text = f"{summary.rounds}"
+    if isinstance(planned, int) and planned != summary.rounds:
+        text = f"answers in {summary.rounds} of {planned}"
+    return f"{text}, {summary.failed_rounds} failed" if summary.failed_rounds else text
+
+
+def _examples(run: Run) -> str:
+    trained = {row.client: row.num_examples for row in run.rows if row.num_examples}
+    tested = {row.client: row.test_examples for row in run.rows if row.test_examples}
+    return f"{sum(trained.values()):,.0f} for training, {sum(tested.values()):,.0f} for tests, of all clients"
+
+
+def _partition(data: dict) -> str:
+    clients = data.get("clients")
+    to = plural(clients, "client") if isinstance(clients, int) else f"{NOT_KNOWN} clients"
+    return f"partitioned across {to} ({data.get('partition') or 'iid'})"
+
+
+def machine(raw) -> str:
+    """Return the machine that session.json or profile.json has, as text."""
+    if isinstance(raw, dict):
+        raw = raw.get("text")
+    return str(raw or NOT_KNOWN)
+
+
+def selection(item: Run | Profile, in_turn: str | None = None) -> str:
+    """Return a case's selection of layers in words; `in_turn` are a profile's numbers of layers."""
+    settings = item.setting("selection") if isinstance(item.setting("selection"), dict) else {}
+    name, layers = settings.get("selector"), settings.get("layers") if in_turn is None else f"{in_turn} in turn,"
+    unknown = f"by selector {name}" if name else NOT_KNOWN
+    template = SELECTORS.get(EARLIER_NAMES.get(name, str(name)))
+    text = template.format(layers=layers, names=_names(settings.get("names"))) if template else unknown
+    if settings.get("always_train"):
+        text += f"; always {_names(settings['always_train'])}"
+    if settings.get("warmup_rounds"):
+        text += f"; all of them in the first {settings['warmup_rounds']} rounds (warm-up)"
+    return text
+
+
+def _names(value) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
