@@ -1,1 +1,1 @@
-"""Repeats the paper's figures and tables, and compares ways to choose and merge layers: many simulations, one table."""
+"""Repeat the paper's figures and tables, and compare selectors and merge rules, in many simulations."""

@@ -1,7 +1,7 @@
-"""Reads what is in an experiment: a file of configs/experiments/ makes cells, and each cell with each seed a run.
+"""Read the definitions of experiments: a file of configs/experiments/ defines cells, each with a run for each seed.
 
-fig1.yaml explains every key. A run is known by a digest of its settings as the files spell them, so that experiments
-share it, and so that it stays what it is when a default of the package changes.
+fig1.yaml explains every key. A run is identified by a digest of its settings as they are in the files: experiments
+share equal runs, and a changed default of the package does not change the digest.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PlannedRun:
         return self.settings["seed"]
 
     def case(self, where: str | None = None) -> Case:
-        """Return its case, which is called by its digest; errors name `where` it came from (raises SettingsError)."""
+        """Return its case, named by the digest; errors name `where` it is defined (raises SettingsError)."""
         return parse_case({"name": self.digest, **self.settings}, where or f"run {self.digest}")
 
 
@@ -49,7 +49,7 @@ class Setup:
 
     Attributes
     ----------
-    row, column : labels, of a cell of a grid. paper : the paper's accuracy in percent, None if it prints none.
+    row, column : labels, if the cell is of a grid. paper : the paper's accuracy in percent, None if it prints none.
     """
 
     label: str
@@ -65,9 +65,9 @@ class Experiment:
 
     Attributes
     ----------
-    title : of table and picture. kind : of its table and picture, one of `KINDS`.
-    ceiling : label of the cell in which every layer is trained, None if each cell is its own.
-    axis : what the rows of a grid are, for the picture.
+    title : of table and chart. kind : of table and chart, one of `KINDS`.
+    ceiling : label of the cell of full training that the others are compared with, or None.
+    axis : label of the chart's x axis, for a grid.
     """
 
     name: str
@@ -88,8 +88,7 @@ class Experiment:
 
     @property
     def runs(self) -> list[PlannedRun]:
-        """The runs, each once: all cells with the first seed, then all with the second, so that every cell has
-        something early, and neighbours select the same layers."""
+        """The distinct runs, by seed: all cells get their first result early."""
         by_seed = zip(*(cell.runs for cell in self.cells), strict=True)
         return list({run.digest: run for runs in by_seed for run in runs}.values())
 
@@ -125,8 +124,8 @@ class _File:
 
 def names() -> list[str]:
     """Return the names of all experiments: the paper's first."""
-    found = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("base-"))
-    return sorted(found, key=lambda name: not name.startswith(("fig", "table")))
+    stems = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("base-"))
+    return sorted(stems, key=lambda name: not name.startswith(("fig", "table")))
 
 
 @functools.cache
@@ -135,22 +134,22 @@ def load(name: str, small: bool) -> Experiment:
 
     Raises
     ------
-    FednPartialError : there is no such experiment. SettingsError : its file is wrong.
+    FednPartialError : no such experiment. SettingsError : its file is not valid.
     """
     if name not in names():
-        raise FednPartialError(f"there is no experiment {name!r}; there are {', '.join(names())}, and all")
+        raise FednPartialError(f"Unknown experiment {name!r}: use {', '.join(names())} or all")
     return read(FOLDER / f"{name}.yaml", small)
 
 
 def read(path: Path, small: bool) -> Experiment:
-    """Read an experiment's file; its base lies beside it (raises SettingsError)."""
+    """Read an experiment's file; its base is in the same folder (raises SettingsError)."""
     file = parse(_File, read_yaml(path), str(path))
     base_path = path.with_name(file.base)
     base = parse(_Base, read_yaml(base_path), str(base_path))
     if not file.seeds or not all(type(seed) is int for seed in file.seeds) or len(set(file.seeds)) < len(file.seeds):
         raise SettingsError(f"{path}: seeds must be different whole numbers, found {file.seeds!r}")
     if bool(file.rows) != bool(file.columns):
-        raise SettingsError(f"{path}: rows and columns go together")
+        raise SettingsError(f"{path}: rows and columns need each other; give both or neither")
     common = [base.small if small else {}, file.set, file.small if small else {}]
     cells = [_cell(path, (part,), base.case, common, small, file.seeds, part.label) for part in file.cells] + [
         _cell(path, (row, column), base.case, common, small, file.seeds, f"{row.label}, {column.label}")
@@ -159,9 +158,11 @@ def read(path: Path, small: bool) -> Experiment:
     ]
     labels = [cell.label for cell in cells]
     if not cells or len(set(labels)) < len(labels):
-        raise SettingsError(f"{path}: cells must have labels that differ, found {labels}")
+        raise SettingsError(f"{path}: cells must have unique labels, found {labels}")
     if file.ceiling is not None and file.ceiling not in labels:
-        raise SettingsError(f"{path}: ceiling {file.ceiling!r} is none of the cells: {', '.join(labels)}")
+        raise SettingsError(
+            f"{path}: ceiling {file.ceiling!r} is not the label of a cell; the labels are {', '.join(labels)}"
+        )
     return Experiment(path.stem, small, file.title, file.kind, tuple(cells), file.ceiling, file.axis)
 
 
@@ -186,7 +187,7 @@ def _put(settings: dict, keys: list[str], value, where: str) -> None:
 
 
 def paper(place: str | None, where: str) -> float | None:
-    """Return the figure that configs/paper.yaml has under `accuracy` at a place such as ``fig1.7``, if one is named.
+    """Return the accuracy that configs/paper.yaml has at a place such as ``fig1.7``; None if `place` is None.
 
     Raises
     ------
@@ -195,7 +196,7 @@ def paper(place: str | None, where: str) -> float | None:
     if place is None:
         return None
     figure, _, key = place.partition(".")
-    known = {str(name): value for name, value in figures()["accuracy"].get(figure, {}).items()}
-    if key not in known:
+    accuracies = {str(name): value for name, value in figures()["accuracy"].get(figure, {}).items()}
+    if key not in accuracies:
         raise SettingsError(f"{where}: paper {place!r} is not in configs/paper.yaml under accuracy")
-    return known[key]
+    return accuracies[key]

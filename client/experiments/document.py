@@ -229,7 +229,7 @@ def _wrapped(text: str) -> str:
 def _verdict(below: statistics.Spread, goal: float) -> str:
     if below.mean - below.margin >= goal:
         return "met"
-    return "missed" if below.mean + below.margin < goal else "cannot be told"
+    return "missed" if below.mean + below.margin < goal else "inconclusive"
 
 
 def _cell(experiment: Experiment, label: str) -> Setup:

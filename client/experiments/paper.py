@@ -1,4 +1,4 @@
-"""The figures of the paper (Alawadi et al. 2023), which configs/paper.yaml holds."""
+"""The figures that the paper (Alawadi et al. 2023) prints, from configs/paper.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run came to, small enough to be kept in the repository: one line of JSON each, in a file of them all."""
+"""The result of a run, small enough for the repository: one line of JSON in a file of all results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fedn_partial.client.records.run_folder import over_examples
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_text
 
-FILE = "result.json"  # in a run's folder, when it is done
-LAST = 3  # a run's accuracy is the mean over so many rounds at its end: one round's swings
+FILE = "result.json"  # in the folder of a finished run
+LAST = 3  # a run's accuracy is the mean over so many last rounds: that of a single round varies much
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run's figures; lists have an item a round.
+    """The figures of one run; lists have an item for each round.
 
     Attributes
     ----------
@@ -52,9 +52,10 @@ class Result:
         return sum(last) / len(last)
 
     def at(self, costs: list[int], budget: float) -> tuple[float, float] | None:
-        """Return accuracy and rounds where a budget is used up, read off between two rounds; None before the first.
+        """Return accuracy and rounds where a budget is used up, interpolated between two rounds.
 
-        It is no mean over rounds: those of a dear way cost more and reach further back, to when it had learnt less.
+        None if the first round costs more. It is not a mean over rounds: the last rounds of an expensive method reach
+        back to a larger share of its training.
 
         Parameters
         ----------
@@ -68,7 +69,7 @@ class Result:
 
 
 def summarise(run: PlannedRun, folder: Path, shards: Path) -> Result:
-    """Return what a finished run came to.
+    """Return the result of a finished run.
 
     Parameters
     ----------
@@ -76,17 +77,21 @@ def summarise(run: PlannedRun, folder: Path, shards: Path) -> Result:
 
     Raises
     ------
-    FednPartialError : a round was not tested, or nothing came of it.
+    FednPartialError : a round has no test result.
     """
-    found = load_run(folder)
-    layers = list(found.session["layers"])
-    rounds = [[row for row in found.rows if row.round == number] for number in range(1, run.case().session.rounds + 1)]
+    records = load_run(folder)
+    layers = list(records.session["layers"])
+    rounds = [
+        [row for row in records.rows if row.round == number] for number in range(1, run.case().session.rounds + 1)
+    ]
     accuracies = [over_examples(rows, "accuracy") for rows in rounds]
     if None in accuracies:
-        raise FednPartialError(f"{folder}: nobody tested the model of round {accuracies.index(None) + 1}")
-    clients = sorted({row.client for row in found.rows}, key=lambda name: (len(name), name))
+        raise FednPartialError(
+            f"{folder}: no client tested the model of round {accuracies.index(None) + 1}; run the experiment again"
+        )
+    clients = sorted({row.client for row in records.rows}, key=lambda name: (len(name), name))
     trained = {client: Counter() for client in clients}
-    for row in found.rows:
+    for row in records.rows:
         trained[row.client].update(row.layers)
     return Result(
         digest=run.digest,
@@ -102,7 +107,7 @@ def summarise(run: PlannedRun, folder: Path, shards: Path) -> Result:
 
 
 def _floor(shards: Path) -> float:
-    """Return the accuracy of always saying the class that most training examples have."""
+    """Return the accuracy of always predicting the most common class of the training examples."""
     train, test = (
         np.bincount(np.concatenate([np.load(path) for path in sorted(shards.glob(f"*/y_{part}.npy"))]))
         for part in ("train", "test")
@@ -117,22 +122,22 @@ def write(result: Result, folder: Path) -> None:
 
 
 def collect(folder: Path, runs: list[PlannedRun]) -> dict[str, Result]:
-    """Return {digest: result} of those runs that are done in the folder of all runs."""
-    found = {}
+    """Return {digest: result} of the runs that are finished, from the folder of all runs."""
+    results = {}
     for run in runs:
         path = folder / run.digest / FILE
         if path.exists():
-            found[run.digest] = _parse(path.read_text(), str(path))
-    return found
+            results[run.digest] = _parse(path.read_text(), str(path))
+    return results
 
 
 def read_all(path: Path) -> dict[str, Result]:
-    """Return {digest: result} of the file of all results, nothing if it is not there."""
+    """Return {digest: result} from the file of all results, empty if it does not exist."""
     if not path.exists():
         return {}
     lines = path.read_text().splitlines()
-    found = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
-    return {result.digest: result for result in found}
+    results = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+    return {result.digest: result for result in results}
 
 
 def write_all(path: Path, results: dict[str, Result]) -> None:

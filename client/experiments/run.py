@@ -1,4 +1,4 @@
-"""Runs what experiments need, once each, and goes on after a kill."""
+"""Run the runs of experiments, each once; finished runs are kept when the process is killed."""
 
 from __future__ import annotations
 
@@ -16,32 +16,31 @@ from fedn_partial.seed_model.case_checks import check_case, check_fleet
 
 
 def plan(experiments: list[Experiment]) -> dict[str, tuple[PlannedRun, str]]:
-    """Return {digest: (run, what it is called)} of all runs, each once, in the order in which they are run."""
-    found: dict[str, tuple[PlannedRun, str]] = {}
+    """Return {digest: (run, label)} of all distinct runs, in their order."""
+    runs: dict[str, tuple[PlannedRun, str]] = {}
     for experiment in experiments:
-        called: dict[str, str] = {}
+        labels: dict[str, str] = {}
         for cell in experiment.cells:
             for run in cell.runs:
-                called.setdefault(run.digest, f"{experiment.slug}, {cell.label}, seed {run.seed}")
+                labels.setdefault(run.digest, f"{experiment.slug}, {cell.label}, seed {run.seed}")
         for run in experiment.runs:
-            found.setdefault(run.digest, (run, called[run.digest]))
-    return found
+            runs.setdefault(run.digest, (run, labels[run.digest]))
+    return runs
 
 
 def run_all(experiments: list[Experiment], folder: Path, source: Path | None, pool: Executor | None) -> None:
-    """Run what is not done yet, below `folder`, and write each run's result beside it.
+    """Run the unfinished runs, each in a folder below `folder`, and write each result into the run's folder.
 
     Parameters
     ----------
     source : folder with the official files of the data sets, or with a folder of each one's name in it.
-    pool : of ``simulation.workers.workers``; None if nothing is left to be run.
+    pool : of ``simulation.workers.workers``; None if all runs are finished.
 
     Raises
     ------
-    FednPartialError : a run that cannot be simulated, before the first one is begun if its case tells; or one whose
-    session did not succeed.
+    FednPartialError : a case cannot be simulated (before the first run starts), or a session failed.
     """
-    left = {digest: found for digest, found in plan(experiments).items() if not is_done(folder, digest)}
+    left = {digest: item for digest, item in plan(experiments).items() if not is_done(folder, digest)}
     _check(left.values(), source)
     began = time.monotonic()
     for number, (run, label) in enumerate(left.values(), start=1):
@@ -58,7 +57,7 @@ def run_all(experiments: list[Experiment], folder: Path, source: Path | None, po
 
 
 def _check(runs: Iterable[tuple[PlannedRun, str]], source: Path | None) -> None:
-    """Raise FednPartialError if one of the runs cannot be simulated, as far as its case says."""
+    """Raise FednPartialError if the case of a run cannot be simulated."""
     if source is not None and not source.is_dir():
         raise FednPartialError(f"--source: there is no folder {source}")
     for run, label in runs:
@@ -81,22 +80,26 @@ def _run(run: PlannedRun, folder: Path, source: Path | None, pool: Executor) -> 
     shards = simulation.prepared(case, folder.parent / "data", source_of(source, case.data.name))
     final = simulation.simulate(case, folder, source, pool, shards, _show, say=lambda line: None)
     if final["problem"]:
-        raise FednPartialError(f"{folder}: {final['problem']}; its rounds.jsonl says more")
+        raise FednPartialError(f"{folder}: {final['problem']}; see its rounds.jsonl")
     result = results.summarise(run, folder, shards)
     results.write(result, folder)
     return result
 
 
 def source_of(source: Path | None, data_set: str) -> Path | None:
-    """Return the folder of one data set's files."""
+    """Return the folder of a data set's files: the one of its name in `source`, else `source`."""
     own = source / data_set if source else None
     return own if own and own.is_dir() else source
 
 
-def _show(known: dict) -> None:
+def _show(progress: dict) -> None:
     if sys.stdout.isatty():
         _clear()
-        print(f"round {known['round']} of {known['rounds']}, accuracy {known['accuracy']:.3f}", end="", flush=True)
+        print(
+            f"round {progress['round']} of {progress['rounds']}, accuracy {progress['accuracy']:.3f}",
+            end="",
+            flush=True,
+        )
 
 
 def _clear() -> None:

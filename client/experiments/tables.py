@@ -56,9 +56,12 @@ def _caption(experiment: Experiment, text: str) -> str:
     return f"{experiment.title}; {', '.join(filter(None, size))}. {text}, mean ± standard deviation over {seeds} seeds."
 
 
-def _range(numbers: list[int | None], what: str) -> str | None:
-    known = sorted({number for number in numbers if number is not None})
-    return f"{' to '.join(f'{number:,}' for number in dict.fromkeys((known[0], known[-1])))} {what}" if known else None
+def _range(numbers: list[int | None], unit: str) -> str | None:
+    numbers = [number for number in numbers if number is not None]
+    if not numbers:
+        return None
+    ends = dict.fromkeys((min(numbers), max(numbers)))
+    return f"{' to '.join(f'{number:,}' for number in ends)} {unit}"
 
 
 def _accuracies(experiment: Experiment, results: dict[str, Result]) -> ResultTable:

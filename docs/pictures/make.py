@@ -1,8 +1,8 @@
-"""Makes the README's pictures of a report: NAME.png, NAME-dark.png and NAME-phone.png, beside this file.
+"""Make the README's pictures of a report: NAME.png, NAME-dark.png and NAME-phone.png, beside this file.
 
     PYTHONPATH=tests/harness python docs/pictures/make.py NAME FOLDER [FOLDER ...]
 
-FOLDER are those of `fedn-partial report`. Needs Chromium. 'make pictures' calls it.
+FOLDER is a folder that `fedn-partial report` reads. Needs Chromium. 'make pictures' calls it.
 """
 
 import sys

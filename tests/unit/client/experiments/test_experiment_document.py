@@ -233,8 +233,8 @@ def test_the_best_way_is_looked_for_among_cells_that_differ_from_full_training_i
     [
         ([-1.0, -1.1, -0.9], "met"),
         ([-3.0, -3.1, -2.9], "missed"),
-        ([-1.0, -3.5, 0.0], "cannot be told"),
-        ([-1.0], "cannot be told"),
+        ([-1.0, -3.5, 0.0], "inconclusive"),
+        ([-1.0], "inconclusive"),
     ],
 )
 def test_a_goal_is_met_or_missed_if_the_95_percent_interval_says_so(values, verdict):

@@ -119,9 +119,9 @@ def test_the_figures_of_the_paper_that_repeat_figure_1_share_its_runs():
         ({"sede": [1]}, "unknown key 'sede'"),
         ({"seeds": [1, 1]}, "seeds must be different whole numbers, found \\[1, 1\\]"),
         ({"kind": "pie"}, "kind must be one of curves"),
-        ({"ceiling": "none"}, "ceiling 'none' is none of the cells: all, two"),
-        ({"rows": [{"label": "5"}]}, "rows and columns go together"),
-        ({"cells": [{"label": "all"}, {"label": "all"}]}, "cells must have labels that differ"),
+        ({"ceiling": "none"}, "ceiling 'none' is not the label of a cell; the labels are all, two"),
+        ({"rows": [{"label": "5"}]}, "rows and columns need each other"),
+        ({"cells": [{"label": "all"}, {"label": "all"}]}, "cells must have unique labels"),
         ({"cells": [{"label": "all", "paper": "fig1.5"}]}, "'fig1.5' is not in configs/paper.yaml"),
         ({"cells": [{"label": "all", "set": {"merge": "mean"}}]}, "all: .*merge must be one of all_clients"),
         (
@@ -139,7 +139,7 @@ def test_what_is_wrong_in_a_file_is_refused_by_its_name(tmp_path, changes, messa
 
 
 def test_an_unknown_experiment_is_refused_with_the_known_ones():
-    with pytest.raises(FednPartialError, match=r"no experiment 'fig9'; there are fig1, fig2a.*and all"):
+    with pytest.raises(FednPartialError, match=r"Unknown experiment 'fig9': use fig1, fig2a.*or all"):
         definitions.load("fig9", small=True)
 
 
@@ -212,7 +212,7 @@ def test_accuracy_at_a_budget_is_read_off_between_the_rounds(tmp_path, experimen
 def test_a_round_that_nobody_tested_is_named(tmp_path, experiment):
     one = experiment.runs[0]
     write_run(tmp_path / one.digest, [{"round": 1, "client": "client-1"}], layers=LAYERS)
-    with pytest.raises(FednPartialError, match="nobody tested the model of round 1"):
+    with pytest.raises(FednPartialError, match="no client tested the model of round 1"):
         results.summarise(one, tmp_path / one.digest, tmp_path)
 
 
