@@ -5,22 +5,18 @@ A missing value is one that is not known; sums and means leave it out. Bytes are
 
 from __future__ import annotations
 
-import dataclasses
-
 import pandas as pd
 
 from fedn_partial.client.records.load import Profile, Run
-from fedn_partial.client.records.run_folder import Row
 from fedn_partial.client.report.paper import ProfileCosts
 from fedn_partial.client.report.rounds import is_full, is_merged, layer_count, layer_names, natural, rounds
 
 PHASES = ("load", "import", "trace", "train", "encode")
 SENSORS = ("gpu_percent", "temperature_c", "power_mw")  # of devices that have them
 FLOAT32 = 4  # bytes of a weight in a full update
-MEASURED = tuple(
-    field.name
-    for field in dataclasses.fields(Row)
-    if field.type in ("int | None", "float | None") and field.name != "round"
+MEASURED = (  # columns of ``Row`` that the tables are counted from
+    *("trained_params", "total_params", "test_examples", "upload_bytes", "download_bytes"),
+    *("train_seconds", "round_seconds", "cpu_percent", "train_loss", "accuracy", "loss", *SENSORS),
 )
 BY_ROUND = ["run", "round"]
 
@@ -53,7 +49,7 @@ def _column(values: list):
 def client_rows(runs: list[Run], memory: str = "memory_peak_mb") -> pd.DataFrame:
     """Return one row for each run, round and client, in this order: what the tables below are counted from.
 
-    The columns are those of ``Row`` that hold numbers, and
+    The columns are those named in `MEASURED`, and
 
     - run, round, client; warmup, merged, full: whether the round was a warm-up round, the update was merged, and all
       of the model's layers were trained;
