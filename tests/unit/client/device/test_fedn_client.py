@@ -26,7 +26,7 @@ from fedn.utils.dispatcher import Dispatcher
 from fedn_partial.client.device import device_client, fedn_client, retries
 from fedn_partial.client.device.access_token import Access
 from fedn_partial.client.device.active_package import ActivePackage
-from fedn_partial.client.device.fedn_client import CountingHandler, PatientClient
+from fedn_partial.client.device.fedn_client import CountingHandler, ResilientClient
 from fedn_partial.client.fedn_api.api import Connection
 from fedn_partial.runtime.atomic import WriteError
 
@@ -52,7 +52,7 @@ class Handler(CountingHandler):
         self.task, self.updates = b"", []
 
     def get_model_from_combiner(self, *args, **kwargs):
-        return fedn_client.HandedOver(self.task)
+        return fedn_client.ReleasedModel(self.task)
 
     def send_model_to_combiner(self, model, id):
         assert model is not None
@@ -76,12 +76,12 @@ def client(tmp_path, monkeypatch):
     monkeypatch.setattr(device_client.tempfile, "tempdir", None)
     device_client._make_temporary(tmp_path / "tmp")
     package = ActivePackage(tmp_path / "package")
-    monkeypatch.setattr(package, "look", lambda api: None)
+    monkeypatch.setattr(package, "try_refresh", lambda api: None)
     package.folder.mkdir()
     (package.folder / "train.py").write_text(TRAIN)
     commands = {name: {"command": "python3 train.py"} for name in ("train", "validate")}
     package.dispatcher, package.problem = Dispatcher({"entry_points": commands}, str(package.folder)), None
-    made = PatientClient(
+    made = ResilientClient(
         Access(Connection("http://127.0.0.1:1"), lambda: (None, None)),
         ClientOptions("a", "remote"),
         (None, None),
@@ -160,7 +160,7 @@ def test_nothing_is_left_behind_by_a_request_that_is_killed(tmp_path, client):
     killer.start()
     update = request(client, "wait")
     killer.join()
-    assert "train left no update (Non-zero exit code" in update["refused"]
+    assert "train wrote no update (Non-zero exit code" in update["refused"]
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -220,7 +220,7 @@ def connect(controller, tokens, tries=3, preferred=None):
     """Let a client with an expired token register; `tokens` returns what client.yaml has. Return whether it could."""
     access = Access(Connection(controller.url, token="old"), tokens)
     options = ClientOptions("a", "remote", preferred)
-    client = PatientClient(access, options, (None, None), ActivePackage(Path("package")), lambda: iter([0] * tries))
+    client = ResilientClient(access, options, (None, None), ActivePackage(Path("package")), lambda: iter([0] * tries))
     return client._connect_to_api() is not None
 
 
@@ -321,7 +321,7 @@ class Combiner:
 
 def test_a_device_is_back_soon_after_its_combiner_however_often_that_was_away(monkeypatch):
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.4)
+    monkeypatch.setattr(retries, "MAX_PAUSE", 0.4)
     combiner = Combiner()
     combiner.start()
     handler = CountingHandler("127.0.0.1", combiner.port, name="id", token=None, combiner_name="c")
@@ -386,7 +386,7 @@ def test_a_working_folder_is_for_one_client_and_one_user(tmp_path):
         assert first.stdout.readline() == "claimed\n"
         assert folder.stat().st_mode & 0o777 == 0o700
         second = subprocess.run(command, capture_output=True, text=True)
-        assert f"client that runs (process {first.pid}, of {config})" in second.stderr and "'workdir:'" in second.stderr
+        assert f"running client (process {first.pid}, of {config})" in second.stderr and "'workdir:'" in second.stderr
     finally:
         first.kill()
         first.wait()
