@@ -238,13 +238,13 @@ def test_a_shard_says_how_it_came_about(tmp_path):
         (
             data_set(numbered(5)),
             {"clients": 5},
-            "5 examples to train.*too few for 5 clients: client 1 would get 1 and 0",
+            "5 training and 5 test examples are too few for 5 clients: client 1 would have 1 and 0",
         ),
         (data_set(numbered(3)), {"clients": 4}, "3 examples are too few for 4 clients"),
         (data_set(numbered(50), numbered(3)), {"clients": 4}, "3 examples are too few for 4 clients"),
-        (data_set(numbered(50)), {"examples": 51}, "examples is 51, but there are 50"),
-        (data_set(numbered(50), numbered(9)), {"test_examples": 10}, "test_examples is 10, but there are 9"),
-        (data_set(numbered(50)), {"test_examples": 10}, "leave test_examples out"),
+        (data_set(numbered(50)), {"examples": 51}, "examples is 51, but the data set has 50"),
+        (data_set(numbered(50), numbered(9)), {"test_examples": 10}, "test_examples is 10, but the data set has 9"),
+        (data_set(numbered(50)), {"test_examples": 10}, "omit test_examples"),
         (
             data_set(numbered(50)),
             {"partition": "natural"},
@@ -253,7 +253,7 @@ def test_a_shard_says_how_it_came_about(tmp_path):
         (
             data_set(numbered(50, np.zeros(50, int)), numbered(9, np.zeros(9, int)), ["ann"]),
             {"partition": "natural"},
-            "3 clients, but the data have 1 owners",
+            "3 clients are more than the 1 owners",
         ),
     ],
 )
