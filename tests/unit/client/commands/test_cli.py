@@ -129,7 +129,7 @@ ANSWERS = {
     401: (b"{}", "does not accept the token"),
     404: (b'{"message": "no such thing"}', "no such thing"),
     500: (b"<html>oops</html>", "failed with 500"),
-    200: (b"<html>a web page</html>", "not as a FEDn controller does"),
+    200: (b"<html>a web page</html>", "is not a FEDn controller"),
 }
 
 
