@@ -66,7 +66,7 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing():
     assert re.findall(r"^\d\. .*", done.stdout, re.MULTILINE) == [
         "1. this machine",
         "2. memory",
-        "3. uv, which brings Python",
+        "3. uv, which installs Python",
         "4. Python 3.11 and fedn-partial, in /opt/fedn-partial/venv",
         "5. the service",
     ]
