@@ -215,7 +215,7 @@ class Api:
             ) from None
         except requests.exceptions.RequestException as error:
             raise ApiError(
-                f"no FEDn controller answers at {base} ({type(error).__name__}); check --api-url and that it runs"
+                f"no FEDn controller answers at {base} ({type(error).__name__}); check --api-url and that it runs."
             ) from None
 
 
