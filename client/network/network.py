@@ -66,7 +66,6 @@ class Network:
     running: dict[str, psutil.Process] = field(default_factory=dict)
     supervisor: psutil.Process | None = None
     _restarts: dict[str, Restart] = field(default_factory=dict, repr=False)
-    _stopped: set[str] = field(default_factory=set, repr=False)
     _tied: bool = field(default=False, repr=False)
 
     @property
@@ -135,17 +134,10 @@ class Network:
             on_event(f"{ports} accept connections from every machine, without a password")
 
     def start_process(self, name: str, command: list[str] | None = None, tied: bool = False) -> None:
-        """Start a process and supervise it."""
-        self._stopped.discard(name)
+        """Start one process of the network."""
         command = command or self.configuration.commands(find_rclone())[name]
         environment = self.configuration.environment()
         self.running[name] = processes.start(command, self.log(name), environment, self.folder, tied)
-        self._save()
-
-    def stop_process(self, name: str) -> None:
-        """Stop a process; it is not supervised until ``start_process``."""
-        self._stopped.add(name)
-        processes.stop([self.running.pop(name)])
         self._save()
 
     def supervise(self) -> list[str]:
@@ -160,7 +152,7 @@ class Network:
         FednPartialError : in a network for one run, a process ended more than MAX_RESTARTS times in a row.
         """
         events = []
-        for name in PORTS.keys() - self._stopped:
+        for name in PORTS:
             restart, now = self._restarts.get(name), time.monotonic()
             if restart and restart.started is None:
                 if now >= restart.due:

@@ -1,4 +1,4 @@
-"""Setting a Jetson Nano up, as far as it can be tried without one: docs/JETSON.md tells what was proved elsewhere."""
+"""Setup of a Jetson Nano, as far as it can be tested without a board; docs/JETSON.md lists the other tests."""
 
 import configparser
 import os
@@ -38,7 +38,7 @@ def dry_run(script=SETUP, path=os.environ["PATH"]):
 
 @pytest.fixture
 def tools(tmp_path):
-    """Return (PATH, fake, calls) of a machine like a Nano on which whatever changes something fails and is noted."""
+    """Return (PATH, fake, calls) of a simulated Nano on which every changing command fails and is recorded."""
     if Path(variable("PROGRAMS")).exists():
         pytest.skip("this machine is set up already")
     folder = tmp_path / "tools"

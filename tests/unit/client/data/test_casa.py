@@ -1,4 +1,4 @@
-"""Smart homes from tiny files in the layout of the UCI ones."""
+"""Reader of CASA, with small files in the layout of the official ones."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""CIFAR-10 from tiny files in each of its official formats, and from damaged ones."""
+"""Reader of CIFAR-10, with small files in each official format, and damaged ones."""
 
 import hashlib
 import io
@@ -201,7 +201,7 @@ def test_keras_arrays_of_another_shape_are_refused(tmp_path):
 
 
 def test_downloaded_archive_is_read_from_the_cache(tmp_path, monkeypatch):
-    """What the network brings is tested in test_download.py; here the file's address is one on this disk."""
+    """With a file URL; test_download.py tests the network."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         tar.add(write_python(tmp_path / "cifar-10-batches-py"), "cifar-10-batches-py")

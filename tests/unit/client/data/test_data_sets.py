@@ -1,4 +1,4 @@
-"""Shards on disk and how examples are partitioned; the digits against scikit-learn's own."""
+"""Shards on disk, partitions, and the digits compared with scikit-learn's."""
 
 import dataclasses
 import hashlib
@@ -135,7 +135,7 @@ def test_arrays_that_do_not_belong_together_are_refused(tmp_path, shard, change,
 
 
 def numbered(examples, owners=None):
-    """Examples that hold their own number, and a class that follows from it."""
+    """Examples whose value is their number, with the class number % 3."""
     numbers = np.arange(examples)
     return Examples(numbers.reshape(-1, 1).astype(np.float32), (numbers % 3).astype(np.int32), owners)
 
@@ -145,7 +145,7 @@ def data_set(train, test=None, owners=()):
 
 
 def held(shards, *names):
-    """The numbers that the examples of all shards hold."""
+    """Return the sorted numbers of the examples of all shards."""
     return sorted(int(x[0]) for shard in shards for name in names for x in getattr(shard, name))
 
 

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that cuts connections, refuses, or sends something else."""
+"""Downloads from a local server that closes connections early, refuses, or sends another file."""
 
 import hashlib
 import http.server
@@ -132,7 +132,7 @@ def test_no_server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def archive(server):
-    """An archive at the server with two files that are read and two that are not."""
+    """An archive on the server with two files to unpack and two others."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for name in ("set/train/1.txt", "set/test/2.txt", "set/other/3.txt", "set/train/../../4.txt"):

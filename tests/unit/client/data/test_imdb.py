@@ -1,4 +1,4 @@
-"""Reviews and their words, from tiny files in the official formats; made-up reviews only."""
+"""Reader of IMDB, with small files in the official formats."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Who gets which examples: every example once, the skew that was asked for, and what is refused."""
+"""Partitions: each example once, the requested skew, and refusals."""
 
 import numpy as np
 import pytest

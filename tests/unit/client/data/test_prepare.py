@@ -1,4 +1,4 @@
-"""The command that writes the shards of a fleet."""
+"""The command data prepare."""
 
 import json
 

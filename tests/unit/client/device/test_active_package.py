@@ -1,4 +1,4 @@
-"""A device runs the package that FEDn has active: it fetches a new one, and names one that it cannot run."""
+"""Download, replacement and refusal of FEDn's active compute package on a device."""
 
 import hashlib
 import http.server
@@ -60,7 +60,7 @@ def fedn():
 
 
 def content(folder, version, startup="touch started", **files):
-    """A small package of its own, whose update tells the version."""
+    """A small package whose update contains its version."""
     commands = {
         **({"startup": {"command": startup}} if startup else {}),
         "train": {"command": "python3 train.py"},
@@ -183,7 +183,7 @@ def test_a_train_that_leaves_no_update_is_answered_with_a_refusal(tmp_path, fedn
 
 @pytest.mark.parametrize("name", ["with space", "it's", "a$HOME`b`"])
 def test_a_request_reaches_its_files_in_whatever_folder(tmp_path, monkeypatch, name):
-    """FEDn's client hands its dispatcher one line, which a shell runs."""
+    """FEDn's client passes its dispatcher one line, which a shell runs."""
     folder = tmp_path / name
     folder.mkdir()
     (folder / "train.py").write_text("import sys, pathlib; pathlib.Path(sys.argv[2]).write_text(sys.argv[1])")

@@ -45,7 +45,7 @@ sys.exit(task == "fail")
 
 
 class Handler(CountingHandler):
-    """The calls that a request makes, without a network; `task` is the global model."""
+    """The gRPC calls of a request, without a network; `task` is the global model."""
 
     def __init__(self):
         self.metadata = [("client", "id")]
@@ -98,7 +98,7 @@ def client(tmp_path, monkeypatch):
 
 
 def request(client, task, kind=messages.StatusType.MODEL_UPDATE, **settings):
-    """Let the client serve one request; return the metadata of its update, if it sent one."""
+    """Send the client a request; return the metadata of its update, or None."""
     handler = client.fedn_client.grpc_handler
     handler.task, handler.updates = task.encode(), []
     message = messages.TaskRequest(
@@ -118,18 +118,18 @@ def test_temporary_models_of_a_killed_client_are_removed(tmp_path, monkeypatch):
     assert device_client.tempfile.mkstemp()[1].startswith(str(tmp_path / "tmp"))
 
 
-@pytest.mark.parametrize(("drawn", "models"), [(None, 4), (2, 3)])
-def test_a_client_that_was_not_drawn_downloads_no_model_to_validate(client, monkeypatch, drawn, models):
-    """FEDn asks all connected clients to validate, also those that a session did not draw for the round."""
+@pytest.mark.parametrize(("sampled", "models"), [(None, 4), (2, 3)])
+def test_a_client_that_was_not_sampled_downloads_no_model_to_validate(client, monkeypatch, sampled, models):
+    """FEDn requests validation from all connected clients, sampled for the round or not."""
     handler, downloads = client.fedn_client.grpc_handler, []
     get = handler.get_model_from_combiner
     monkeypatch.setattr(handler, "get_model_from_combiner", lambda **options: downloads.append(options) or get())
     validation = messages.StatusType.MODEL_VALIDATION
-    request(client, "train", clients_per_round=drawn)
+    request(client, "train", clients_per_round=sampled)
     request(client, "train", validation)
-    request(client, "train", validation)  # of a round that it was not drawn for
+    request(client, "train", validation)  # of a round that it was not sampled for
     assert len(downloads) == models - 1
-    request(client, "train", clients_per_round=drawn)
+    request(client, "train", clients_per_round=sampled)
     assert len(downloads) == models
 
 
@@ -217,7 +217,7 @@ def controller():
 
 
 def connect(controller, tokens, tries=3, preferred=None):
-    """Let a client with an expired token register; `tokens` returns what client.yaml has. Return whether it could."""
+    """Register a client with an expired token; `tokens` returns those in client.yaml. Return whether it succeeded."""
     access = Access(Connection(controller.url, token="old"), tokens)
     options = ClientOptions("a", "remote", preferred)
     client = ResilientClient(access, options, (None, None), ActivePackage(Path("package")), lambda: iter([0] * tries))
@@ -294,7 +294,7 @@ def test_a_private_authority_and_a_token_go_together(tmp_path, monkeypatch, toke
 
 
 class Combiner:
-    """A gRPC server on a port of its own that takes heartbeats, and can be away."""
+    """A gRPC server that accepts heartbeats and can be stopped and started."""
 
     def __init__(self):
         self.beats, self.port, self.server = [], 0, None
@@ -311,7 +311,7 @@ class Combiner:
         self.server.start()
 
     def wait_for_a_beat(self, seconds):
-        """Wait until a heartbeat comes, and return how long that was."""
+        """Wait for a heartbeat; return the seconds it took."""
         started, number = time.monotonic(), len(self.beats)
         while len(self.beats) == number:
             assert time.monotonic() - started < seconds

@@ -1,4 +1,4 @@
-"""The checks of 'fedn-partial doctor', each where all is well and where something is not."""
+"""Checks of 'fedn-partial doctor', each with and without a problem."""
 
 import contextlib
 import email.utils
@@ -35,7 +35,7 @@ from fedn_partial.settings.schema import SettingsError
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path, monkeypatch):
-    """A folder without files of ours, and no variables that say where FEDn is, or a proxy."""
+    """Empty folder; no environment variables of FEDn or proxies."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in list(os.environ):
@@ -248,7 +248,7 @@ def test_data(tmp_path):
 
 
 class Controller(http.server.BaseHTTPRequestHandler):
-    """What FEDn 0.33 answers to the two questions; `server` has the attributes below."""
+    """Answers of FEDn 0.33's controller; the attributes of `server` are set in ``serve``."""
 
     def do_GET(self):
         self.server.seen.append((self.command, self.path))
@@ -322,7 +322,7 @@ def combiner(name, port, **changes):
 
 @pytest.fixture
 def closed():
-    """A port on which nobody listens, and that nobody else is given."""
+    """A reserved port without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -492,7 +492,7 @@ def test_a_combiner_that_client_yaml_names_is_tried_whatever_the_server_says(fed
 
 
 def test_through_a_proxy(fedn, monkeypatch):
-    """The proxy (here FEDn itself) knows the way; this device need not."""
+    """The proxy (here FEDn itself) resolves the name; this device need not."""
     monkeypatch.setenv("http_proxy", fedn.url)
     fedn.answers["http://fedn.invalid/api/v1/packages/checksum"] = fedn.answers["packages/checksum"]
     fedn.answers["http://fedn.invalid/api/v1/combiners/"] = fedn.answers["combiners/"]
@@ -580,7 +580,7 @@ def test_a_token_over_plain_http(fedn):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Imports that take no time."""
+    """Replace the imports by fast ones."""
     found = device_checks.imports("x", "pass")
     monkeypatch.setattr(device_checks, "imports", lambda name, code: found)
 
@@ -597,7 +597,7 @@ def doctor_says(*words):
 
 
 def test_a_device_that_is_fit(tmp_path, fedn):
-    """With the real imports; client.yaml is found."""
+    """With the real imports and ./client.yaml."""
     write_test_shard(tmp_path / "data")
     client_yaml(tmp_path, fedn)
     result = doctor_says()
@@ -609,7 +609,7 @@ def test_a_device_that_is_fit(tmp_path, fedn):
 
 
 def test_a_device_that_is_not(tmp_path, fedn, quick):
-    """No data, and a wrong token in the file: two problems, both named, and the rest is looked at as well."""
+    """No data, and a wrong token in the file: both problems are named, and the other checks run."""
     fedn.roles = ROLES
     path = client_yaml(tmp_path, fedn, token="wrong")
     result = doctor_says("--config", path)
@@ -680,7 +680,7 @@ def test_without_a_file_the_options_say_where_fedn_is(fedn, quick):
 
 
 def test_results_come_one_by_one(monkeypatch, fedn):
-    """What is known is told before TensorFlow is imported, and data are not opened if that kills its process."""
+    """Results are printed before TensorFlow is imported; data are not opened if the import kills its process."""
     began = []
 
     def imports(name, code):
@@ -696,7 +696,7 @@ def test_results_come_one_by_one(monkeypatch, fedn):
 
 
 def test_doctor_imports_nothing_that_may_kill_it():
-    """numpy and TensorFlow may be built for another processor; fedn brings numpy."""
+    """numpy and TensorFlow may be built for another processor; fedn imports numpy."""
     code = (
         "import sys; from fedn_partial.client.doctor import doctor; "
         "print(*{name.partition('.')[0] for name in sys.modules})"

@@ -1,4 +1,4 @@
-"""A compute package is read to its end and checked, before it is uploaded and before a device runs it."""
+"""Checks of a compute package's archive."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""The plan of a case, before any device joins."""
+"""The command plan."""
 
 import json
 

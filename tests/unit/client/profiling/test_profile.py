@@ -1,4 +1,4 @@
-"""Flavours of machines, and what a profile makes of the rows of its rounds."""
+"""Flavours, the cells of a profile, and its table."""
 
 import dataclasses
 import json
