@@ -61,7 +61,7 @@ def test_everybody_installs_by_it():
 
 def test_the_way_to_raise_them_is_written_down_and_is_there():
     written = (ROOT / "docs/VERSIONS.md").read_text()
-    assert re.search(r"^Raise it .*(week|month|quarter)", written, re.MULTILINE) and "`make constraints`" in written
+    assert re.search(r"^Update it .*(week|month|quarter)", written, re.MULTILINE) and "`make constraints`" in written
     recipe = (ROOT / "Makefile").read_text().partition("\nconstraints:")[2].partition("\n\n")[0]
     assert recipe.index(".ci/resolve.py") < recipe.index("$(MAKE) test")
 
