@@ -49,6 +49,8 @@ setup(
         "numpy",
         "psutil",
         "pyyaml",
+        "rich",
+        "tenacity",
     ],
     extras_require={
         # The operator's machine: profiles in containers, reports and experiments, the local FEDn network, the digits.

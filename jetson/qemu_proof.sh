@@ -1,20 +1,20 @@
 #!/bin/sh
-# Proves without a board that the client works on the Nano's processor: sets a Debian arm64 root up with setup.sh, as a
-# Nano would be, and lets it train configs/jetson-nano.yaml in a real FEDn network on this machine: a round of all 14
-# layers, and two of 4, so that the server has the time to say what it merged.
+# Test the client on the Nano's processor without a board: run setup.sh in a Debian arm64 root under qemu, and train
+# configs/jetson-nano.yaml in a FEDn network on this machine: a round of all 14 layers, and two of 4, so that the server
+# reports the outcome of the second.
 #
 #   sudo env "PATH=$PATH" sh jetson/qemu_proof.sh FOLDER
 #
-# Needs root, 4 GB in FOLDER, fedn-partial with its extra 'local' on the PATH, and from Debian's packages:
-# apt-get install debootstrap qemu-user-static binutils. A second run finds the root of the first.
+# Needs root, 4 GB in FOLDER, fedn-partial with its extra 'local' on the PATH, and Debian's packages:
+# apt-get install debootstrap qemu-user-static binutils. A second run reuses the root.
 set -eu
 
 IMAGES=40
 QEMU=/usr/bin/qemu-aarch64-static
-export QEMU_CPU=cortex-a57  # the Nano's: a later instruction is an illegal one
+export QEMU_CPU=cortex-a57  # the Nano's; newer instructions are illegal
 
 [ $# = 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
-# Mounts in a namespace of our own end with this script.
+# Mounts in a namespace of its own end with this script.
 [ "${IN_NAMESPACE:-}" ] || exec env IN_NAMESPACE=1 unshare --mount sh "$0" "$@"
 
 checkout=$(cd "$(dirname "$0")/.." && pwd)
@@ -26,14 +26,14 @@ for tool in debootstrap readelf unshare "$QEMU"; do
     command -v "$tool" >/dev/null || { echo "$tool is missing: see the first lines of $0" >&2; exit 1; }
 done
 
-enter() {  # ends the shell that it is called in
+enter() {  # replaces the calling shell
     exec chroot "$root" env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root QEMU_CPU="$QEMU_CPU" \
         SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$@"
 }
 
 inside() { (enter "$@"); }
 
-as_client() {  # the unit's account and command, by way of the wrapper that sets OPENBLAS_CORETYPE
+as_client() {  # the service's account and command, with the wrapper that sets OPENBLAS_CORETYPE
     enter setpriv --reuid fedn-partial --regid fedn-partial --clear-groups env HOME=/var/lib/fedn-partial \
         /usr/local/bin/fedn-partial "$@"
 }
@@ -41,7 +41,7 @@ as_client() {  # the unit's account and command, by way of the wrapper that sets
 register_qemu() {
     table=/proc/sys/fs/binfmt_misc
     [ -e $table/register ] || mount -t binfmt_misc none $table
-    # Flag F opens qemu now, so that it is found inside the root.
+    # Flag F opens qemu now, as its path does not exist inside the root.
     [ -e $table/qemu-aarch64 ] || printf '%s' ":qemu-aarch64:M::\
 \\x7f\\x45\\x4c\\x46\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xb7\\x00:\
 \\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff:$QEMU:OCF" \
@@ -57,22 +57,22 @@ make_root() {
     fi
     mount -t proc proc "$root/proc"
     mount --bind /dev "$root/dev"
-    # Links in the root point into this machine's own files: write through none of them.
+    # Links in the root may point to this machine's files: replace them.
     cp -L --remove-destination /etc/resolv.conf "$root/etc/resolv.conf"
     cp -L --remove-destination /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
-    # Bookworm's glibc is 2.36. Let uv believe that it is the Nano's, so that it takes the wheels a Nano would take.
+    # Bookworm has glibc 2.36. Report the Nano's 2.27 to uv, so that it selects the Nano's wheels.
     printf '%s\n' 'import os' 'os.confstr = lambda name: "glibc 2.27"' > "$folder/sitecustomize.py"
     cp --remove-destination "$folder/sitecustomize.py" "$root/usr/lib/python3.11/sitecustomize.py"
     mkdir -p "$root/src"
     mount --bind "$checkout" "$root/src"
 }
 
-highest() {  # of the versions of a library that the installed binaries ask for
+highest() {  # highest version of a library that the installed binaries require
     find "$root/opt/fedn-partial/venv/lib" -name '*.so*' -type f -exec readelf --version-info {} + 2>/dev/null |
         grep -oE "\b$1_[0-9.]+" | sort -uV | tail -n 1
 }
 
-write_device() {  # client.yaml for the controller at URL $1, and random images in the shape of CIFAR-10's
+write_device() {  # client.yaml for the controller at URL $1, and random images in CIFAR-10's shape
     cat > "$root/var/lib/fedn-partial/client.yaml" <<END
 name: nano
 api_url: $1
@@ -81,7 +81,7 @@ END
     "$python" - "$root/var/lib/fedn-partial/data" $IMAGES <<'END'
 import sys
 import numpy as np
-from fedn_partial.client.data.data_sets import Shard, write_shard
+from fedn_partial.data.shard import Shard, write_shard
 
 random, count = np.random.default_rng(1), int(sys.argv[2])
 x = random.integers(0, 256, (count + 8, 32, 32, 3), dtype=np.uint8)
@@ -125,12 +125,12 @@ clean_up() {
 
 register_qemu
 make_root
-echo "== the device: $(inside uname -sm), QEMU_CPU=$QEMU_CPU, $($QEMU --version | head -n 1)"
+echo "== device: $(inside uname -sm), QEMU_CPU=$QEMU_CPU, $($QEMU --version | head -n 1)"
 echo "== jetson/setup.sh"
 inside sh /src/jetson/setup.sh
-echo "== jetson/setup.sh, a second time"
+echo "== jetson/setup.sh, second run"
 inside sh /src/jetson/setup.sh | tail -n 1
-echo "== what the binaries ask for at most: $(highest GLIBC), $(highest GLIBCXX), $(highest CXXABI)"
+echo "== highest versions that the binaries require: $(highest GLIBC), $(highest GLIBCXX), $(highest CXXABI)"
 
 rm -rf "$folder/network" "$folder/runs"
 trap clean_up EXIT
@@ -147,7 +147,7 @@ write_device "$url"
 inside chown -R fedn-partial: /var/lib/fedn-partial
 echo "== fedn-partial doctor"
 (as_client doctor --config /var/lib/fedn-partial/client.yaml) || echo "exit code $?"
-echo "== the client"
+echo "== client"
 as_client client start --config /var/lib/fedn-partial/client.yaml > "$folder/client.log" 2>&1 &
 client=$!
 wait_for_client "$url"
@@ -156,7 +156,7 @@ print(platform.machine(), 'Python', platform.python_version(), *(f'{n} {m.versio
       ('fedn-partial', 'fedn', 'tensorflow', 'keras', 'numpy', 'h5py', 'grpcio')))"
 tr '\0' ' ' < "/proc/$client/cmdline"
 echo
-echo "== the session"
+echo "== session"
 fedn-partial session start "$folder/case.yaml" --api-url "$url" --runs "$folder/runs"
-echo "== its rows"
+echo "== rows"
 show_rows

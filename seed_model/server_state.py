@@ -45,7 +45,7 @@ def check_server(api: Api, case: Case, layers: list[Layer], say=print) -> tuple[
 def check_package(api: Api, case: Case) -> None:
     """Raise FednPartialError unless FEDn's active compute package is one of fedn-partial, with the case's modules."""
     way_out = "upload one with 'fedn-partial package build' and 'fedn-partial package upload'"
-    answer = api.answer("packages/active")
+    answer = api.response("packages/active")
     if answer.status_code == 404:
         raise FednPartialError(f"FEDn has no compute package yet; {way_out}")
     name = api.get("packages/active")["name"]  # which raises what another answer means

@@ -22,18 +22,18 @@ from fedn_partial.client.commands import (
 )
 from fedn_partial.client.commands.common import Group
 
-# What a command needs is imported when it runs, so that --help answers at once.
+# Commands import what they need when they run, so that --help is fast.
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's remarks on this processor help nobody here
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides TensorFlow's notes about the processor
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(fedn_partial.__version__, prog_name="fedn-partial")
 def main():
-    """Edge devices that learn together over FEDn, each training only a few layers a round.
+    """Federated learning on edge devices over FEDn, with a few layers trained per device and round.
 
-    Where FEDn is: options, else environment variables, else the keys api_url, api_port, token, ca, insecure in
-    ./fedn-partial.yaml or ~/.config/fedn-partial.yaml, else http://localhost:8092.
+    FEDn's address comes from options, else environment variables, else the keys api_url, api_port, token, ca, insecure
+    in ./fedn-partial.yaml or ~/.config/fedn-partial.yaml, else http://localhost:8092.
     """
 
 

@@ -1,4 +1,4 @@
-"""Commands of a device: client start, doctor."""
+"""The command group client, and the command doctor."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def client():
 @click.option("--config", type=Path, default=Path("client.yaml"), show_default=True, help="This device's file.")
 @connects
 def client_start(config, **options):
-    """Join FEDn and take part in every round until stopped. Keeps trying where the server is not there.
+    """Join FEDn and train in every round until stopped; retry while the server is away.
 
-    The file is FEDn's own client.yaml (name, api_url, token, ...) with a section 'fedn_partial'. Options win over
-    the file, the file over environment variables.
+    The file is FEDn's own client.yaml (name, api_url, token, ...) with a section 'fedn_partial'. Options override the
+    file, and the file overrides environment variables.
     """
     from fedn_partial.client.device.device_client import device_connection, run_client
 
@@ -35,20 +35,20 @@ def client_start(config, **options):
 
 @command(click, "doctor", "fedn-partial doctor --config client.yaml")
 @click.option(
-    "--config", type=Path, help="This device's file.  [default: client.yaml, if there is one]", show_default=False
+    "--config", type=Path, help="This device's file.  [default: client.yaml, if it exists]", show_default=False
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, when all is known.")
+@click.option("--json", "as_json", is_flag=True, help="Print all results as one JSON object at the end.")
 @connects
 def doctor_command(config, as_json, **options):
-    """Check this device before it joins; the exit code is 1 if something must be mended.
+    """Check this device before it joins FEDn; the exit code is 1 if there are problems.
 
-    Nothing is changed here or at FEDn: no client is registered.
+    Changes nothing on this device or in FEDn: no client is registered.
     """
     from fedn_partial.client.doctor.check import PROBLEM
     from fedn_partial.client.doctor.doctor import examine
 
     checks = []
-    for check in examine(config, options, say=lambda line: as_json or click.echo(line, err=True)):
+    for check in examine(config, options, on_event=lambda line: as_json or click.echo(line, err=True)):
         checks.append(check)
         if not as_json:
             click.echo(f"{check.state:8} {check.name:16} {check.text}")
@@ -56,5 +56,5 @@ def doctor_command(config, as_json, **options):
     if as_json:
         click.echo(json.dumps({"ok": not problems, "checks": [vars(check) for check in checks]}, indent=1))
     else:
-        click.echo(f"\nto be mended: {', '.join(problems)}" if problems else "\nnothing has to be mended")
+        click.echo(f"\nproblems: {', '.join(problems)}" if problems else "\nno problems found")
     sys.exit(1 if problems else 0)

@@ -1,4 +1,4 @@
-"""Options and helpers that several commands share."""
+"""Options and helpers shared by commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedn_partial.errors import FednPartialError
 
 
 class Group(click.Group):
-    """A group whose commands end with a plain message, not a traceback, where the message says it all."""
+    """Command group that prints expected errors as one message, without a traceback."""
 
     def invoke(self, context):
         try:
@@ -29,12 +29,12 @@ class Group(click.Group):
 
 
 def connects(command):
-    """Add the options of every command that talks to FEDn."""
+    """Add the options of the connection to FEDn."""
     for option in (
         click.option("--insecure", is_flag=True, help="Do not check the server's TLS certificate."),
         click.option("--ca", metavar="FILE", help="Certificate authority to trust (also FEDN_PARTIAL_CA)."),
-        click.option("--token", help="Access token (also FEDN_AUTH_TOKEN, which other users cannot see in ps)."),
-        click.option("--api-port", type=int, help="Port, if it is not in the URL (also FEDN_PARTIAL_API_PORT)."),
+        click.option("--token", help="Access token (also FEDN_AUTH_TOKEN; other users can see options in ps)."),
+        click.option("--api-port", type=int, help="Port, if the URL has none (also FEDN_PARTIAL_API_PORT)."),
         click.option("--api-url", help="URL of FEDn's controller; https:// for TLS (also FEDN_PARTIAL_API_URL)."),
     ):
         command = option(command)
@@ -50,16 +50,16 @@ with_option = click.option(
     "[default: the case's 'package: with:']",
 )
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object a line; what people read goes to stderr."
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line; other output goes to stderr."
 )
 runs_option = click.option(
-    "--runs", type=Path, default=Path("runs"), show_default=True, help="Folder that the run's folder is made in."
+    "--runs", type=Path, default=Path("runs"), show_default=True, help="Folder in which the run's folder is created."
 )
 
 
 @contextlib.contextmanager
 def events(as_json: bool):
-    """Yield a function that writes an event for a machine: as a line of JSON, or not at all."""
+    """Yield a callback that prints events as lines of JSON, if `as_json`."""
     if not as_json:
         yield lambda event: None
         return
@@ -86,42 +86,42 @@ def api_of(options: dict):
 
 
 def shell_words(*words) -> str:
-    """Return a command of this program as a shell takes it."""
+    """Return a fedn-partial command line, quoted for a shell."""
     return shlex.join(["fedn-partial", *map(str, words)])
 
 
 def parse_numbers(text: str) -> list[int]:
-    """Return the numbers in "4,7,10" (raises FednPartialError)."""
+    """Return the numbers of layers in "4,7,10" (raises FednPartialError)."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words):
-        raise FednPartialError(f"--layers: {text!r} is not like 4,7,10,14")
+        raise FednPartialError(f"invalid --layers {text!r}: use numbers separated by commas, such as 4,7,10,14")
     return list(dict.fromkeys(map(int, words)))
 
 
 def remove_unstarted(folder: Path) -> bool:
-    """Remove the folder of a run that has not begun; return whether it had not."""
+    """Remove the folder of a run that has not started; return whether it was removed."""
     unstarted = not (folder / "session.json").exists()
     if unstarted:
         shutil.rmtree(folder, ignore_errors=True)
     return unstarted
 
 
-def conclude(final: dict, rows, folder: Path, tell) -> None:
-    """Print what a session came to; end the command with exit code 1 if it did not succeed."""
+def conclude(final: dict, rows, folder: Path, on_event) -> None:
+    """Print the result of a session; exit with code 1 if it did not succeed."""
     from fedn_partial.client.follow.progress import cost_table, size
 
-    tell({"event": "end", **final, "folder": str(folder)})
+    on_event({"event": "end", **final, "folder": str(folder)})
     click.echo(f"\n{cost_table(rows)}")
-    reached = "n/a" if final["accuracy"] is None else f"{final['accuracy']:.3f}"
+    accuracy = "n/a" if final["accuracy"] is None else f"{final['accuracy']:.3f}"
     full = final["full_upload_bytes"]
-    share = f" ({100 * final['upload_bytes'] / full:.0f} % of what full updates are)" if full else ""
-    click.echo(f"\naccuracy of the global model on held-out examples: {reached}")
+    share = f" ({100 * final['upload_bytes'] / full:.0f} % of full updates)" if full else ""
+    click.echo(f"\naccuracy of the global model on held-out examples: {accuracy}")
     click.echo(f"uploaded {size(final['upload_bytes'])}{share}, downloaded {size(final['download_bytes'])}")
-    if final.get("validation_bytes"):  # which runs of an earlier version do not have
-        click.echo(f"of that, {size(final['validation_bytes'])} by clients that were only asked to validate")
+    if final.get("validation_bytes"):  # missing in runs of earlier versions
+        click.echo(f"of that, {size(final['validation_bytes'])} by clients that only validated")
     if final["failed_rounds"]:
         click.echo(f"{final['failed_rounds']} of {final['rounds']} rounds failed")
-    click.echo(f"the run's folder: {folder}; to make a page of it: {shell_words('report', folder)}")
+    click.echo(f"run: {folder}; write its report with: {shell_words('report', folder)}")
     if final["problem"]:
         click.echo(f"fedn-partial: the session did not succeed: {final['problem']}", err=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Commands that repeat the paper's experiments: experiment, results."""
+"""Commands for the paper's experiments: experiment, results."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from fedn_partial.errors import FednPartialError
 
 @command(click, "experiment", "fedn-partial experiment fig1 fig2b --small --source data")
 @click.argument("names", nargs=-1, required=True)
-@click.option("--small", is_flag=True, help="Fewer images, a narrower VGG16, fewer rounds: for two processors.")
+@click.option("--small", is_flag=True, help="Run the small version: fewer images, a narrower VGG16, fewer rounds.")
 @click.option(
-    "--source", type=Path, help="Folder with the data sets' official files, or a folder of each.  [default: downloaded]"
+    "--source",
+    type=Path,
+    help="Folder with the official files, or with a folder for each data set.  [default: download]",
 )
 @runs_option
 def experiment_command(names, small, source, runs):
-    """Repeat figures and tables of the paper, or compare ways to choose and merge layers: NAMES, or all.
+    """Run the experiments NAMES, or all: figures and tables of the paper, and comparisons of methods.
 
-    What is in them: configs/experiments/. A run that several need is run once; what is done is kept.
+    They are defined in configs/experiments/. A run that several experiments share is run once, and kept.
     """
     try:
         from fedn_partial.client.experiments import definitions, document, tables
     except ModuleNotFoundError as error:
-        raise FednPartialError(f"{error}; experiments need the operator's install: pip install '.[local]'") from None
+        raise FednPartialError(f"{error}; install what experiments need: pip install '.[local]'") from None
     from fedn_partial.client.experiments import run as runner
     from fedn_partial.client.experiments.results import collect
 
@@ -42,7 +44,7 @@ def experiment_command(names, small, source, runs):
             try:
                 runner.run_all(experiments, folder, source, pool)
             except KeyboardInterrupt:
-                raise click.ClickException("interrupted; the same command goes on from the last round") from None
+                raise click.ClickException("interrupted; run the same command again to resume") from None
     results = collect(folder, [run for run, _ in planned.values()])
     for experiment in experiments:
         click.echo(f"\n{tables.table(experiment, results).text()}")
@@ -54,10 +56,10 @@ def experiment_command(names, small, source, runs):
 @click.option("--docs", type=Path, default=Path("docs"), show_default=True, help="Folder of RESULTS.md.")
 @runs_option
 def results_command(docs, runs):
-    """Write RESULTS.md and its pictures, from the experiments that are done and from what is kept of earlier ones."""
+    """Write RESULTS.md and its charts from the completed experiments and the stored results of earlier ones."""
     from fedn_partial.client.experiments import document
 
     if not docs.is_dir():
-        raise FednPartialError(f"--docs: there is no folder {docs}; start this in the project's folder")
+        raise FednPartialError(f"--docs: no folder {docs}; run this in the project's folder")
     missing = document.write(runs / "experiments", docs)
     click.echo("\n".join([*missing, f"written: {docs / 'RESULTS.md'}"]))

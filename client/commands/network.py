@@ -21,7 +21,7 @@ def _folder(function):
         type=Path,
         default=Path("fedn-network"),
         show_default=True,
-        help="Where the network's state is kept.",
+        help="Folder of the network's state.",
     )(function)
 
 
@@ -30,23 +30,23 @@ def _folder(function):
 @click.option(
     "--listen",
     metavar="ADDRESS",
-    help="Address for controller and combiner; 0.0.0.0 lets devices in from outside, and FEDn asks them for no "
-    "password.  [default: 127.0.0.1, or as before]",
+    help="Address of controller and combiner; with 0.0.0.0 other machines can connect, without a password.  "
+    "[default: 127.0.0.1, or the previous one]",
 )
 def network_up(folder, listen):
-    """Start controller, combiner, hooks and object store; a second 'up' finds the models of the first."""
+    """Start controller, combiner, hooks and object store; models of an earlier 'up' are kept."""
     from fedn_partial.client.network.network import Network
 
     local = Network(folder)
     local.up(host=listen)
     click.echo(f"FEDn is up at {local.url}; logs in {folder / 'logs'}")
-    click.echo(f"to stop it: {shell_words('network', 'down', '--folder', folder)}")
+    click.echo(f"stop it with: {shell_words('network', 'down', '--folder', folder)}")
 
 
 @command(network, "down", "fedn-partial network down")
 @_folder
 def network_down(folder):
-    """Stop the network; its models stay."""
+    """Stop the network; its models are kept."""
     from fedn_partial.client.network.network import Network
 
     Network(folder).down()
@@ -56,14 +56,14 @@ def network_down(folder):
 @command(network, "status", "fedn-partial network status")
 @_folder
 def network_status(folder):
-    """Show what of the network is running; the exit code is 0 if all of it is."""
+    """Show the network's processes; the exit code is 1 if one is not running."""
     from fedn_partial.client.network.network import Network
 
     local = Network(folder)
-    parts = local.status()
-    for name, pid in parts.items():
+    pids = local.status()
+    for name, pid in pids.items():
         port = f", port {local.ports[name]}" if name in local.ports else ""
         click.echo(f"{name:10} {f'running, process {pid}{port}' if pid else 'not running'}")
-    if None in parts.values():
+    if None in pids.values():
         sys.exit(1)
     click.echo(f"controller at {local.url}")

@@ -35,7 +35,7 @@ def package_build(output, custom):
 @click.argument("path", type=Path, default=Path("package.tgz"))
 @connects
 def package_upload(path, **options):
-    """Make a compute package FEDn's active one."""
+    """Upload a compute package and make it FEDn's active one."""
     from fedn_partial.seed_model.package import upload_package
 
     click.echo(f"uploaded as {upload_package(api_of(options), path)}")

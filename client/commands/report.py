@@ -18,23 +18,25 @@ from fedn_partial.errors import FednPartialError
     "--session",
     "sessions",
     multiple=True,
-    help="Name (of several: the newest) or id of a session to collect from FEDn.",
+    help="Name (the newest of that name) or id of a session to collect from FEDn.",
 )
 @runs_option
-@click.option("--json", "as_json", is_flag=True, help="Print key figures and written files as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the key figures and the written files as JSON.")
 @connects
 def report_command(folders, output, sessions, runs, as_json, **options):
-    """Write runs and profiles as one HTML page, and their figures as CSV files beside it.
+    """Write a report of runs and profiles as one HTML page, with CSV files of its figures beside it.
 
-    Several runs are laid over each other. With one of full training (selector: all) among them, the others are
-    compared with it. With --session, what FEDn keeps of an older session becomes a run's folder first.
+    Several runs are shown in the same charts, and compared with one of full training (selector: all) if there is one.
+    With --session, a run's folder is first created from the data that FEDn keeps of a session.
     """
     if not folders and not sessions:
-        raise FednPartialError("name the folder of a run or a profile, such as runs/NAME, or a session with --session")
+        raise FednPartialError(
+            "no run: give the folder of a run or a profile, such as runs/NAME, or a session with --session"
+        )
     try:
         from fedn_partial.client.report.page import write_report
     except ModuleNotFoundError as error:
-        raise FednPartialError(f"{error}; a report needs the operator's install: pip install '.[local]'") from None
+        raise FednPartialError(f"{error}; install what reports need: pip install '.[local]'") from None
     folders = list(folders)
     if sessions:
         from fedn_partial.client.follow.collect import collect

@@ -25,14 +25,14 @@ from fedn_partial.errors import FednPartialError
 @click.option(
     "--source",
     type=Path,
-    help="Folder with the official files of the case's data set.  [default: downloaded ones]",
+    help="Folder with the official files of the case's data set.  [default: download]",
     show_default=False,
 )
 @with_option
 @runs_option
 @json_option
 def run_command(config, source, custom, runs, as_json):
-    """Run a whole session on this machine: FEDn network, clients, rounds."""
+    """Run a session on this machine, with a local FEDn network and clients."""
     from fedn_partial.settings.case import load_case
 
     case = load_case(config, custom)
@@ -47,33 +47,35 @@ def run_command(config, source, custom, runs, as_json):
     from fedn_partial.client.records.run_folder import RunFolder, new_folder
 
     folder = RunFolder(new_folder(runs, case.name), case)
-    with events(as_json) as tell:
+    with events(as_json) as on_event:
         try:
-            final = run(case, folder, origin, shards, tell)
+            final = run(case, folder, origin, shards, on_event)
         except KeyboardInterrupt:
             raise click.ClickException(
-                f"interrupted; everything is stopped, what there was is in {folder.path}"
+                f"interrupted; everything is stopped, the completed rounds are in {folder.path}"
             ) from None
         except FednPartialError:
             if not network_was_started(folder.path):
                 shutil.rmtree(folder.path)
             raise
-        conclude(final, folder.rows, folder.path, tell)
+        conclude(final, folder.rows, folder.path, on_event)
 
 
 @command(click, "simulate", "fedn-partial simulate configs/quickstart.yaml")
 @click.argument("config", type=Path)
-@click.option("--source", type=Path, help="Folder with the data set's official files.  [default: downloaded]")
-@click.option("--data", type=Path, help="Folder with the clients' data, of 'data prepare', instead of the case's own.")
-@click.option("--processes", type=click.IntRange(min=1), help="At once.  [default: one a processor]")
-@click.option("--resume", type=Path, metavar="FOLDER", help="Go on with a run that was stopped.")
+@click.option("--source", type=Path, help="Folder with the official files of the case's data set.  [default: download]")
+@click.option("--data", type=Path, help="Folder of shards from 'data prepare', instead of the case's data.")
+@click.option(
+    "--processes", type=click.IntRange(min=1), help="Number of worker processes.  [default: one per processor]"
+)
+@click.option("--resume", type=Path, metavar="FOLDER", help="Resume the run in this folder.")
 @with_option
 @runs_option
 @json_option
 def simulate_command(config, source, data, processes, resume, custom, runs, as_json):
-    """Run a session without FEDn, with simulated clients: same training, updates, merging, same report.
+    """Simulate a session without FEDn: the same training, updates, merging and report.
 
-    The result does not depend on the number of processes, nor on whether it was stopped and resumed.
+    The result does not depend on the number of processes, or on interruptions.
     """
     from fedn_partial.settings.case import load_case
 
@@ -84,19 +86,19 @@ def simulate_command(config, source, data, processes, resume, custom, runs, as_j
     from fedn_partial.client.simulation.workers import processors, workers
 
     if resume is not None and not (resume / "session.json").exists():
-        raise FednPartialError(f"--resume: {resume} is not the folder of a run")
+        raise FednPartialError(f"--resume: {resume} is not a run's folder")
     folder = resume or new_folder(runs, case.name)
-    with events(as_json) as tell, workers(processes or processors()) as pool:
+    with events(as_json) as on_event, workers(processes or processors()) as pool:
         try:
-            final = simulate(case, folder, source, pool, data, tell)
+            final = simulate(case, folder, source, pool, data, on_event)
         except KeyboardInterrupt:
             if remove_unstarted(folder):
-                raise click.ClickException("interrupted before the first round; nothing is left") from None
+                raise click.ClickException("interrupted before the first round; the folder is removed") from None
             options = {"--source": source, "--data": data, "--with": custom}
-            given = [word for name, path in options.items() if path for word in (name, path)]
-            again = shell_words("simulate", config, *given, "--resume", folder)
-            raise click.ClickException(f"interrupted; to go on from the last round: {again}") from None
+            words = [word for name, path in options.items() if path for word in (name, path)]
+            resume_command = shell_words("simulate", config, *words, "--resume", folder)
+            raise click.ClickException(f"interrupted; resume with: {resume_command}") from None
         except FednPartialError:
             remove_unstarted(folder)
             raise
-        conclude(final, load_run(folder).rows, folder, tell)
+        conclude(final, load_run(folder).rows, folder, on_event)

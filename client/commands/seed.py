@@ -19,7 +19,7 @@ def seed():
 @click.option("-o", "--output", type=Path, default=Path("seed.npz"), show_default=True)
 @with_option
 def seed_build(config, output, custom):
-    """Write a freshly initialised model to a file."""
+    """Write an initialised model to a file."""
     from fedn_partial.settings.case import load_case
 
     case = load_case(config, custom)
@@ -34,7 +34,7 @@ def seed_build(config, output, custom):
 @click.argument("path", type=Path, default=Path("seed.npz"))
 @connects
 def seed_upload(path, **options):
-    """Make a model FEDn's newest one, which the next session starts from."""
+    """Upload a model to FEDn; the next session starts from it."""
     from fedn_partial.seed_model.seed import upload_seed
 
     click.echo(f"uploaded as {upload_seed(api_of(options), path)}")

@@ -32,9 +32,9 @@ def session():
 @json_option
 @connects
 def session_start(config, custom, runs, as_json, **options):
-    """Start a session from FEDn's newest model and follow it; the exit code is 0 if its last round made a model.
+    """Start a session from FEDn's newest model and show its rounds; the exit code is 1 if it does not succeed.
 
-    Ctrl-C ends the following; the session goes on in FEDn.
+    After Ctrl-C the session continues in FEDn.
     """
     from fedn_partial.settings.case import load_case
 
@@ -46,20 +46,20 @@ def session_start(config, custom, runs, as_json, **options):
     from fedn_partial.seed_model.session import start_session
 
     path = new_folder(runs, case.name)
-    with events(as_json) as tell:
-        click.echo("comparing FEDn's newest model with the case")
+    with events(as_json) as on_event:
+        click.echo("checking FEDn's newest model against the case")
         try:
-            # Before the session: on a full disk there must not be one that nobody follows. Devices have their own data.
+            # Before the session: a full disk must not leave an unattended one. `data` is the devices' own.
             folder = RunFolder(path, dataclasses.replace(case, data=None))
             session_id, layers = start_session(api, case)
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)  # nothing has begun
+            shutil.rmtree(path, ignore_errors=True)  # no session was started
             raise
         click.echo(f"session {session_id}")
-        tell({"event": "session", "session": session_id})
+        on_event({"event": "session", "session": session_id})
         try:
-            final = progress.follow(SessionPoller(api, session_id), case, layers, folder, tell=tell)
+            final = progress.follow(SessionPoller(api, session_id), case, layers, folder, on_event=on_event)
         except KeyboardInterrupt:
-            raise click.ClickException(f"no longer following; session {session_id} goes on in FEDn") from None
+            raise click.ClickException(f"interrupted; session {session_id} continues in FEDn") from None
         release(api, lambda line: click.echo(line, err=True))
-        conclude(final, folder.rows, folder.path, tell)
+        conclude(final, folder.rows, folder.path, on_event)

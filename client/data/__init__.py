@@ -1,1 +1,1 @@
-"""Data sets: readers, downloads, and their partition into shards."""
+"""Read, download and partition data sets."""

@@ -1,14 +1,14 @@
 """CASA, smart homes with ambient sensors (Cook et al., UCI "Human Activity Recognition from Continuous Ambient Sensor
-Data"): ``csh101.ann.features.csv`` to ``csh130``, one file a home, a row a window of 30 sensor events.
+Data"): ``csh101.ann.features.csv`` to ``csh130``, one file per home, one row per window of 30 sensor events.
 
-Features are scaled by the fixed ranges in `RANGES`: devices cannot share statistics over their data.
+Features are scaled by the fixed `RANGES`, as devices cannot share statistics of their data.
 
-Test examples. There is no official split, and neighbouring windows share events, so that a random one would put nearly
-the same window on both sides. Each home is cut in time into `PERIODS` equal periods, and the last fifth of each is held
-out. The `WINDOW` - 1 windows before and after, which can share events with a test window, are dropped.
+Test examples: there is no official split, and neighbouring windows share events, so that a random split would leak.
+Each home is divided in time into `PERIODS` equal periods, and the last fifth of each is held out. The `WINDOW` - 1
+windows before and after a test window, which can share events with it, are dropped.
 
-Classes. The paper has ten activities and does not list them; it names sleep, eating, reading and watching TV. The
-homes annotate 35, which are grouped here into these four, five more of daily life, and the rest. All windows count.
+Classes: the paper has ten activities and names four of them: sleep, eating, reading and watching TV. The 35 activities
+of the homes are grouped into these four, five others and Other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ ACTIVITIES = {
     "Eat": ("Eat", "Eat_Breakfast", "Eat_Lunch", "Eat_Dinner", "Drink"),
     "Hygiene": ("Bathe", "Bed_Toilet_Transition", "Dress", "Groom", "Personal_Hygiene", "Toilet"),
     "Leave_Home": ("Enter_Home", "Leave_Home", "Step_Out"),
-    "Other": ("Other_Activity", "Evening_Meds", "Morning_Meds", "Work_At_Table"),  # and what is not named here
+    "Other": (
+        "Other_Activity",
+        "Evening_Meds",
+        "Morning_Meds",
+        "Work_At_Table",
+    ),  # and activities that are not listed here
     "Read": ("Read",),
     "Relax": ("Entertain_Guests", "Listening_to_music", "Phone", "Relax"),
     "Sleep": ("Go_To_Sleep", "Sleep", "Sleep_Out_Of_Bed", "Wake_Up"),
@@ -53,19 +58,19 @@ _PLACES = (
     *("Bathroom", "Bedroom", "Chair", "DiningRoom", "Hall", "Ignore", "Kitchen", "LivingRoom", "Office"),
     *("OutsideDoor", "WorkArea"),
 )
-DAY = 86400.0  # seconds; the files count the time since a sensor was on up to here
-# The value of each column that becomes 1; what is beyond is cut. Seconds that pass (not those of a clock) span from
-# moments to a day and are scaled by their logarithm, log(1 + seconds) / log(1 + DAY).
+DAY = 86400.0  # seconds; the largest time since a sensor was on in the files
+# The value of each column that is scaled to 1; larger values are clipped. Durations range from seconds to a day and are
+# scaled as log(1 + seconds) / log(1 + DAY).
 RANGES = {
     "lastSensorEventHours": 24.0,
     "lastSensorEventSeconds": DAY,
     "lastSensorDayOfWeek": 6.0,
     "windowDuration": DAY,
     "timeSinceLastSensorEvent": DAY,
-    "prevDominantSensor1": 100.0,  # numbers of sensors, each home's own
+    "prevDominantSensor1": 100.0,  # sensor numbers, different in each home
     "prevDominantSensor2": 100.0,
     "lastSensorID": 100.0,
-    "lastSensorLocation": 10.0,  # of the 11 places; -1 where there is none
+    "lastSensorLocation": 10.0,  # one of 11 places; -1 for none
     "lastMotionLocation": 10.0,
     "complexity": 5.0,  # entropy in bits of 30 events: at most log2(30) = 4.9
     "activityChange": 1.0,
@@ -80,36 +85,36 @@ _LOGARITHMIC = [
     if name in ("windowDuration", "timeSinceLastSensorEvent") or name.startswith("sensorElTime")
 ]
 _PADDING = " \t\r\n\"'"  # around a name or a number
-_ROWS = 100_000  # of a file that are read at once
+_ROWS = 100_000  # read at once
 
 
 def read(folder: Path) -> DataSet:
-    """Return windows (n, 1, 36) float32 in [-1, 1] and activities (n,) int32; the homes own them.
+    """Return windows (n, 1, 36) float32 in [-1, 1] and activities (n,) int32, with homes as owners.
 
     Raises
     ------
-    DataError : files are missing, truncated or not those of this data set.
+    DataError : files are missing, damaged or not this data set's.
     """
     homes = {}
     for path in files.glob(folder, f"*{SUFFIX}", f"*/*{SUFFIX}"):
         name = path.name.removesuffix(SUFFIX)
         if name in homes:
-            raise DataError(f"{folder}: home {name} is there twice, {homes[name]} and {path}; leave one")
+            raise DataError(f"{folder}: duplicate home {name}, {homes[name]} and {path}; remove one")
         homes[name] = path
     if not homes:
-        raise DataError(f"{folder}: no homes here; expected files such as csh101{SUFFIX}, also in folders of their own")
+        raise DataError(f"no homes in {folder}: expected files such as csh101{SUFFIX}, also in subfolders")
     train, test, checksums, unknown = [], [], {}, Counter()
     for owner, path in enumerate(homes.values()):
         unknown_here = Counter()
         x, y, checksums[path.name] = _read_home(path, unknown_here)
         if unknown_here.total() == len(y):
             raise DataError(
-                f"{path}: none of its activities is known; the most common is {unknown_here.most_common(1)[0][0]!r}, "
-                "expected names such as 'Sleep' and 'Cook_Lunch'"
+                f"{path}: all activities are unknown, most often {unknown_here.most_common(1)[0][0]!r}; expected names "
+                "such as 'Sleep' and 'Cook_Lunch'"
             )
         unknown += unknown_here
-        kept, held_out = _split(len(y), path)
-        for part, rows in ((train, kept), (test, held_out)):
+        train_rows, test_rows = _split(len(y), path)
+        for part, rows in ((train, train_rows), (test, test_rows)):
             part.append((x[rows], y[rows], np.full(len(rows), owner, np.int32)))
     return DataSet(
         f"CASA, {len(homes)} homes; of each {TEST_SHARE:.0%} held out in {PERIODS} stretches of time"
@@ -122,7 +127,7 @@ def read(folder: Path) -> DataSet:
 
 
 def scale(features: np.ndarray) -> np.ndarray:
-    """Return features (n, 36) as the files have them, scaled by `RANGES`, as (n, 1, 36) float32 in [-1, 1]."""
+    """Scale the features (n, 36) of the files by `RANGES` to (n, 1, 36) float32 in [-1, 1]."""
     scaled = features / np.array(list(RANGES.values()))
     scaled[:, _LOGARITHMIC] = np.log1p(np.maximum(features[:, _LOGARITHMIC], 0)) / np.log1p(DAY)
     return np.clip(scaled, -1, 1).astype(np.float32)[:, np.newaxis, :]
@@ -136,28 +141,28 @@ def _read_home(path: Path, unknown: Counter) -> tuple[np.ndarray, np.ndarray, st
     with path.open("rb") as file:
         header = file.readline()
         digest.update(header)
-        found = [name.strip(_PADDING) for name in header.decode("utf-8-sig", errors="replace").split(",")]
-        if found != expected:
-            wrong = next(pair for pair in itertools.zip_longest(found, expected) if pair[0] != pair[1])
-            raise DataError(f"{path}: column {wrong[0]!r} where {wrong[1]!r} is expected; the header has 37 columns")
+        names = [name.strip(_PADDING) for name in header.decode("utf-8-sig", errors="replace").split(",")]
+        if names != expected:
+            wrong = next(pair for pair in itertools.zip_longest(names, expected) if pair[0] != pair[1])
+            raise DataError(f"{path}: column {wrong[0]!r}, expected {wrong[1]!r}; the header has 37 columns")
         first = 2
         while lines := list(itertools.islice(file, _ROWS)):
             digest.update(b"".join(lines))
             rows = {number: line for number, line in enumerate(lines, start=first) if line.strip()}
             first += len(lines)
             if rows:
-                numbers, names = _parse(rows, path, unknown)
-                features.append(scale(numbers))
-                activities.append(names)
+                values, classes = _parse(rows, path, unknown)
+                features.append(scale(values))
+                activities.append(classes)
     if not features:
-        raise DataError(f"{path} has no rows; expected a window each")
+        raise DataError(f"{path} has no rows; expected one for each window")
     return np.concatenate(features), np.concatenate(activities), digest.hexdigest()
 
 
 def _parse(rows: dict[int, bytes], path: Path, unknown: Counter) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (n, 36) float64 and activities (n,) of a file's lines, {number of the line: line}.
+    """Return features (n, 36) float64 and activities (n,) int32 of `rows`, {line number: line}.
 
-    `unknown` counts the names of activities that count as Other because they are none of those known here.
+    Names of activities that are not in `ACTIVITIES` count as Other and are counted in `unknown`.
     """
     numbers, activities = {}, []
     for number, line in rows.items():
@@ -167,7 +172,7 @@ def _parse(rows: dict[int, bytes], path: Path, unknown: Counter) -> tuple[np.nda
                 f"{path}, line {number} is truncated or damaged; expected {len(RANGES)} numbers and an activity"
             )
         numbers[number] = values
-        # Where several people live, an activity can carry the resident's number: "R1.Sleep".
+        # In homes of several people a name may start with the resident: "R1.Sleep".
         name = activity.decode(errors="replace").strip(_PADDING)
         name = name[3:] if name[:3].lower() in ("r1.", "r2.") else name
         if name not in _NUMBER:
@@ -184,7 +189,7 @@ def _parse(rows: dict[int, bytes], path: Path, unknown: Counter) -> tuple[np.nda
 
 
 def _bad_number(rows: dict[int, bytes], path: Path) -> str:
-    """Return what is wrong with the first of `rows`, {number of the line: values}, that are not all numbers."""
+    """Return the error for the first of `rows`, {line number: values}, that is not all numbers."""
     for line, row in rows.items():
         for column, value in zip(RANGES, row.decode(errors="replace").split(","), strict=True):
             try:
@@ -195,10 +200,10 @@ def _bad_number(rows: dict[int, bytes], path: Path) -> str:
 
 
 def _split(rows: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of a home to train on and those held out."""
+    """Return the indices of a home's training and test rows."""
     gap = WINDOW - 1
     if rows < 20 * WINDOW:
-        raise DataError(f"{path} has {rows} windows, too few to hold some out; expected at least {20 * WINDOW}")
+        raise DataError(f"{path} has {rows} windows, too few for a split; expected at least {20 * WINDOW}")
     train, test = [], []
     borders = np.linspace(0, rows, PERIODS + 1).round().astype(int)
     for start, end in itertools.pairwise(borders):

@@ -1,7 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images, 32x32, ten classes of equal size.
 
-Read from the python version (``cifar-10-batches-py``, also where Keras keeps it, in ``~/.keras/datasets``), the binary
-version (``cifar-10-batches-bin``), or the arrays that Keras returns, saved as ``cifar10.npz`` with Keras' usual names.
+Read from the python version (``cifar-10-batches-py``, also in Keras' ``~/.keras/datasets``), the binary version
+(``cifar-10-batches-bin``), or Keras' arrays saved as ``cifar10.npz``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read(folder: Path) -> DataSet:
 
     Raises
     ------
-    DataError : files are missing, truncated or not CIFAR-10's.
+    DataError : files are missing, damaged or not CIFAR-10's.
     """
     for version, subfolders, suffix, parse in (
         ("python", PYTHON_FOLDERS, "", _parse_python),
@@ -51,8 +51,8 @@ def read(folder: Path) -> DataSet:
     if (folder / NPZ).exists():
         return _read_npz(folder / NPZ)
     raise DataError(
-        f"{folder}: no CIFAR-10 here; expected data_batch_1 to data_batch_5 and test_batch (also in "
-        f"cifar-10-batches-py), the same with .bin (also in cifar-10-batches-bin), or {NPZ}"
+        f"no CIFAR-10 in {folder}: expected data_batch_1 to data_batch_5 and test_batch (also below "
+        f"cifar-10-batches-py/), the same with .bin (also below cifar-10-batches-bin/), or {NPZ}"
     )
 
 
@@ -62,7 +62,7 @@ def _read_batches(home: Path, version: str, names: tuple[str, ...], parse) -> Da
         content = files.read_file(home / name, f"the {len(names)} files {', '.join(names)}")
         checksums[name] = hashlib.sha256(content).hexdigest()
         batches.append(parse(content, home / name))
-    # All have 10,000 images; a file that was cut between two of them has fewer than the others.
+    # Each has 10,000 images; a file truncated between two images has fewer.
     sizes = [len(y) for _, y in batches]
     for name, size in zip(names, sizes, strict=True):
         if size < max(sizes):
@@ -74,7 +74,7 @@ def _read_batches(home: Path, version: str, names: tuple[str, ...], parse) -> Da
 def _parse_python(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
     batch = files.unpickle(content, path)
     if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
-        raise DataError(f"{path} is no batch of CIFAR-10; expected a pickle of a dictionary with data and labels")
+        raise DataError(f"{path} is not a CIFAR-10 batch; expected a pickled dictionary with data and labels")
     try:
         planes, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
     except ValueError:  # rows of different lengths
@@ -90,7 +90,7 @@ def _parse_binary(content: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _images(planes: np.ndarray, labels: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return images from rows of 1,024 red, 1,024 green, 1,024 blue values."""
+    """Return images from rows of 1,024 red, 1,024 green and 1,024 blue values."""
     labels = files.flat_labels(labels, len(CLASSES), path)
     if planes.dtype != np.uint8 or planes.shape != (len(labels), PIXELS) or len(labels) == 0:
         raise DataError(
@@ -102,12 +102,12 @@ def _images(planes: np.ndarray, labels: np.ndarray, path: Path) -> tuple[np.ndar
 def _read_npz(path: Path) -> DataSet:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    except Exception as error:  # zipfile, zlib and numpy have many ways to say that a file is damaged
+            content = {name: arrays[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds for a damaged file
         raise DataError(f"{path}: {error}; expected arrays x_train, y_train, x_test and y_test") from None
     parts = []
     for part in ("train", "test"):
-        x, y = found[f"x_{part}"], files.flat_labels(found[f"y_{part}"], len(CLASSES), path, f"y_{part}")
+        x, y = content[f"x_{part}"], files.flat_labels(content[f"y_{part}"], len(CLASSES), path, f"y_{part}")
         if x.dtype != np.uint8 or x.shape != (len(y), 32, 32, 3) or len(y) == 0:
             raise DataError(f"{path}: x_{part} is {x.dtype} {x.shape}, expected uint8 ({len(y)}, 32, 32, 3)")
         parts.append(Examples(x, y))

@@ -1,4 +1,4 @@
-"""The common shape of the data sets: what a reader returns, whatever the official files look like."""
+"""Data set as returned by every reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Examples:
     ----------
     x : (examples, *shape) uint8, float32 or int32, see ``fedn_partial.data.shard``.
     y : (examples,) int32 class numbers.
-    owners : (examples,) numbers in the data set's `owners`, or None where nobody owns them.
+    owners : (examples,) indices into the data set's `owners`, or None without owners.
     """
 
     x: np.ndarray
@@ -25,15 +25,15 @@ class Examples:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A whole data set.
+    """A data set.
 
     Attributes
     ----------
-    source : what was read, in words; ``fedn_partial.client.data.data_sets.load`` adds where from.
-    files : SHA-256 of the official files as they were read, by name.
-    test : None where neither the data set nor its reader sets test examples apart.
-    owners : names of those whom the examples come from (homes, patients, writers).
-    texts : small files that go into every shard: {name: text}.
+    source : description of the source; ``fedn_partial.client.data.data_sets.load`` appends the folder or URL.
+    files : {name: SHA-256} of the official files.
+    test : test examples, or None if the data set has none.
+    owners : names of the owners of the examples (homes, patients, writers).
+    texts : {name: text} of small files that are copied into every shard.
     """
 
     source: str

@@ -1,7 +1,7 @@
-"""Data sets by name: read from their official files, and partitioned into shards.
+"""Load data sets by name and partition them into shards.
 
-One module reads one data set; each has ``read(folder) -> DataSet`` and ``ARCHIVE``, where its files can be had (None:
-they come with the install). A custom data set is a function, see ``custom_reader``.
+Each data set has a module with ``read(folder) -> DataSet`` and ``ARCHIVE``, the archive of its official files (None if
+they are installed with a package). A custom data set is a function, see ``custom_reader``.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from fedn_partial.settings.case import DATA_SETS, Data
 
 
 def load(name: str, source: Path | None = None) -> DataSet:
-    """Read a whole data set.
+    """Load a data set.
 
     Parameters
     ----------
-    source : folder with its official files; None: the download cache, where they are downloaded to if need be.
+    source : folder with the official files; None to download them into the cache.
 
     Raises
     ------
-    DataError : unknown data set, or one that cannot be had. UserCodeError : a custom reader is wrong.
+    DataError : the data set is unknown, or its files are missing or damaged. UserCodeError : a custom reader is wrong.
     """
     if names.is_custom(name):
         return custom_reader.read(name, source)
@@ -37,27 +37,27 @@ def load(name: str, source: Path | None = None) -> DataSet:
     reader = importlib.import_module(f"{__package__}.{name}")
     if reader.ARCHIVE is None:
         return reader.read(source)
-    folder, where = source, source
+    folder, origin = source, source
     if source is None:
-        folder, where = download.obtain(name, reader.ARCHIVE), reader.ARCHIVE.url
+        folder, origin = download.obtain(name, reader.ARCHIVE), reader.ARCHIVE.url
     data_set = reader.read(folder)
-    return dataclasses.replace(data_set, source=f"{data_set.source}, from {where}")
+    return dataclasses.replace(data_set, source=f"{data_set.source}, from {origin}")
 
 
 def partition_case(data: Data, seed: int, source: Path | None = None) -> tuple[str, list[Shard]]:
-    """Load the data set that a case's `data:` section names and partition it into shards.
+    """Load the data set of a case's `data:` section and partition it.
 
     Parameters
     ----------
-    source : as for `load`.
+    source : see ``load``.
 
     Returns
     -------
-    Where the data come from, and a shard for each client.
+    The source of the data, and a shard for each client.
 
     Raises
     ------
-    DataError : unknown data set, one that cannot be had, or cannot be partitioned so.
+    DataError : see ``load`` and ``make_shards``.
     """
     data_set = load(data.name, source)
     return data_set.source, make_shards(data_set, data, seed)

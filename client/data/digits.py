@@ -1,6 +1,6 @@
-"""The 1,797 scanned handwritten digits that scikit-learn ships (UCI Optical Recognition of Handwritten Digits).
+"""The 1,797 handwritten digits of scikit-learn (UCI Optical Recognition of Handwritten Digits).
 
-8x8 grey images with 17 levels, brought to the 32x32x3 that VGG16 wants.
+The 8x8 grey images with 17 levels are scaled to the 32x32x3 of VGG16's input.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ ARCHIVE = None  # nothing to download
 
 
 def read(folder: Path | None) -> DataSet:
-    """Return images (1797, 32, 32, 3) uint8 and classes (1797,) int32, none of them set apart for tests.
+    """Return images (1797, 32, 32, 3) uint8 and classes (1797,) int32, without test examples.
 
     Raises
     ------
-    DataError : scikit-learn is not installed, or a folder is named.
+    DataError : scikit-learn is not installed, or `folder` is given.
     """
     if folder is not None:
-        raise DataError(f"{folder}: digits come with scikit-learn, not from a folder; leave --source out")
+        raise DataError(f"{folder}: the digits come with scikit-learn, not from a folder; omit --source")
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Reading official files: where they are, their checksums, labels, and pickles that can run no code."""
+"""Find and read official files, among them labels and pickles, without running code in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from fedn_partial.errors import DataError
 
-# What NumPy arrays and byte strings of Python 2 are made of in a pickle; NumPy 2 calls one of its modules otherwise.
+# What pickles of NumPy arrays and of Python 2's byte strings refer to; NumPy 2 renamed one module.
 _HARMLESS = {
     ("_codecs", "encode"),
     ("numpy", "dtype"),
@@ -21,7 +21,7 @@ _HARMLESS = {
 
 
 def find_folder(folder: Path, subfolders: tuple[str, ...], names: tuple[str, ...]) -> Path | None:
-    """Return `folder` or the first of its `subfolders` that holds a file or a folder with one of `names`; or None."""
+    """Return `folder` or the first of its `subfolders` that contains one of `names`, or None."""
     for candidate in (folder, *(folder / subfolder for subfolder in subfolders)):
         if any((candidate / name).exists() for name in names):
             return candidate
@@ -29,7 +29,7 @@ def find_folder(folder: Path, subfolders: tuple[str, ...], names: tuple[str, ...
 
 
 def glob(folder: Path, *patterns: str) -> list[Path]:
-    """Return the files that match any of `patterns`, sorted, without what macOS puts beside them."""
+    """Return the files that match any of `patterns`, sorted, without the extra files that macOS adds."""
     paths = {path for pattern in patterns for path in folder.glob(pattern)}
     hidden = {path for path in paths if path.name.startswith("._") or "__MACOSX" in path.relative_to(folder).parts}
     return sorted(paths - hidden)
@@ -40,7 +40,7 @@ def read_file(path: Path, expected: str) -> bytes:
 
     Raises
     ------
-    DataError : there is no such file; the message says what was `expected`.
+    DataError : the file does not exist; the message includes `expected`.
     """
     try:
         return path.read_bytes()
@@ -53,35 +53,35 @@ def flat_labels(labels: np.ndarray, classes: int, path: Path, name: str = "label
 
     Raises
     ------
-    DataError : it has another shape, as one-hot labels have, or other values than 0 to `classes` - 1.
+    DataError : the shape is another one (one-hot labels), or a value is not in 0 to `classes` - 1.
     """
     if labels.dtype.kind not in "ui" or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
         raise DataError(
-            f"{path}: {name} are {labels.dtype} {labels.shape}, expected whole numbers (n,) or (n, 1); one-hot labels "
-            "become that by their argmax"
+            f"{path}: {name} are {labels.dtype} {labels.shape}, expected integers (n,) or (n, 1); convert one-hot "
+            "labels with argmax"
         )
     if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
-        raise DataError(f"{path}: {name} must be whole numbers from 0 to {classes - 1}")
+        raise DataError(f"{path}: {name} must be integers from 0 to {classes - 1}")
     return labels.reshape(-1).astype(np.int32)
 
 
 def unpickle(content: bytes, path: Path):
-    """Return what an official file holds as a pickle, if that is only arrays, numbers, text and their collections.
+    """Return the object in a pickle of arrays, numbers, text and their collections.
 
     Raises
     ------
-    DataError : the pickle is damaged, or holds anything else (a pickle can run any code).
+    DataError : the pickle is damaged, or contains anything else, which could run code.
     """
     try:
         return _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{path} is truncated or damaged ({error}); get it again from its source") from None
+    except Exception as error:  # a damaged pickle can raise any exception
+        raise DataError(f"{path} is truncated or damaged ({error}); download it again") from None
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) not in _HARMLESS:
-            raise DataError(f"holds {module}.{name}, which the official file does not; it is not read")
+            raise DataError(f"contains {module}.{name}, which the official file does not; it was not read")
         return super().find_class(module, name)

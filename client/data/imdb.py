@@ -1,6 +1,6 @@
 """The Large Movie Review Dataset (Maas et al. 2011): 25,000 training and 25,000 test reviews, half of them positive.
 
-Read from the folders of ``aclImdb``, or from Keras' ``imdb.npz``, whose words are numbers already.
+Read from the folders of ``aclImdb``, or from Keras' ``imdb.npz`` of word ranks.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ WORD_INDEX = "imdb_word_index.json"  # Keras' words for the numbers in imdb.npz
 
 
 def read(folder: Path) -> DataSet:
-    """Return reviews as word numbers, (n, 100) int32, and 0 or 1 for negative and positive, (n,) int32.
+    """Return reviews as word numbers (n, 100) int32, and classes (n,) int32: 0 negative, 1 positive.
 
     Raises
     ------
-    DataError : files are missing, truncated or not those of this data set.
+    DataError : files are missing, damaged or not this data set's.
     """
     home = files.find_folder(folder, ("aclImdb",), ("train/pos", "train/neg"))
     if home is not None:
         return _read_folders(home)
     if (folder / NPZ).exists():
         return _read_npz(folder / NPZ)
-    raise DataError(f"{folder}: no reviews here; expected train/pos (also in aclImdb), or {NPZ}")
+    raise DataError(f"no IMDB reviews in {folder}: expected train/pos/ (also below aclImdb/) or {NPZ}")
 
 
 def _read_folders(home: Path) -> DataSet:
@@ -50,16 +50,15 @@ def _read_folders(home: Path) -> DataSet:
     for part in ("train", "test"):
         texts[part] = []
         for name in FOLDERS:
-            found, checksums[f"{part}/{name}/*.txt"] = _read_reviews(home / part / name)
-            texts[part].append(found)
-        sizes = [len(found) for found in texts[part]]
+            reviews, checksums[f"{part}/{name}/*.txt"] = _read_reviews(home / part / name)
+            texts[part].append(reviews)
+        sizes = [len(reviews) for reviews in texts[part]]
         if sizes[0] != sizes[1]:
             raise DataError(
-                f"{home / part}: {sizes[0]} reviews in neg and {sizes[1]} in pos, expected equal numbers; "
-                "some are missing"
+                f"reviews are missing in {home / part}: {sizes[0]} in neg and {sizes[1]} in pos, expected equal numbers"
             )
         labels[part] = np.repeat(np.arange(2, dtype=np.int32), sizes)
-        texts[part] = [text for found in texts[part] for text in found]
+        texts[part] = [text for reviews in texts[part] for text in reviews]
     words = vocabulary.fit(texts["train"])
     return DataSet(
         "Large Movie Review Dataset, aclImdb; vocabulary of all its training reviews",
@@ -71,20 +70,20 @@ def _read_folders(home: Path) -> DataSet:
 
 
 def _read_reviews(folder: Path) -> tuple[list[str], str]:
-    """Return the reviews in ID_RATING.txt files by ID, and one SHA-256 of all their contents in that order."""
+    """Return the reviews of the files ID_RATING.txt in the order of their IDs, and the SHA-256 of all contents."""
     paths = {}
     for path in files.glob(folder, "*_*.txt"):
         number = path.name.partition("_")[0]
         if number.isdecimal():
             if int(number) in paths:
-                raise DataError(f"{folder}: review {number} is there twice: {paths[int(number)].name} and {path.name}")
+                raise DataError(f"{folder}: duplicate review {number}: {paths[int(number)].name} and {path.name}")
             paths[int(number)] = path
     if not paths:
-        raise DataError(f"{folder}: no reviews here; expected files ID_RATING.txt")
+        raise DataError(f"no reviews in {folder}: expected files ID_RATING.txt")
     texts, digest = [], hashlib.sha256()
     for number in range(max(paths) + 1):
         if number not in paths:
-            raise DataError(f"{folder}: review {number}_*.txt is missing; expected all numbers to {max(paths)}")
+            raise DataError(f"{folder}: review {number}_*.txt is missing; expected all IDs to {max(paths)}")
         content = paths[number].read_bytes()
         digest.update(content)
         if not content.strip():
@@ -97,14 +96,14 @@ def _read_reviews(folder: Path) -> tuple[list[str], str]:
 
 
 def _read_npz(path: Path) -> DataSet:
-    """Read Keras' file. It counts words by frequency from 1, over all reviews; here 0 is padding and 1 unknown."""
+    """Read Keras' file of word ranks from 1, by frequency in all reviews; in shards 0 is padding and 1 unknown."""
     parts = []
     for part in ("train", "test"):
         rows, y = (_read_array(path, f"{letter}_{part}") for letter in "xy")
         y = files.flat_labels(y, len(CLASSES), path, f"y_{part}")
         if rows.shape != y.shape or len(y) == 0 or not all(isinstance(row, list) for row in rows):
-            raise DataError(f"{path}: x_{part} must be lists of numbers and y_{part} as many 0 and 1")
-        parts.append(Examples(vocabulary.pad(_known(row, path, f"x_{part}") for row in rows), y))
+            raise DataError(f"{path}: x_{part} must be lists of numbers, and y_{part} as many zeros and ones")
+        parts.append(Examples(vocabulary.pad(_word_numbers(row, path, f"x_{part}") for row in rows), y))
     index = path.with_name(WORD_INDEX)
     texts, checksums = {}, {path.name: sha256(path)}
     source = "Large Movie Review Dataset, imdb.npz of Keras"
@@ -116,17 +115,17 @@ def _read_npz(path: Path) -> DataSet:
     return DataSet(source, CLASSES, *parts, checksums, texts=texts)
 
 
-def _known(ranks: list, path: Path, name: str) -> list[int]:
-    """Return the numbers of a review's words from their ranks in Keras' file."""
+def _word_numbers(ranks: list, path: Path, name: str) -> list[int]:
+    """Return a review's word numbers from the ranks in Keras' file."""
     array = np.asarray(ranks or [1])
     if array.dtype.kind not in "iu" or array.ndim != 1 or array.min() < 1:
         wrong = next((rank for rank in ranks if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1), ranks)
-        raise DataError(f"{path}: {name} has the word {wrong!r}; expected the ranks of words, whole numbers from 1")
+        raise DataError(f"{path}: {name} contains {wrong!r}; expected ranks of words, integers from 1")
     return np.where(array < vocabulary.SIZE - 1, array + 1, vocabulary.UNKNOWN)[: len(ranks)].tolist()
 
 
 def _read_array(path: Path, name: str) -> np.ndarray:
-    """Return an array of an npz file; lists in it are unpickled without running code."""
+    """Return an array of an npz file; object arrays are unpickled without running code."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             version = np.lib.format.read_magic(file)
@@ -135,7 +134,7 @@ def _read_array(path: Path, name: str) -> np.ndarray:
             content = file.read()
             if not dtype.hasobject:
                 return np.frombuffer(content, dtype).reshape(shape)
-    except Exception as error:  # zipfile, zlib and numpy have many ways to say that a file is damaged
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds for a damaged file
         raise DataError(f"{path}: {name}: {error}; expected arrays x_train, y_train, x_test and y_test") from None
     return np.asarray(files.unpickle(content, path), object).reshape(shape)
 
@@ -146,4 +145,4 @@ def _keras_vocabulary(path: Path) -> tuple[str, ...]:
         by_rank = {rank: word for word, rank in ranks.items()}
         return vocabulary.with_reserved(by_rank[rank] for rank in range(1, len(by_rank) + 1))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: {error!r}; expected every word with its rank from 1") from None
+        raise DataError(f"{path}: {error!r}; expected {{word: rank}} with ranks from 1") from None

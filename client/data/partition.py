@@ -1,4 +1,4 @@
-"""Which client gets which examples: lists of index arrays, equal for equal seeds on every machine."""
+"""Partition examples over clients: lists of index arrays, the same for a seed on every machine."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from fedn_partial.errors import DataError
 
-MINIMUM = 10  # examples that Dirichlet's distribution leaves a client at least, or a tenth of an even share if fewer
+MINIMUM = 10  # examples of a client in a Dirichlet partition, or a tenth of an even share if that is fewer
 DRAWS = 1000
 
 
 def iid(examples: int, clients: int, random: np.random.Generator) -> list[np.ndarray]:
-    """Deal examples 0 to `examples` - 1 at random, in parts that differ by 1 at most.
+    """Distribute examples 0 to `examples` - 1 uniformly at random, in parts whose sizes differ by at most one.
 
     Raises
     ------
-    DataError : fewer examples than clients.
+    DataError : there are fewer examples than clients.
     """
     _check_enough(examples, clients)
     return np.array_split(random.permutation(examples), clients)
@@ -27,16 +27,15 @@ def _check_enough(examples: int, clients: int) -> None:
 
 
 def dirichlet(y: np.ndarray, clients: int, alpha: float, random: np.random.Generator) -> list[np.ndarray]:
-    """Deal the examples of each class in proportions drawn from a symmetric Dirichlet distribution.
+    """Distribute the examples of each class in proportions drawn from a symmetric Dirichlet distribution.
 
-    The smaller `alpha`, the fewer classes a client has. Drawn by class (Yurochkin et al. 2019; NIID-Bench, Li et
-    al. 2022), so clients differ in size too; Hsu et al. 2019, who brought Dirichlet's distribution into use here, draw
-    by client and keep sizes equal. Everything is drawn again until each client has `MINIMUM` examples, or a tenth of an
-    even share if that is fewer.
+    A smaller `alpha` gives a client fewer classes. Proportions are drawn by class (Yurochkin et al. 2019; NIID-Bench,
+    Li et al. 2022), so that sizes differ too; Hsu et al. 2019 draw by client and keep sizes equal. The draw is repeated
+    until each client has `MINIMUM` examples, or a tenth of an even share if that is fewer.
 
     Raises
     ------
-    DataError : fewer examples than clients, or `DRAWS` draws left some client with fewer than that.
+    DataError : there are fewer examples than clients, or no draw of `DRAWS` gave every client the minimum.
     """
     _check_enough(len(y), clients)
     members = [np.flatnonzero(y == number) for number in np.unique(y)]
@@ -49,27 +48,27 @@ def dirichlet(y: np.ndarray, clients: int, alpha: float, random: np.random.Gener
             break
     else:
         raise DataError(
-            f"partition dirichlet:{alpha:g}: in {DRAWS} draws of {len(y)} examples for {clients} clients some client "
-            f"was always left with fewer than {minimum}; take a larger alpha, fewer clients or more examples"
+            f"partition dirichlet:{alpha:g}: none of {DRAWS} draws of {len(y)} examples gave each of {clients} clients "
+            f"{minimum}; use a larger alpha, fewer clients or more examples"
         )
     parts = [np.split(random.permutation(member), end[:-1]) for member, end in zip(members, ends, strict=True)]
     return [random.permutation(np.concatenate(part)) for part in zip(*parts, strict=True)]
 
 
 def natural(sizes: list[int], clients: int) -> list[list[int]]:
-    """Group owners, who have `sizes` examples, to clients as evenly as a greedy choice can: the largest first.
+    """Assign owners with `sizes` examples to clients evenly: the largest first, to the client with fewest examples.
 
     Returns
     -------
-    The owners of each client; the first client has the first owner, the second the first of the others, and so on.
+    The owners of each client, sorted by the first owner of each.
 
     Raises
     ------
-    DataError : more clients than owners.
+    DataError : there are more clients than owners.
     """
     if clients > len(sizes):
         raise DataError(
-            f"partition natural: {clients} clients, but the data have {len(sizes)} owners; at most so many clients"
+            f"partition natural: {clients} clients are more than the {len(sizes)} owners in the data; use fewer clients"
         )
     groups: list[list[int]] = [[] for _ in range(clients)]
     for owner in sorted(range(len(sizes)), key=lambda owner: (-sizes[owner], owner)):

@@ -1,4 +1,4 @@
-"""Shards on disk for a fleet: one folder a client, all or none."""
+"""Write the shards of a fleet to disk."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from fedn_partial.settings.case import Data
 
 
 def prepare(data: Data, seed: int, source: Path | None, out: Path) -> tuple[str, list[tuple[Path, int, int, list]]]:
-    """Deal a data set and write the shards to ``client-1``, ``client-2``, ... in the folder `out`.
+    """Partition a data set and write the shards to ``client-1``, ``client-2``, ... in the new folder `out`.
 
     Parameters
     ----------
-    source : folder with the official files; None: the download cache.
+    source : folder with the official files; None to download them.
 
     Returns
     -------
-    Where the data come from, and for each shard its folder, its examples to train and to test, and those to train
-    by class.
+    The source of the data, and for each shard its folder, the numbers of training and test examples, and of training
+    examples by class.
 
     Raises
     ------
-    FednPartialError : `out` is there already, the data cannot be had or partitioned so, or there is no room for them;
-        nothing is left behind.
+    FednPartialError : `out` exists or cannot be written, or the data cannot be loaded or partitioned. `out` is written
+        whole or not at all.
     """
     if out.exists():
-        raise FednPartialError(f"{out} is there already; name another folder with --out, or remove it")
+        raise FednPartialError(f"{out} exists; name another folder with --out, or remove it")
     origin, shards = data_sets.partition_case(data, seed, source)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
@@ -47,6 +47,6 @@ def prepare(data: Data, seed: int, source: Path | None, out: Path) -> tuple[str,
         unfinished.rename(out)
     except OSError as error:
         raise FednPartialError(f"{out} cannot be written: {error}") from None
-    finally:  # of a full disk, or Ctrl-C: once it is renamed there is nothing
+    finally:  # after an error or Ctrl-C; the folder is gone if it was renamed
         shutil.rmtree(unfinished, ignore_errors=True)
     return origin, written

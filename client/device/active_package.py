@@ -1,4 +1,4 @@
-"""The compute package that FEDn has active, fetched and started up on this device, and exchanged when that changes."""
+"""Download FEDn's active compute package, run its startup entry point, and replace it when it changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedn_partial.client.fedn_api.package_archive import PackageError, check_che
 from fedn_partial.errors import FednPartialError
 from fedn_partial.log import log
 
-RETRY = 300  # seconds until a package that could not be run is fetched again: it may have been damaged on its way
+RETRY = 300  # seconds until a package that cannot be run is downloaded again; the download may have been damaged
 
 
 class ActivePackage:
@@ -27,13 +27,13 @@ class ActivePackage:
 
     Attributes
     ----------
-    dispatcher : FEDn's runner of its entry points, None if it cannot be run.
-    problem : why it cannot be run, None if it can.
-    lock : held by whoever runs an entry point or exchanges the package.
+    dispatcher : FEDn's runner of its entry points, None if the package cannot be run.
+    problem : why the package cannot be run, or None.
+    lock : held while an entry point runs and while the package is replaced.
     """
 
     def __init__(self, folder: Path, checksum: str | None = None):
-        """`checksum` : SHA-256 of the only package that may be run, None for any."""
+        """`checksum` : SHA-256 of the only allowed package, None for any."""
         self.folder = folder.absolute()
         self.dispatcher: Dispatcher | None = None
         self.problem: str | None = "FEDn has no active compute package"
@@ -43,11 +43,11 @@ class ActivePackage:
         self._retry_at = 0.0
 
     def refresh(self, api: Api) -> None:
-        """Fetch and start up FEDn's active package, unless it is the one here.
+        """Download and start FEDn's active package if it is not the current one.
 
         Raises
         ------
-        ApiError : FEDn does not answer, or not with a package; the one here stays.
+        ApiError : FEDn does not answer with a package; the current one is kept.
         """
         with self.lock:
             name = api.active_package()
@@ -56,30 +56,30 @@ class ActivePackage:
             archive = self.folder.with_name("package.download")
             try:
                 self._name = api.download_package(archive)
-                log(f"compute package {self._name} of {archive.stat().st_size:,} bytes is new; starting it up")
-                self._exchange(archive)
+                log(f"new compute package {self._name}, {archive.stat().st_size:,} bytes")
+                self._replace(archive)
             except PackageError as error:
                 self.problem = str(error)
                 self._retry_at = time.monotonic() + RETRY
-                log(f"this device cannot take part: {error}; waiting for another package")
+                log(f"cannot run the compute package: {error}; waiting for another one")
             finally:
                 archive.unlink(missing_ok=True)
 
-    def look(self, api: Api) -> None:
-        """As ``refresh``, but keep the package here where FEDn does not answer, or this disk has no room."""
+    def try_refresh(self, api: Api) -> None:
+        """Call ``refresh``; keep the current package if FEDn does not answer or the disk is full."""
         try:
             self.refresh(api)
         except FednPartialError as error:
-            log(f"whether there is a new compute package is not known: {error}")
+            log(f"cannot check for a new compute package: {error}")
 
     def stop(self) -> None:
         """End the entry point that runs; its ``run_cmd`` raises."""
         if self.dispatcher is not None:
             self.dispatcher.stop()
 
-    def _exchange(self, archive: Path) -> None:
-        self.dispatcher, self.problem = None, "its compute package is being exchanged"
-        shutil.rmtree(self.folder, ignore_errors=True)  # the fork server of the old package ends without its socket
+    def _replace(self, archive: Path) -> None:
+        self.dispatcher, self.problem = None, "its compute package is being replaced"
+        shutil.rmtree(self.folder, ignore_errors=True)  # the old package's fork server ends when its socket is gone
         check_checksum(archive, self._checksum)
         try:
             self.folder.mkdir(parents=True)
@@ -93,10 +93,9 @@ class ActivePackage:
 
 
 class StoppableDispatcher(Dispatcher):
-    """FEDn's runner of entry points, of which another thread can stop the one that runs.
+    """FEDn's dispatcher, with the paths of temporary files quoted for the shell, and a way to stop an entry point.
 
-    The folder of temporary files may have spaces and quotes in its path: FEDn's client passes one line,
-    "train MODEL UPDATE", and its own dispatcher runs that in a shell as it is.
+    FEDn runs the line "train MODEL UPDATE" in a shell without quoting.
     """
 
     _process: subprocess.Popen | None = None
@@ -134,6 +133,6 @@ def _start_up(dispatcher: Dispatcher) -> None:
         dispatcher._get_or_create_python_env()
         if "startup" in dispatcher.config["entry_points"]:
             dispatcher.run_cmd("startup")
-    except Exception as error:  # FEDn's own, of a process that failed or an environment that cannot be made
+    except Exception as error:  # FEDn raises several kinds when a process or the virtual environment fails
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise PackageError(f"the compute package's start-up failed ({reason}); this device's log says why") from None
+        raise PackageError(f"the compute package's startup failed ({reason}); see this device's log") from None

@@ -1,4 +1,4 @@
-"""Counts the bytes that leave through a gRPC channel, where they leave."""
+"""Count the bytes sent through a gRPC channel."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import grpc
 
 
 class ByteCounter(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor):
-    """A gRPC interceptor.
+    """gRPC interceptor that counts sent bytes.
 
     Attributes
     ----------
-    sent : {method: bytes of the messages sent}, such as {"Upload": 1230000}; a method by its last name.
+    sent : {method: bytes of the messages sent}, such as {"Upload": 1230000}.
     """
 
     def __init__(self):
@@ -23,9 +23,9 @@ class ByteCounter(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterc
         return continuation(call, request)
 
     def intercept_stream_unary(self, continuation, call, requests):
-        return continuation(call, self._counted(call, requests))
+        return continuation(call, self._count_each(call, requests))
 
-    def _counted(self, call, requests):
+    def _count_each(self, call, requests):
         for request in requests:
             self._count(call, request)
             yield request

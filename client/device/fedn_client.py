@@ -1,6 +1,6 @@
-"""FEDn's client with the patience, the care and the byte count that it lacks; ``node`` runs it.
+"""FEDn's client with retries, refusals instead of failed requests, and byte counts; ``device_client`` runs it.
 
-FEDn reads its environment when it is imported, so this module is imported after that is set.
+FEDn reads its environment on import: import this module after that is set.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from fedn_partial.client.fedn_api.api import SESSION_OVER, Api, ApiError
 from fedn_partial.log import log
 from fedn_partial.runtime.refusal import empty_update, refusal_metadata
 
-POLL = 60  # seconds between two looks for a new compute package, or at the session that this device trains for
+POLL = 60  # seconds between two checks for a new compute package, or for the end of the session of a training
 
 
-class PatientClient(Client):
-    """FEDn's client, which keeps trying to reach its server, and which answers every training request.
+class ResilientClient(Client):
+    """FEDn's client that retries until it reaches the server and answers every training request.
 
     Parameters
     ----------
-    access : to the controller.
-    options, combiner : as FEDn's own client takes them.
-    package : what it runs.
-    waits : returns the seconds to wait between tries to reach the server.
+    access : connection to the controller.
+    options, combiner : as for FEDn's own client.
+    package : compute package to run.
+    backoff : returns an iterator of the seconds to wait between attempts to reach the server.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class PatientClient(Client):
         options: ClientOptions,
         combiner: tuple[str | None, int | None],
         package: ActivePackage,
-        waits: Callable[[], Iterator[int]],
+        backoff: Callable[[], Iterator[int]],
     ):
         host, port = combiner
         super().__init__(access.connection.base_url, None, options, host, port)
         self.fedn_client = Transport(package, access)
         self._access = access
         self._package = package
-        self._waits = waits
+        self._backoff = backoff
 
     @property
     def token(self):
@@ -66,30 +66,30 @@ class PatientClient(Client):
 
     @token.setter
     def token(self, value):
-        pass  # FEDn's constructor sets none
+        pass  # FEDn's constructor assigns None
 
     def _connect_to_api(self):
-        where = self.api_url
-        for wait in self._waits():
+        url = self.api_url
+        for wait in self._backoff():
             result, answer = self.fedn_client.connect_to_api(self.fedn_api_url, self.token, self.client_obj.to_json())
             if result == ConnectToApiResult.Assigned:
                 return True, answer
             if result == ConnectToApiResult.UnAuthorized and self._access.renew():
-                log(f"trying with another token in {wait} s")
+                log(f"trying again with a new token in {wait} s")
                 time.sleep(wait)
                 continue
             reasons = {
-                ConnectToApiResult.UnAuthorized: f"{where} does not accept this device's token, which may have "
+                ConnectToApiResult.UnAuthorized: f"{url} does not accept this device's token, which may have "
                 "expired; put a valid one into client.yaml",
-                ConnectToApiResult.ComputePackageMissing: f"{where} has no compute package yet",
-                ConnectToApiResult.IncorrectUrl: f"there is no FEDn controller at {where}",
-                ConnectToApiResult.UnMatchedConfig: f"{where} refuses this client: {answer}",
+                ConnectToApiResult.ComputePackageMissing: f"{url} has no compute package yet",
+                ConnectToApiResult.IncorrectUrl: f"no FEDn controller at {url}",
+                ConnectToApiResult.UnMatchedConfig: f"{url} refuses this client: {answer}",
             }
-            log(f"{reasons.get(result, f'no answer from {where}: {answer}')}; trying again in {wait} s")
+            log(f"{reasons.get(result, f'no answer from {url}: {answer}')}; trying again in {wait} s")
             time.sleep(wait)
 
     def on_train(self, in_model, client_settings):
-        """Train, and answer with a refusal where no update comes of it: FEDn's client does not survive that."""
+        """Train; return a refusal if there is no update, as FEDn's client would end without one."""
         if self._package.problem:
             return refusal(f"this device cannot run FEDn's compute package: {self._package.problem}")
         update, meta = super().on_train(in_model, client_settings)
@@ -99,7 +99,7 @@ class PatientClient(Client):
         if round_end is not None:  # FEDn's combiner may still wait for an answer
             return refusal(f"training was stopped: {round_end.value}")
         if update is None:
-            return refusal(f"the compute package's train left no update ({meta['error'].partition(chr(10))[0]})")
+            return refusal(f"the compute package's train wrote no update ({meta['error'].partition(chr(10))[0]})")
         return update, meta
 
     def on_validation(self, in_model):
@@ -107,53 +107,53 @@ class PatientClient(Client):
 
 
 def refusal(reason: str) -> tuple[io.BytesIO, dict]:
-    """Return an empty update, and what FEDn's client sends with it, ``reason`` included."""
+    """Return an empty update and its metadata, with `reason`."""
     log(f"cannot train: {reason}")
     return io.BytesIO(empty_update()), {"training_metadata": refusal_metadata(reason)}
 
 
 @contextlib.contextmanager
 def temporary_folder():
-    """Let this process, and those that it starts, make their temporary files in a folder that is removed at the end.
+    """Use a temporary folder of its own for this process and its children, and remove it at the end.
 
-    FEDn's client leaves one file behind with every request, and three more with one that fails.
+    FEDn's client leaves one file behind after each request, and three more after one that fails.
     """
-    before = tempfile.gettempdir()
+    previous = tempfile.gettempdir()
     try:
         folder = tempfile.mkdtemp()
-    except OSError as error:  # of a full disk; the request says what it cannot write
-        log(f"no folder for temporary files in {before}: {error.strerror}")
+    except OSError as error:  # such as a full disk; the request itself reports what it cannot write
+        log(f"cannot create a temporary folder in {previous}: {error.strerror}")
         yield
         return
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     try:
         yield
     finally:
-        os.environ["TMPDIR"] = tempfile.tempdir = before
+        os.environ["TMPDIR"] = tempfile.tempdir = previous
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class Transport(FednClient):
-    """FEDn's connection to its combiner: looks for new packages, and says what an update weighed."""
+    """FEDn's connection to its combiner, with checks for new packages and the size of each update."""
 
     def __init__(self, package: ActivePackage, access: Access):
         super().__init__()
         self._package = package
         self._access = access
-        self._sampled = False  # whether the session draws clients for each round
-        self._trained = False  # whether this one was asked to train since it last validated
+        self._sampled = False  # whether the session samples clients for each round
+        self._trained = False  # whether this client was requested to train since its last validation
         self.tasks = TaskQueue(package.stop)
 
     def connect_to_api(self, url, token, json):
-        """Register this client, also under the name that the controller has for its preferred combiner."""
+        """Register this client; the controller's name of the key preferred_combiner is combiner_preferred."""
         json = {**json, "combiner_preferred": json["preferred_combiner"]}
         result, answer = super().connect_to_api(url, token, json) or (ConnectToApiResult.UnknownError, "an error")
         if result == ConnectToApiResult.UnknownError and json["preferred_combiner"]:
-            answer = f"{answer} (is there a combiner {json['preferred_combiner']!r}, the 'preferred_combiner'?)"
+            answer = f"{answer} (check that 'preferred_combiner' {json['preferred_combiner']!r} exists)"
         return result, answer
 
     def init_remote_compute_package(self, url, token, package_checksum=None):
-        """Join whether or not the package can be run: one that cannot is refused at each request, and may change."""
+        """Join even if the package cannot be run: requests are then refused until another package is active."""
         self._package.refresh(Api(self._access.connection))
         return True
 
@@ -163,7 +163,7 @@ class Transport(FednClient):
 
     @dispatcher.setter
     def dispatcher(self, value):
-        pass  # FEDn's constructor sets none
+        pass  # FEDn's constructor assigns None
 
     def run(self, **options):
         ended = threading.Event()
@@ -171,9 +171,9 @@ class Transport(FednClient):
         def poll():
             while not ended.wait(POLL):
                 if self.tasks.current is None:
-                    self._package.look(Api(self._access.connection))
+                    self._package.try_refresh(Api(self._access.connection))
                 else:
-                    self._look_at_session()
+                    self._check_session()
 
         threading.Thread(target=poll, daemon=True).start()
         try:
@@ -181,7 +181,7 @@ class Transport(FednClient):
         finally:
             ended.set()
 
-    def _look_at_session(self) -> None:
+    def _check_session(self) -> None:
         """End the training request that runs if its session was terminated: no other request need follow."""
         task = self.tasks.current
         if task is None or not task.session_id:
@@ -222,27 +222,27 @@ class Transport(FednClient):
         self._sampled = isinstance(session, dict) and bool(session.get("clients_per_round"))
         self._trained = True
         self.grpc_handler.counter.sent.clear()
-        self._package.look(Api(self._access.connection))
+        self._package.try_refresh(Api(self._access.connection))
         try:
             super().update_local_model(request)
         except RoundOver:
             log(f"training was stopped: {RoundEnd.NEWER_REQUEST.value}")
 
     def validate_global_model(self, request):
-        """Validate the model of a round that this client was drawn for; FEDn asks all clients that are connected."""
+        """Validate only in rounds that this client was sampled for; FEDn sends the request to all clients."""
         if self._sampled and not self._trained:
-            log("not drawn for this round: its model is not downloaded")
+            log("not sampled for this round: validation skipped")
             return
         self._trained = False
         super().validate_global_model(request)
 
     def create_update_message(self, model_id, model_update_id, meta, request):
-        """Leave out the session's settings, which FEDn would send back, and put in how many bytes the update is."""
+        """Remove the session's settings, which FEDn would send back, and add the size of the update."""
         round_config = json.loads(meta["config"])
-        kept = {key: round_config.get(key) for key in ("round_id", "session_id", "model_id")}
-        meta = {**meta, "config": json.dumps(kept), "upload_bytes": 0}
+        ids = {key: round_config.get(key) for key in ("round_id", "session_id", "model_id")}
+        meta = {**meta, "config": json.dumps(ids), "upload_bytes": 0}
         streamed = self.grpc_handler.counter.sent["Upload"]
-        while True:  # the message holds its own size
+        while True:  # until the size in the message is the message's own
             message = super().create_update_message(model_id, model_update_id, meta, request)
             size = streamed + message.ByteSize()
             if size == meta["upload_bytes"]:
@@ -252,14 +252,14 @@ class Transport(FednClient):
     def send_status(
         self, msg, log_level=messages.LogLevel.INFO, type=None, request=None, session_id=None, sender_name=None
     ):
-        # FEDn's own hands these on by position, past the handler's look at `request`.
+        # FEDn passes these by position; the handler below needs `request` by name.
         self.grpc_handler.send_status(
             msg, log_level=log_level, type=type, request=request, session_id=session_id, sender_name=sender_name
         )
 
 
 class CountingHandler(RetryingHandler):
-    """FEDn's gRPC calls, with the bytes of each counted."""
+    """FEDn's gRPC calls, with byte counts."""
 
     counter = ByteCounter()
 
@@ -268,7 +268,7 @@ class CountingHandler(RetryingHandler):
         self.channel = grpc.intercept_channel(self.channel, self.counter)
 
     def _init_secure_channel(self, host, port, token):
-        """As FEDn's, which leaves the token out where a certificate authority is given."""
+        """Open the channel with both authority and token; FEDn drops the token if an authority is given."""
         path = os.environ.get("FEDN_GRPC_ROOT_CERT_PATH")
         credentials = grpc.ssl_channel_credentials(Path(path).read_bytes() if path else None)
         if token:
@@ -279,17 +279,17 @@ class CountingHandler(RetryingHandler):
 
     def get_model_from_combiner(self, *args, **kwargs):
         model = super().get_model_from_combiner(*args, **kwargs)
-        return None if model is None else HandedOver(model.getvalue())
+        return None if model is None else ReleasedModel(model.getvalue())
 
     def send_status(self, msg, *args, request=None, **kwargs):
-        # FEDn would send a request back whole, with the session's settings and server functions in it.
+        # FEDn would send the whole request back, with the session's settings and server functions.
         if isinstance(request, messages.TaskRequest):
             request = None
         return super().send_status(msg, *args, request=request, **kwargs)
 
 
-class HandedOver(io.BytesIO):
-    """A model that is gone from memory once it was written to its file: FEDn would hold it while the package trains."""
+class ReleasedModel(io.BytesIO):
+    """Model that frees its memory when FEDn writes it to a file; FEDn would hold it during the training."""
 
     def getbuffer(self):
         content = self.getvalue()

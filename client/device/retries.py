@@ -1,7 +1,7 @@
-"""Retries of a device's calls to its combiner.
+"""Retry a device's calls to its combiner, with pauses of bounded length.
 
-FEDn 0.33 doubles its pause at every failure less than 80 s after the last one, and has no longest one: a device whose
-combiner was restarted six times in a few minutes, or was away for an hour, stays away as long again.
+FEDn 0.33 doubles the pause at each failure within 80 s of the last one, without a bound: after an outage of an hour a
+device stays away for up to another hour.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from fedn.network.clients.grpc_handler import GrpcHandler, RetryException
 from fedn_partial.log import log
 
 FIRST_PAUSE = 5.0  # seconds
-LONGEST_PAUSE = 30.0
-ATTEMPTS = 5  # of a message that the round can do without
-# FEDn's calls that are tried until they succeed, and those that are given up after some attempts (RetryException).
-WITHOUT_END = (
+MAX_PAUSE = 30.0
+ATTEMPTS = 5  # for calls that a round does not depend on
+# Calls that are retried until they succeed, and calls that raise RetryException after ATTEMPTS.
+UNLIMITED = (
     "send_heartbeats",
     "listen_to_task_stream",
     "get_model_from_combiner",
     "send_model_to_combiner",
     "send_model_update",
 )
-WITH_AN_END = ("send_status", "send_model_metric", "send_attributes", "send_telemetry")
+LIMITED = ("send_status", "send_model_metric", "send_attributes", "send_telemetry")
 
 
 def _retried(call: Callable, attempts: int | None) -> Callable:
+    # By hand: tenacity does not shorten the pause again after a call that worked for a while.
     @functools.wraps(call)
     def retry(handler, *args, **kwargs):
         failures, pause = 0, FIRST_PAUSE
@@ -41,9 +42,9 @@ def _retried(call: Callable, attempts: int | None) -> Callable:
             except (grpc.RpcError, ValueError) as error:
                 if handler.closed:
                     return None
-                if not _may_pass(error):
+                if not _is_transient(error):
                     raise
-                if time.monotonic() - started > LONGEST_PAUSE:  # it worked for a while
+                if time.monotonic() - started > MAX_PAUSE:  # the connection had worked
                     failures, pause = 0, FIRST_PAUSE
                 failures += 1
                 if failures == attempts:
@@ -52,7 +53,7 @@ def _retried(call: Callable, attempts: int | None) -> Callable:
                 if not _is(error, grpc.StatusCode.CANCELLED):
                     handler._reconnect()
                 time.sleep(pause * random.uniform(0.9, 1.1))
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, MAX_PAUSE)
 
     return retry
 
@@ -61,8 +62,8 @@ def _is(error: Exception, status: grpc.StatusCode) -> bool:
     return isinstance(error, grpc.RpcError) and error.code() == status
 
 
-def _may_pass(error: Exception) -> bool:
-    """Return whether the next attempt may succeed: the combiner is away, or another thread has closed the channel."""
+def _is_transient(error: Exception) -> bool:
+    """Return whether a retry may succeed: the combiner is away, or another thread has closed the channel."""
     if _is(error, grpc.StatusCode.UNKNOWN):
         return error.details() == "Stream removed"
     if isinstance(error, ValueError):
@@ -71,7 +72,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 class RetryingHandler(GrpcHandler):
-    """FEDn's calls, with these retries in place of FEDn's own."""
+    """FEDn's calls with these retries instead of FEDn's own."""
 
     closed = False
 
@@ -81,6 +82,6 @@ class RetryingHandler(GrpcHandler):
         self._disconnect()
 
 
-for _names, _attempts in ((WITHOUT_END, None), (WITH_AN_END, ATTEMPTS)):
+for _names, _attempts in ((UNLIMITED, None), (LIMITED, ATTEMPTS)):
     for _name in _names:
         setattr(RetryingHandler, _name, _retried(getattr(GrpcHandler, _name).__wrapped__, _attempts))

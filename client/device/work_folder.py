@@ -1,4 +1,4 @@
-"""The folder that a client works in: for this user alone, and for one client at a time."""
+"""Lock a client's working folder: for one user and one client at a time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ LOCK = "client.lock"
 
 
 def claim(folder: Path, config: Path) -> int:
-    """Make `folder` if need be, close it to other users, and lock it for this process.
+    """Create `folder` if needed, restrict it to this user, and lock it for this process.
 
-    The folder of client.yaml itself keeps its mode: other things of the owner may lie there. What is written is closed
-    in any case.
+    If client.yaml lies in `folder`, its mode is kept, as it may contain other files; new files are restricted anyway.
 
     Returns
     -------
-    File descriptor of the lock, which holds until it is closed or this process ends, however that ends.
+    File descriptor of the lock, held until it is closed or this process ends.
 
     Raises
     ------
-    FednPartialError : another process has it.
+    FednPartialError : another process holds the lock.
     """
     os.umask(0o077)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -35,8 +34,8 @@ def claim(folder: Path, config: Path) -> int:
         holder = os.read(lock, 4096).decode(errors="replace").strip() or "another process"
         os.close(lock)
         raise FednPartialError(
-            f"{folder} is the working folder of a client that runs ({holder}); stop that one, or name another folder "
-            "as 'workdir:' in client.yaml"
+            f"{folder} is in use by a running client ({holder}); stop it, or set 'workdir:' in client.yaml to "
+            "another folder"
         ) from None
     os.ftruncate(lock, 0)
     os.write(lock, f"process {os.getpid()}, of {config}\n".encode())
@@ -44,5 +43,5 @@ def claim(folder: Path, config: Path) -> int:
         try:
             folder.chmod(0o700)
         except OSError as error:
-            log(f"{folder} cannot be closed to other users: {error.strerror}")
+            log(f"cannot restrict {folder} to this user: {error.strerror}")
     return lock

@@ -1,4 +1,4 @@
-"""What a check of ``fedn-partial doctor`` finds."""
+"""Result of one check of ``fedn-partial doctor``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ OK, WARNING, PROBLEM, NOT_CHECKED = "ok", "warning", "problem", "n/a"
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at (`name`), how it is (`state`, one of these four), and what it is or what to do (`text`)."""
+    """Result of one check.
+
+    Attributes
+    ----------
+    name : what was checked.
+    state : OK, WARNING, PROBLEM or NOT_CHECKED.
+    text : the result, followed by what to do about it.
+    """
 
     name: str
     state: str

@@ -1,6 +1,6 @@
-"""Whether this machine can run a client: what it is, what is installed, how much room there is, its data.
+"""Checks of this machine: processor, installed packages, memory, disk space and the shard.
 
-Facts that a test cannot have otherwise are parameters.
+Facts about the machine are parameters with defaults, so that tests can set them.
 """
 
 from __future__ import annotations
@@ -26,40 +26,37 @@ from fedn_partial.device.monitor import SAMPLES_LIMIT
 from fedn_partial.errors import FednPartialError
 
 MB = 1e6
-BASE_MB = 230  # of FEDn's client and TensorFlow, where it cannot be measured
-SMALL_MODEL_MB, VGG16_MB = 40, 100  # what a request takes besides, with one layer ('fedn-partial plan' predicts it)
-MODEL_BYTES = 59e6  # VGG16 of the paper: the largest model that comes with this package
-SMALL_MACHINE = 2.5e9  # bytes of memory, below which swap is missed
-IMPORT_PATIENCE = 600  # seconds; TensorFlow takes a minute or two from a slow memory card
+BASE_MB = 230  # FEDn's client and TensorFlow, used where their memory cannot be measured
+SMALL_MODEL_MB, VGG16_MB = 40, 100  # training one layer, on top of that ('fedn-partial plan' predicts it)
+MODEL_BYTES = 59e6  # VGG16 of the paper, the largest model of this package
+SMALL_MACHINE = 2.5e9  # bytes of memory below which swap is recommended
+IMPORT_TIMEOUT = 600  # seconds; TensorFlow takes a minute or two from a slow memory card
 
 
 def python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
-    told = ".".join(map(str, version))
+    text = ".".join(map(str, version))
     if (3, 10) <= version[:2] <= (3, 12):
-        return Check("Python", OK, told)
-    return Check("Python", PROBLEM, f"{told}; FEDn 0.33 and TensorFlow 2.20 need 3.10 to 3.12 (uv or pyenv bring one)")
+        return Check("Python", OK, text)
+    way_out = "FEDn 0.33 and TensorFlow 2.20 need 3.10 to 3.12 (install one with uv or pyenv)"
+    return Check("Python", PROBLEM, f"{text}; {way_out}")
 
 
 def architecture(machine: str = platform.machine(), bits: int = 64 if sys.maxsize > 2**32 else 32) -> Check:
-    told = f"{machine}, {bits} bits"
+    text = f"{machine}, {bits} bits"
     if machine in ("x86_64", "aarch64") and bits == 64:
-        return Check("architecture", OK, told)
-    return Check(
-        "architecture",
-        PROBLEM,
-        f"{told}; TensorFlow is built for x86_64 and aarch64: install a 64-bit system (on a Raspberry Pi its 64-bit "
-        "one) with a 64-bit Python",
-    )
+        return Check("architecture", OK, text)
+    way_out = "TensorFlow wheels exist for x86_64 and aarch64 only: install a 64-bit system with a 64-bit Python"
+    return Check("architecture", PROBLEM, f"{text}; {way_out}")
 
 
 def glibc(library: tuple[str, str] | None = None) -> Check:
     name, version = library or platform.libc_ver()
     number = tuple(int(part) for part in version.split(".") if part.isdigit())
     if name != "glibc" or number < (2, 17):
-        told = f"{name} {version}" if name else "not glibc (musl?)"
-        return Check("C library", PROBLEM, f"{told}; the wheels need glibc 2.17: take Debian, Ubuntu or the like")
+        text = f"{name} {version}" if name else "not glibc (musl?)"
+        return Check("C library", PROBLEM, f"{text}; the wheels need glibc 2.17 or later: use Debian or Ubuntu")
     if number < (2, 27):
-        return Check("C library", WARNING, f"glibc {version}; numpy's newest wheels need 2.27, pip takes older ones")
+        return Check("C library", WARNING, f"glibc {version}; current numpy wheels need 2.27, pip installs older ones")
     return Check("C library", OK, f"glibc {version}")
 
 
@@ -69,86 +66,86 @@ def processor(machine: str = platform.machine(), cpuinfo: Path = Path("/proc/cpu
     except OSError as error:
         return Check("processor", NOT_CHECKED, f"{cpuinfo}: {error.strerror}")
     values = {key.strip(): value.strip() for key, _, value in lines}
-    told = f"{os.cpu_count()} x {values.get('model name') or values.get('CPU part') or machine}"
+    text = f"{os.cpu_count()} x {values.get('model name') or values.get('CPU part') or machine}"
     if machine == "x86_64" and "avx" not in values.get("flags", "").split():
-        return Check("processor", PROBLEM, f"{told}: no AVX, which TensorFlow's wheels need; take another machine")
-    return Check("processor", OK, told)
+        return Check("processor", PROBLEM, f"{text}: no AVX, which TensorFlow's wheels need; use another machine")
+    return Check("processor", OK, text)
 
 
 def packages(root: str) -> Check:
-    """Check the versions of everything that the package `root`, and what it needs, ask for."""
+    """Check that the requirements of the package `root` are installed, including those of its dependencies."""
     try:
         from packaging.requirements import Requirement
         from packaging.utils import canonicalize_name
-    except ModuleNotFoundError:  # TensorFlow brings it
-        return Check("packages", PROBLEM, f"packaging is missing: install {root} anew with pip")
+    except ModuleNotFoundError:  # a dependency of TensorFlow
+        return Check("packages", PROBLEM, f"packaging is missing: reinstall {root} with pip")
 
-    seen, wrong, waiting = set(), set(), [Requirement(root)]
-    while waiting:
-        wanted = waiting.pop()
+    checked, problems, queue = set(), set(), [Requirement(root)]
+    while queue:
+        requirement = queue.pop()
         try:
-            found = importlib.metadata.distribution(wanted.name)
+            package = importlib.metadata.distribution(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.add(f"{wanted.name} is missing")
+            problems.add(f"{requirement.name} is missing")
             continue
-        if not wanted.specifier.contains(found.version, prereleases=True):
-            wrong.add(f"{wanted.name} is {found.version}, {wanted.specifier} is needed")
-        asked = (canonicalize_name(wanted.name), *sorted(wanted.extras))
-        if asked not in seen:
-            seen.add(asked)
-            extras = [{"extra": extra} for extra in (*wanted.extras, "")]
-            needed = map(Requirement, found.requires or ())
-            waiting += [need for need in needed if not need.marker or any(map(need.marker.evaluate, extras))]
-    if wrong:
-        return Check("packages", PROBLEM, f"{'; '.join(sorted(wrong))}: install {root} anew with pip")
+        if not requirement.specifier.contains(package.version, prereleases=True):
+            problems.add(f"{requirement.name} {package.version} does not satisfy {requirement.specifier}")
+        key = (canonicalize_name(requirement.name), *sorted(requirement.extras))
+        if key not in checked:
+            checked.add(key)
+            extras = [{"extra": extra} for extra in (*requirement.extras, "")]
+            dependencies = map(Requirement, package.requires or ())
+            queue += [item for item in dependencies if not item.marker or any(map(item.marker.evaluate, extras))]
+    if problems:
+        return Check("packages", PROBLEM, f"{'; '.join(sorted(problems))}: reinstall {root} with pip")
     names = ("fedn", "tensorflow-cpu", "tensorflow", "numpy", "protobuf", "grpcio")
-    told = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names if (name,) in seen)
-    return Check("packages", OK, f"{told}; all {len({asked[0] for asked in seen})} fit together")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names if (name,) in checked)
+    return Check("packages", OK, f"{versions}; all {len({key[0] for key in checked})} packages are compatible")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """The result of an import, and the MB of memory that it takes, if that is known."""
+    """Result of an import; `mb` is the memory that it takes in MB, None if unknown."""
 
     check: Check
     mb: float | None = None
 
 
-def imports(name: str, code: str, machine: str = platform.machine(), patience: float = IMPORT_PATIENCE) -> Imported:
-    """Import in a process of its own: what is built for another processor kills the process."""
+def imports(name: str, code: str, machine: str = platform.machine(), timeout: float = IMPORT_TIMEOUT) -> Imported:
+    """Run the imports in `code` in a process of its own: a package built for another processor kills the process."""
     started = time.monotonic()
     try:
-        done = plan.run_imports(code, timeout=patience)
+        done = plan.run_imports(code, timeout=timeout)
     except subprocess.TimeoutExpired:
-        text = f"not imported after {patience:.0f} s; is the disk that slow, or the memory that full?"
+        text = f"not imported after {timeout:.0f} s; check the speed of the disk and the free memory"
         return Imported(Check(name, PROBLEM, text))
     if done.returncode:
         return Imported(Check(name, PROBLEM, _why_not_imported(done, machine)))
     size = done.stdout.strip().rpartition("\n")[2]
     mb = int(size) / MB if size.isdigit() else None
-    told = f"imported in {time.monotonic() - started:.1f} s"
-    return Imported(Check(name, OK, f"{told}, takes {mb:.0f} MB of memory" if mb else told), mb)
+    text = f"imported in {time.monotonic() - started:.1f} s"
+    return Imported(Check(name, OK, f"{text}, takes {mb:.0f} MB of memory" if mb else text), mb)
 
 
 def _why_not_imported(done: subprocess.CompletedProcess, machine: str) -> str:
+    way_out = "reinstall fedn-partial with pip in a new virtual environment"
     if done.returncode > 0:
         last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        return f"{last}; install fedn-partial anew with pip, in a fresh virtual environment"
+        return f"{last}; {way_out}"
     number = signal.Signals(-done.returncode)
-    way_out = "install fedn-partial anew with pip, in a fresh virtual environment"
     if number == signal.SIGILL and machine == "aarch64":
-        # OpenBLAS has taken processors, the Jetson Nano's Cortex-A57 among them, for what they are not.
-        way_out = "set OPENBLAS_CORETYPE=ARMV8 in the client's environment, and try again with it"
+        # Some versions of OpenBLAS misidentify processors, among them the Jetson Nano's Cortex-A57.
+        way_out = "set OPENBLAS_CORETYPE=ARMV8 in the client's environment and run doctor with it again"
     elif number == signal.SIGILL:
-        way_out = "it is built for a processor with more instructions (AVX); take another machine"
+        way_out = "this build needs instructions that the processor lacks (AVX); use another machine"
     elif number == signal.SIGKILL:
-        way_out = "most likely for memory; stop other programs, or add swap"
-    return f"its process was killed by {number.name}; {way_out}"
+        way_out = "probably out of memory; stop other programs or add swap"
+    return f"the process was killed by {number.name}; {way_out}"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of memory that there are and that are free, of the machine or of its control group if that is `limited`."""
+    """Memory and swap in bytes, of the control group if it is `limited`, else of the machine; None if unknown."""
 
     total: int | None
     available: int | None
@@ -158,59 +155,59 @@ class Memory:
 
 def read_memory() -> Memory:
     limited = cgroup.find().memory_limit() is not None
-    swapped = 0 if limited else cgroup.host_memory("SwapTotal")  # a control group has swap of its own, or none
-    return Memory(cgroup.machine_memory(), cgroup.available_memory(), swapped, limited)
+    swap_bytes = 0 if limited else cgroup.host_memory("SwapTotal")  # the host's swap is not the control group's
+    return Memory(cgroup.machine_memory(), cgroup.available_memory(), swap_bytes, limited)
 
 
-def memory(there: Memory, base_mb: float | None) -> Check:
-    """Check the memory, `base_mb` of which imports take."""
-    if there.total is None or there.available is None:
-        return Check("memory", NOT_CHECKED, "this system does not tell")
-    total, available, base_mb = there.total / MB, there.available / MB, base_mb or BASE_MB
-    told = f"{available:,.0f} of {total:,.0f} MB free; FEDn's client and TensorFlow take {base_mb:.0f}"
-    more = f"training {SMALL_MODEL_MB} more with a small model, {VGG16_MB} at least with VGG16"
-    if there.swap is not None and total + there.swap / MB < base_mb + SMALL_MODEL_MB:
-        return Check("memory", PROBLEM, f"{told}, {more}: add memory, or swap")
+def memory(reading: Memory, base_mb: float | None) -> Check:
+    """Check the memory; `base_mb` is what the imports take."""
+    if reading.total is None or reading.available is None:
+        return Check("memory", NOT_CHECKED, "this system does not report it")
+    total, available, base_mb = reading.total / MB, reading.available / MB, base_mb or BASE_MB
+    text = f"{available:,.0f} of {total:,.0f} MB free; FEDn's client and TensorFlow take {base_mb:.0f} MB"
+    training = f"training another {SMALL_MODEL_MB} MB for a small model, at least {VGG16_MB} MB for VGG16"
+    if reading.swap is not None and total + reading.swap / MB < base_mb + SMALL_MODEL_MB:
+        return Check("memory", PROBLEM, f"{text}, {training}: add memory or swap")
     if available < base_mb + VGG16_MB:
-        return Check("memory", WARNING, f"{told}, {more}: stop what else runs, a desktop for example")
-    return Check("memory", OK, f"{told}; what can be trained in the rest, 'fedn-partial plan' tells")
+        return Check("memory", WARNING, f"{text}, {training}: stop other programs, such as a desktop")
+    return Check("memory", OK, f"{text}; 'fedn-partial plan' predicts what can be trained in the rest")
 
 
-def swap(there: Memory) -> Iterator[Check]:
-    """Check the swap of a small machine; say nothing of others, and of control groups, which cannot add any."""
-    if there.limited or there.total is None or there.swap is None or there.total > SMALL_MACHINE:
+def swap(reading: Memory) -> Iterator[Check]:
+    """Check the swap of a machine with little memory; control groups, which cannot add swap, are not checked."""
+    if reading.limited or reading.total is None or reading.swap is None or reading.total > SMALL_MACHINE:
         return
-    if there.swap:
-        yield Check("swap", OK, f"{there.swap / MB:,.0f} MB")
+    if reading.swap:
+        yield Check("swap", OK, f"{reading.swap / MB:,.0f} MB")
     else:
         way_out = "fallocate -l 2G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile"
-        yield Check("swap", WARNING, f"none: what does not fit for a moment is killed; as root: {way_out}")
+        yield Check("swap", WARNING, f"none: a short peak of memory kills the training; as root: {way_out}")
 
 
 def disk(workdir: Path, free: int | None = None) -> Check:
-    """Check the room for what a client keeps in `workdir`; `free` : bytes there, if not this machine's."""
-    place = _existing(workdir)
-    # Samples; a model that came and an update that goes; what codec int8 rounded off.
-    size = 2 * SAMPLES_LIMIT + 3 * MODEL_BYTES
-    room = shutil.disk_usage(place).free if free is None else free
-    told = f"{workdir}: {room / MB:,.0f} MB free, up to {size / MB:.0f} needed"
-    other = "name a folder on another disk as 'workdir:' in client.yaml"
-    if not os.access(place, os.W_OK):
-        return Check("working folder", PROBLEM, f"{place} cannot be written to by this user; change its owner")
-    if room < size:
-        return Check("working folder", PROBLEM, f"{told}; free some, or {other}")
-    if _is_in_memory(place):
-        return Check("working folder", WARNING, f"{told}; it lies in memory: {other}")
-    return Check("working folder", OK, told)
+    """Check the disk space for a client's files in `workdir`; `free` overrides the measured bytes."""
+    folder = _existing(workdir)
+    # The monitor's samples, a global model, an update, and the residual of codec int8.
+    needed = 2 * SAMPLES_LIMIT + 3 * MODEL_BYTES
+    free = shutil.disk_usage(folder).free if free is None else free
+    text = f"{workdir}: {free / MB:,.0f} MB free, up to {needed / MB:.0f} MB needed"
+    way_out = "set 'workdir:' in client.yaml to a folder on another disk"
+    if not os.access(folder, os.W_OK):
+        return Check("working folder", PROBLEM, f"{folder} is not writable for this user; change its owner")
+    if free < needed:
+        return Check("working folder", PROBLEM, f"{text}; free some space, or {way_out}")
+    if _is_in_memory(folder):
+        return Check("working folder", WARNING, f"{text}; its file system is in memory: {way_out}")
+    return Check("working folder", OK, text)
 
 
 def _existing(folder: Path) -> Path:
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _is_in_memory(folder: Path) -> bool:
     mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    return next((mounts[place] for place in (folder, *folder.parents) if place in mounts), "") in ("tmpfs", "ramfs")
+    return next((mounts[path] for path in (folder, *folder.parents) if path in mounts), "") in ("tmpfs", "ramfs")
 
 
 def data(folder: str) -> Check:
@@ -219,6 +216,6 @@ def data(folder: str) -> Check:
     try:
         shard = open_shard(folder)
     except FednPartialError as error:
-        return Check("data", PROBLEM, f"{error}; docs/DATA.md says what a shard is")
-    counts = f"{len(shard.y_train):,} examples to train, {len(shard.y_test):,} to test, {len(shard.classes)} classes"
+        return Check("data", PROBLEM, f"{error}; docs/DATA.md describes a shard")
+    counts = f"{len(shard.y_train):,} training and {len(shard.y_test):,} test examples, {len(shard.classes)} classes"
     return Check("data", OK, f"{folder}: {counts}")

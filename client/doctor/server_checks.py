@@ -1,4 +1,4 @@
-"""Whether a device can join FEDn: its controller, and its combiners, with which it trains. No client is registered."""
+"""Checks of the connection to FEDn: its controller, compute package and combiners. No client is registered."""
 
 from __future__ import annotations
 
@@ -22,146 +22,145 @@ from fedn_partial.client.fedn_api.package_archive import PackageError
 from fedn_partial.errors import FednPartialError
 from fedn_partial.settings.client_file import ClientFile
 
-CONNECT_PATIENCE = 5  # seconds
+CONNECT_TIMEOUT = 5  # seconds
 CLOCK_TOLERANCE = 60  # seconds
 EXPIRY_WARNING = 14  # days
 
-# What OpenSSL's numbers mean for whoever holds the device.
+# OpenSSL's verification errors, and what to do about them on the device.
 CERTIFICATE_ADVICE = {
-    9: "or is this device's clock wrong? See above",
-    10: "renew it on the server, if this device's clock is right",
-    18: "name its file with 'ca:' in client.yaml, or with --ca",
-    19: "name the authority's file with 'ca:' in client.yaml, or with --ca",
-    20: "name the authority's file with 'ca:' in client.yaml, or with --ca",
-    62: "write api_url with the name that the certificate is for",
-    64: "write api_url with the address that the certificate is for",
+    9: "check this device's clock, see above",
+    10: "renew it on the server, if this device's clock is correct",
+    18: "name its file with 'ca:' in client.yaml or with --ca",
+    19: "name the authority's file with 'ca:' in client.yaml or with --ca",
+    20: "name the authority's file with 'ca:' in client.yaml or with --ca",
+    62: "use the name in the certificate as api_url",
+    64: "use the address in the certificate as api_url",
 }
 
 
 def examine(connection: Connection, file: ClientFile) -> Iterator[Check]:
-    """Check the way to FEDn, from the name to the combiners; what needs a step that failed is not tried.
+    """Yield the checks from name resolution to the combiners; a step that needs a failed one is left out.
 
     Parameters
     ----------
+    connection : to the controller.
     file : this device's client.yaml.
     """
     url = connection.base_url
     host, port = urlsplit(url).hostname, urlsplit(url).port or (443 if url.startswith("https") else 80)
     proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-    if proxy:  # then the name need not be known here, nor the port open
+    if proxy:  # which resolves the name and opens the port
         yield Check("server", NOT_CHECKED, f"{url} is reached through the proxy {urlsplit(proxy).hostname}")
     else:
-        server = reachable("server", host, port, "is api_url right, and FEDn up? Its own controller's port is 8092")
+        server = reachable("server", host, port, "check api_url (FEDn's default port is 8092) and that FEDn runs")
         yield server
         if server.state == PROBLEM:
             return
     yield clock(url)
     if not proxy:
-        trusted = certificate(connection, host, port)
-        yield trusted
-        if trusted.state == PROBLEM:
+        tls = certificate(connection, host, port)
+        yield tls
+        if tls.state == PROBLEM:
             return
     try:
-        let_in = controller(Api(connection))
-        yield let_in
-        if let_in.state != PROBLEM:
+        access = controller(Api(connection))
+        yield access
+        if access.state != PROBLEM:
             yield package(Api(connection), file.package_checksum)
             yield combiners(Api(connection), file)
     except FednPartialError as error:
         yield Check("controller", PROBLEM, str(error))
 
 
-def reachable(name: str, host: str, port: int, otherwise: str) -> Check:
-    """Open a connection to `host` and `port`, and close it; `otherwise` says what may be wrong if nothing listens."""
-    where = f"{host} port {port}"
+def reachable(name: str, host: str, port: int, way_out: str) -> Check:
+    """Check that `host` accepts connections on `port`; `way_out` is shown if it refuses them."""
+    target = f"{host} port {port}"
     try:
-        with socket.create_connection((host, port), timeout=CONNECT_PATIENCE) as connected:
-            address = connected.getpeername()[0]
-            return Check(name, OK, f"{where} answers" if address == host else f"{where} answers, at {address}")
+        with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT) as peer:
+            address = peer.getpeername()[0]
+            return Check(name, OK, f"{target} answers" if address == host else f"{target} answers, at {address}")
     except socket.gaierror as error:
-        text = f"the name {host!r} is not known here ({error.strerror}); is it right, and is there a name server?"
+        text = f"the name {host!r} cannot be resolved ({error.strerror}); check the name and this device's name server"
     except TimeoutError:
-        text = f"{where} does not answer within {CONNECT_PATIENCE} s; firewalls in between must let this port through"
+        text = f"{target} did not answer within {CONNECT_TIMEOUT} s; open this port in the firewalls in between"
     except (OSError, OverflowError) as error:
-        text = f"{where} cannot be reached ({getattr(error, 'strerror', None) or error}); {otherwise}"
+        text = f"{target} cannot be reached ({getattr(error, 'strerror', None) or error}); {way_out}"
     return Check(name, PROBLEM, text)
 
 
 def clock(url: str) -> Check:
-    """Compare this device's clock with the server's: tokens and certificates are only good for a time."""
+    """Compare this device's clock with the server's: tokens and certificates are valid for a limited time."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the certificate is checked later; nothing secret is sent here
+        warnings.simplefilter("ignore")  # the certificate is checked later; no secret is sent here
         before = time.time()
         try:
-            answer = requests.head(url, timeout=CONNECT_PATIENCE, allow_redirects=False, verify=False)
-            there = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
+            response = requests.head(url, timeout=CONNECT_TIMEOUT, allow_redirects=False, verify=False)
+            server_time = email.utils.parsedate_to_datetime(response.headers["Date"]).timestamp()
         except (requests.RequestException, LookupError, TypeError, ValueError):
-            return Check("clock", NOT_CHECKED, "the server does not tell the time")
-    off = round((before + time.time()) / 2 - there)
-    if abs(off) <= CLOCK_TOLERANCE:
-        return Check("clock", OK, "as the server's, to a few seconds" if abs(off) < 5 else f"{abs(off)} s off")
-    text = f"{abs(off):,} s {'ahead of' if off > 0 else 'behind'} the server's; TLS and tokens fail with that: "
-    return Check("clock", PROBLEM, text + "as root, 'timedatectl set-ntp true', or set it with 'date'")
+            return Check("clock", NOT_CHECKED, "the server does not report its time")
+    offset = round((before + time.time()) / 2 - server_time)
+    if abs(offset) <= CLOCK_TOLERANCE:
+        return Check("clock", OK, f"within {abs(offset) + 1} s of the server's")
+    text = f"{abs(offset):,} s {'ahead of' if offset > 0 else 'behind'} the server's, so that TLS and tokens fail"
+    return Check("clock", PROBLEM, f"{text}; as root: timedatectl set-ntp true, or set it with 'date'")
 
 
 def certificate(connection: Connection, host: str, port: int) -> Check:
-    """Check the server's TLS certificate as FEDn's client will."""
+    """Check the server's TLS certificate as FEDn's client does."""
     if not connection.base_url.startswith("https"):
         if connection.token and host not in ("localhost", "127.0.0.1", "::1"):
-            return Check("certificate", WARNING, "no TLS: whoever is in between reads the token; use https://")
-        return Check("certificate", NOT_CHECKED, "http:// has none")
+            return Check("certificate", WARNING, "no TLS: the token is sent unencrypted; use https://")
+        return Check("certificate", NOT_CHECKED, "none with http://")
     if connection.insecure:
-        return Check("certificate", WARNING, "not checked ('insecure'): whoever is in between reads the token")
-    trusted = connection.ca or os.environ.get("REQUESTS_CA_BUNDLE") or requests.certs.where()
+        return Check("certificate", WARNING, "not checked ('insecure'): a machine in between can read the token")
+    authority = connection.ca or os.environ.get("REQUESTS_CA_BUNDLE") or requests.certs.where()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context.load_verify_locations(**{"capath" if os.path.isdir(trusted) else "cafile": trusted})
+        context.load_verify_locations(**{"capath" if os.path.isdir(authority) else "cafile": authority})
     except (OSError, ssl.SSLError) as error:
-        return Check("certificate", PROBLEM, f"authority {trusted} cannot be read ({error}); 'ca:' names a PEM file")
+        return Check("certificate", PROBLEM, f"authority {authority} cannot be read ({error}); 'ca:' takes a PEM file")
     try:
         with (
-            socket.create_connection((host, port), timeout=CONNECT_PATIENCE) as plain,
+            socket.create_connection((host, port), timeout=CONNECT_TIMEOUT) as plain,
             context.wrap_socket(plain, server_hostname=host) as encrypted,
         ):
             expires = ssl.cert_time_to_seconds(encrypted.getpeercert()["notAfter"])
     except ssl.SSLCertVerificationError as error:
-        advice = CERTIFICATE_ADVICE.get(error.verify_code, "ask who runs the server")
+        advice = CERTIFICATE_ADVICE.get(error.verify_code, "ask the operator of the server")
         return Check("certificate", PROBLEM, f"{error.verify_message}; {advice}")
     except OSError as error:
         reason = getattr(error, "reason", None) or error
-        return Check("certificate", PROBLEM, f"no TLS at {host} port {port} ({reason}); is it http:// there?")
+        return Check("certificate", PROBLEM, f"no TLS at {host} port {port} ({reason}); try http://")
     days = (expires - time.time()) / 86400
-    told = f"good for {host}, {days:.0f} days more"
+    text = f"valid for {host}, expires in {days:.0f} days"
     if days < EXPIRY_WARNING:
-        return Check("certificate", WARNING, f"{told}; let it be renewed on the server")
-    return Check("certificate", OK, told)
+        return Check("certificate", WARNING, f"{text}; renew it on the server")
+    return Check("certificate", OK, text)
 
 
 def controller(api: Api) -> Check:
-    """Ask what a device may ask for, the compute package's checksum: it tells whether the token is good."""
+    """Check the token by requesting the compute package's checksum, which a client's token allows."""
     url, token = api.connection.base_url, api.connection.token
-    answer = api.answer("packages/checksum")
-    if answer.status_code in (401, 403):
-        way_out = "put one for a client into client.yaml ('token:') or FEDN_AUTH_TOKEN"
-        told = f"does not accept the token ({error_message(answer)})" if token else "wants a token"
-        return Check("controller", PROBLEM, f"{url} {told}; {way_out}")
+    response = api.response("packages/checksum")
+    if response.status_code in (401, 403):
+        reason = f"does not accept the token ({error_message(response)})" if token else "requires a token"
+        way_out = "put a client's token into client.yaml ('token:') or FEDN_AUTH_TOKEN"
+        return Check("controller", PROBLEM, f"{url} {reason}; {way_out}")
     try:
-        told = answer.json()
-        told["checksum"]
+        response.json()["checksum"]
     except (LookupError, TypeError, ValueError):
-        text = f"{url} answers ({answer.status_code}), but not as FEDn's controller does; is api_url right?"
+        text = f"{url} answers ({response.status_code}), but is not a FEDn controller; check api_url"
         return Check("controller", PROBLEM, text)
     return Check("controller", OK, f"{url}, {'with the token' if token else 'without a token'}")
 
 
 def package(api: Api, checksum: str | None) -> Check:
-    """Fetch the compute package that FEDn has active, and see whether this device could run it."""
+    """Download FEDn's active compute package and check that this device can run it."""
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "package.tgz"
         try:
             if api.active_package() is None:
-                text = "FEDn has no compute package yet; the client will wait for one"
-                return Check("compute package", WARNING, text)
+                return Check("compute package", WARNING, "FEDn has none yet; the client will wait for one")
             name = api.download_package(archive)
             try:
                 package_archive.check_checksum(archive, checksum)
@@ -170,38 +169,38 @@ def package(api: Api, checksum: str | None) -> Check:
             active = package_archive.unpack(archive, Path(folder) / "package")
             package_archive.check_runs(active)
         except ApiError as error:
-            return Check("compute package", WARNING, f"FEDn's active one cannot be fetched: {error}")
+            return Check("compute package", WARNING, f"cannot be downloaded: {error}")
         except PackageError as error:
-            text = f"FEDn's active one cannot be run: {error}; whoever runs the server must upload another"
+            text = f"cannot be run: {error}; the operator must upload another one"
             return Check("compute package", PROBLEM, text)
-        told = f"{name}, {archive.stat().st_size:,} bytes"
+        text = f"{name}, {archive.stat().st_size:,} bytes"
         if not active.ours:
-            text = (
-                f"FEDn's active one ({told}) is not of fedn-partial: this device would run it as FEDn's own client does"
-            )
+            text = f"{text}, is not built by fedn-partial; this device would run it as FEDn's own client does"
             return Check("compute package", WARNING, text)
-        return Check("compute package", OK, f"{told}, runs here")
+        return Check("compute package", OK, f"{text}, runs on this device")
 
 
 def combiners(api: Api, file: ClientFile) -> Check:
-    """Try the ports to which FEDn may send this device, as ``fedn_client.Transport`` will use them."""
-    wanted = file.preferred_combiner
+    """Check the ports that FEDn may assign to this device, as ``fedn_client.Transport`` uses them."""
+    preferred = file.preferred_combiner
     if file.combiner and file.combiner_port:
-        places = [(file.combiner, file.combiner_port)]
+        addresses = [(file.combiner, file.combiner_port)]
     else:
-        answer = api.answer("combiners/")
-        if answer.status_code in (401, 403):
-            text = "FEDn names its combiners to an operator's token only; their port (12080; FEDn Studio's 443) must be"
-            return Check("combiner", NOT_CHECKED, f"{text} open for this device")
+        response = api.response("combiners/")
+        if response.status_code in (401, 403):
+            text = "FEDn lists its combiners for an operator's token only; open their port (12080; FEDn Studio: 443)"
+            return Check("combiner", NOT_CHECKED, f"{text} for this device")
         try:
-            found = [one for one in answer.json()["result"] if wanted in (None, one["name"])]
-            places = [(one["fqdn"], 443) if one.get("fqdn") else (one["address"], one["port"]) for one in found]
+            combiners = [item for item in response.json()["result"] if preferred in (None, item["name"])]
+            addresses = [
+                (item["fqdn"], 443) if item.get("fqdn") else (item["address"], item["port"]) for item in combiners
+            ]
         except (LookupError, TypeError, ValueError):
-            return Check("combiner", PROBLEM, f"FEDn does not name its combiners ({answer.status_code}); see its log")
-    if not places:
-        named = f" {wanted!r} ('preferred_combiner')" if wanted else ""
-        return Check("combiner", PROBLEM, f"FEDn knows no combiner{named}; whoever runs the server must start it")
-    otherwise = "devices must get through to this port: open it, or give the combiner a 'host' that they can reach"
-    checks = [reachable("combiner", str(host), port, otherwise) for host, port in places]
-    bad = [check for check in checks if check.state == PROBLEM]
-    return Check("combiner", PROBLEM if bad else OK, "; ".join(check.text for check in bad or checks))
+            return Check("combiner", PROBLEM, f"FEDn does not list its combiners ({response.status_code}); see its log")
+    if not addresses:
+        named = f" {preferred!r} ('preferred_combiner')" if preferred else ""
+        return Check("combiner", PROBLEM, f"FEDn has no combiner{named}; the operator must start it")
+    way_out = "open this port for devices, or give the combiner a 'host' that they can reach"
+    checks = [reachable("combiner", str(host), port, way_out) for host, port in addresses]
+    problems = [check for check in checks if check.state == PROBLEM]
+    return Check("combiner", PROBLEM if problems else OK, "; ".join(check.text for check in problems or checks))

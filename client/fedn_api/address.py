@@ -1,4 +1,4 @@
-"""The address of a FEDn controller, as people write it."""
+"""Parse the address of a FEDn controller."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ STRAY = re.compile(r"[\s\"'`<>\\^{|}\u00ab\u00bb\u2018-\u201f\u2039\u203a\u0000-
 
 
 def base_url(address: str, port: int | None = None) -> str:
-    """Return `address` with protocol and port, without a slash at its end.
+    """Return `address` as a URL with protocol and port, without a trailing slash.
 
-    Without a protocol it is https://, on this machine http://, as for FEDn's own client.
+    The default protocol is https://, for this machine http://, as in FEDn's own client.
 
     Parameters
     ----------
-    port : if it is not in the address.
+    address : a host name or URL.
+    port : used if `address` has none.
 
     Raises
     ------
-    SettingsError : `address` is none that FEDn's clients can use. A password in it is not shown.
+    SettingsError : FEDn's clients cannot use `address`. The message hides a password in it.
     """
     text = address.strip()
     shown = re.sub(r"^([^:/@]*//)?.*@", r"\1***@", text) if "@" in text else text
     stray = STRAY.search(text)
     if stray:
-        raise SettingsError(f"api_url is {shown!r}, with {stray[0]!r} in it; write it without quotes and spaces")
+        raise SettingsError(f"invalid api_url {shown!r}: contains {stray[0]!r}; write it without quotes and spaces")
     if re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", text):
-        raise SettingsError(f"api_url is {shown!r}; write an IPv6 address in brackets, such as http://[{text}]:8092")
+        raise SettingsError(f"invalid api_url {shown!r}: write an IPv6 address in brackets, as in http://[{text}]:8092")
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
         host, own_port = parts.hostname or "", parts.port
@@ -38,12 +39,12 @@ def base_url(address: str, port: int | None = None) -> str:
         if "[" in parts.netloc:
             ipaddress.IPv6Address(host.partition("%")[0])
     except ValueError as error:  # UnicodeError is one
-        raise SettingsError(f"api_url is {shown!r}, which is no address ({error})") from None
+        raise SettingsError(f"invalid api_url {shown!r}: {error}") from None
     _check(parts, host, own_port, shown)
     scheme = parts.scheme or ("http" if _is_local(host) else "https")
     name = f"[{host}]" if ":" in host else host
     if own_port and port and own_port != port:
-        raise SettingsError(f"api_url is {shown!r}, but api_port {port}; give one port")
+        raise SettingsError(f"api_url {shown!r} and api_port {port} name different ports; give one of them")
     number = own_port or port
     return f"{scheme.lower()}://{name}{f':{number}' if number else ''}{parts.path.rstrip('/')}"
 
@@ -51,16 +52,16 @@ def base_url(address: str, port: int | None = None) -> str:
 def _check(parts: SplitResult, host: str, port: int | None, shown: str) -> None:
     if parts.username is not None or parts.password is not None:
         raise SettingsError(
-            f"api_url is {shown!r}, with a user or password in it, which FEDn does not take; give a 'token' instead"
+            f"invalid api_url {shown!r}: FEDn does not accept a user or password in it; set 'token' instead"
         )
     if parts.scheme.lower() not in ("", "http", "https"):
-        raise SettingsError(f"api_url is {shown!r}; FEDn's controller is reached by http:// or https://")
+        raise SettingsError(f"invalid api_url {shown!r}: use http:// or https://")
     if not host or host in ("http", "https"):
-        raise SettingsError(f"api_url is {shown!r}, which is no address; write it like https://fedn.example.org")
+        raise SettingsError(f"invalid api_url {shown!r}: no host; write it as in https://fedn.example.org")
     if port == 0:
-        raise SettingsError(f"api_url is {shown!r}, with port 0; FEDn's controller listens on 8092")
+        raise SettingsError(f"invalid api_url {shown!r}: port 0; FEDn's default port is 8092")
     if parts.query or parts.fragment:
-        raise SettingsError(f"api_url is {shown!r}; leave out what follows the path")
+        raise SettingsError(f"invalid api_url {shown!r}: remove the query or fragment after the path")
 
 
 def _is_local(host: str) -> bool:

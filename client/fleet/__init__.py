@@ -1,1 +1,1 @@
-"""Clients that run on this machine."""
+"""A fleet of clients on this machine."""

@@ -1,10 +1,9 @@
-"""A fleet of FEDn clients on this machine, each a process of its own with its own folder, shard and client.yaml."""
+"""Run FEDn clients on this machine, each in a process and a folder of its own."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import yaml
 
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.fleet import processes
+from fedn_partial.client.fleet.waiting import wait_until
 from fedn_partial.data.shard import Shard, write_shard
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_text
@@ -21,7 +21,7 @@ READY_TIMEOUT = 120  # seconds
 
 
 class Fleet:
-    """The clients of a local run; each has a folder of its own below `folder`."""
+    """The clients of a local run, one folder each below `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -32,7 +32,7 @@ class Fleet:
 
         Parameters
         ----------
-        origin, shards : as ``fedn_partial.client.data.data_sets.partition_case`` returns them.
+        origin, shards : see ``fedn_partial.client.data.data_sets.partition_case``.
         """
         for number, shard in enumerate(shards, start=1):
             home = self.folder / f"client-{number}"
@@ -41,18 +41,18 @@ class Fleet:
             write_text(home / "client.yaml", yaml.safe_dump(config, sort_keys=False))
 
     def start(self) -> None:
-        """Start a process for every prepared client; they end with this process."""
+        """Start a process for each prepared client; they end with this process."""
         environment = {**os.environ, "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
         for home in sorted(self.folder.iterdir()):
             command = [sys.executable, "-m", "fedn_partial.client", "client", "start", "--config", "client.yaml"]
             self.clients[home.name] = processes.start(command, home / "client.log", environment, home, tied=True)
 
     def wait_until_connected(self, api: Api) -> None:
-        """Wait until FEDn counts every client as connected.
+        """Wait until every client is online in FEDn.
 
         Raises
         ------
-        FednPartialError : a client ended, or they are not connected in time.
+        FednPartialError : a client ended, or is not online in time.
         """
 
         def check():
@@ -67,21 +67,23 @@ class Fleet:
 
 
 def wait_until_online(api: Api, names: set[str], check: Callable[[], None], timeout: float, folder: Path) -> None:
-    """Wait until FEDn counts the clients called `names` as connected.
+    """Wait until the clients `names` are online in FEDn.
 
     Parameters
     ----------
-    check : called at every look; what it raises ends the waiting. timeout : seconds. folder : of their logs.
+    check : called before each request; its exceptions are passed on.
+    timeout : seconds.
+    folder : folder of the clients' logs.
 
     Raises
     ------
-    FednPartialError : they are not connected in time.
+    FednPartialError : they are not online in time.
     """
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
+
+    def are_online() -> bool:
         check()
         online = api.get("clients/", params={"status": "online"})["result"]
-        if {client["name"] for client in online} >= names:
-            return
-        time.sleep(0.5)
-    raise FednPartialError(f"not all clients are connected after {timeout} s; see the client.log files in {folder}")
+        return {client["name"] for client in online} >= names
+
+    if not wait_until(are_online, timeout):
+        raise FednPartialError(f"not all clients are online after {timeout} s; see the client.log files in {folder}")

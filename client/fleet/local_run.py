@@ -1,4 +1,4 @@
-"""A whole session on this machine: network, package, seed model, clients, rounds; and everything stopped again."""
+"""Run a whole session on this machine: network, compute package, seed model, clients and rounds."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fedn_partial.seed_model.session import start_session
 from fedn_partial.settings.case import Case
 
 
-def run(case: Case, folder: RunFolder, origin: str, shards: list[Shard], tell=lambda event: None) -> dict:
+def run(case: Case, folder: RunFolder, origin: str, shards: list[Shard], on_event=lambda event: None) -> dict:
     """Run `case` on this machine and return its final metrics.
 
     Parameters
     ----------
-    origin, shards : of the clients' data, as ``fedn_partial.client.data.data_sets.partition_case`` returns them.
-    tell : called with each round as a dict, see fedn_partial.client.follow.progress.
+    origin, shards : see ``fedn_partial.client.data.data_sets.partition_case``.
+    on_event : called with each round as a dict, see ``fedn_partial.client.follow.progress``.
 
     Raises
     ------
-    FednPartialError : something did not come up, or the session is stuck. What was started is stopped all the same.
+    FednPartialError : a process did not start, or the session is stuck. All started processes are stopped.
     """
     started = time.monotonic()
     fleet = Fleet(folder.path / "clients")
@@ -47,7 +47,7 @@ def run(case: Case, folder: RunFolder, origin: str, shards: list[Shard], tell=la
             fleet.wait_until_connected(api)
             session_id, layers = start_session(api, case)
             poller = SessionPoller(api, session_id)
-            final = progress.follow(poller, case, layers, folder, check=network.supervise, tell=tell)
+            final = progress.follow(poller, case, layers, folder, check=network.supervise, on_event=on_event)
         finally:
             with uninterrupted():
                 fleet.stop()
@@ -57,12 +57,12 @@ def run(case: Case, folder: RunFolder, origin: str, shards: list[Shard], tell=la
 
 
 @contextmanager
-def local_network(folder: Path, say=print):
-    """Yield a FEDn network below `folder` that has our compute package, and its API; at the end it is stopped."""
+def local_network(folder: Path, on_event=print):
+    """Start a FEDn network below `folder`, upload the compute package, yield (network, API), and stop the network."""
     network = Network(folder / "network")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        network.up(tied=True, say=say)
+        network.up(tied=True, on_event=on_event)
         api = Api(network.url)
         package = folder / "package.tgz"
         build_package(package, modules.active())
@@ -74,18 +74,18 @@ def local_network(folder: Path, say=print):
 
 
 def network_was_started(folder: Path) -> bool:
-    """Return whether ``local_network`` came so far in `folder` that there are logs to be read."""
+    """Return whether ``local_network`` has written logs below `folder`."""
     return (folder / "network" / "logs").exists()
 
 
 @contextmanager
 def uninterrupted():
-    """Let no second Ctrl-C leave half of what is stopped here running."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore SIGINT, so that a second Ctrl-C does not interrupt the shutdown."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 def _interrupt(*_):

@@ -1,4 +1,4 @@
-"""Child processes that are surely gone when they should be."""
+"""Start, identify and stop child processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fedn_partial.runtime.forkserver import die_with_parent
 
 
 def start(command: list[str], log: Path, env: dict, cwd: Path, tied: bool) -> psutil.Process:
-    """Start `command` in a session of its own, with its output appended to `log`.
+    """Start `command` in a session of its own and append its output to `log`.
 
     Parameters
     ----------
-    tied : whether it is to end when this process ends, however that ends. (Linux counts the thread that started
-        it, so start tied processes from the main thread.)
+    tied : whether the kernel ends it when this process ends. Start tied processes from the main thread, as Linux
+        ends them with the thread that started them.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -38,8 +38,8 @@ def start(command: list[str], log: Path, env: dict, cwd: Path, tied: bool) -> ps
     return psutil.Process(process.pid)
 
 
-def stop(processes: list[psutil.Process], patience: float = 5.0) -> None:
-    """End `processes` and all their descendants: politely first, after `patience` seconds by force."""
+def stop(processes: list[psutil.Process], timeout: float = 5.0) -> None:
+    """Terminate `processes`; kill them and their descendants if they are alive after `timeout` seconds."""
     family = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -47,7 +47,7 @@ def stop(processes: list[psutil.Process], patience: float = 5.0) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=patience)
+    _, alive = psutil.wait_procs(family, timeout=timeout)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -55,12 +55,12 @@ def stop(processes: list[psutil.Process], patience: float = 5.0) -> None:
 
 
 def identity(process: psutil.Process) -> list:
-    """Return what finds this very process again: its id alone may have gone to another one."""
+    """Return [pid, creation time], which identifies `process` even if its pid is reused."""
     return [process.pid, process.create_time()]
 
 
 def find(pid: int, create_time: float) -> psutil.Process | None:
-    """Return the process with this identity, or None if it is gone."""
+    """Return the running process with this ``identity``, or None."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         if abs(process.create_time() - create_time) < 1 and process.status() != psutil.STATUS_ZOMBIE:
@@ -69,8 +69,8 @@ def find(pid: int, create_time: float) -> psutil.Process | None:
 
 
 @contextlib.contextmanager
-def alone(lock: Path, message: str):
-    """Hold the file `lock` for this process alone; raise FednPartialError with `message` if another one holds it."""
+def locked(lock: Path, message: str):
+    """Lock the file `lock`; raise FednPartialError with `message` if another process has locked it."""
     descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:
@@ -83,18 +83,18 @@ def alone(lock: Path, message: str):
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Return whether `process` runs."""
+    """Return whether `process` is running."""
     with contextlib.suppress(psutil.Error):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
-def bury(process: psutil.Process) -> str:
-    """Kill what a process that ended left in its process group; return how it ended, as " (SIGKILL)", if known."""
+def clean_up(process: psutil.Process) -> str:
+    """Kill the process group of an ended process and return how it ended, as " (SIGKILL)", or "" if unknown."""
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
     try:
-        code = process.wait(timeout=1)  # the threads of a killed process end one after the other
+        code = process.wait(timeout=1)  # the threads of a killed process may take a moment to end
     except (psutil.Error, OSError):
         code = None
     if code is None:
@@ -103,7 +103,7 @@ def bury(process: psutil.Process) -> str:
 
 
 def check_alive(process: psutil.Process, name: str, log: Path) -> None:
-    """Raise FednPartialError with the end of its log if `process` is gone."""
+    """Raise FednPartialError with the end of `log` if `process` has ended."""
     if is_alive(process):
         return
     raise FednPartialError(f"{name} has ended; the last lines of {log} are:\n{tail(log)}")

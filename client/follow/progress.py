@@ -21,7 +21,12 @@ MOST_PROBLEMS = 20  # as many of a round are shown
 
 
 def follow(
-    poller: SessionPoller, case: Case, layers: list[Layer], folder: RunFolder, check=lambda: (), tell=lambda event: None
+    poller: SessionPoller,
+    case: Case,
+    layers: list[Layer],
+    folder: RunFolder,
+    check=lambda: (),
+    on_event=lambda event: None,
 ) -> dict:
     """Follow a session to its end, show each round, write its rows, and return the final metrics.
 
@@ -32,14 +37,14 @@ def follow(
     ----------
     layers : layers of the model.
     check : called at every look; it returns sentences to be shown, and what it raises ends the following.
-    tell : called with the ``figures`` of each round that is over, and with each sentence that is shown.
+    on_event : called with the ``figures`` of each round that is over, and with each sentence that is shown.
 
     Raises
     ------
     FednPartialError : the session is stuck, or FEDn does not answer any more.
     """
     folder.know_layers(layers)
-    following = _Following(poller, case, len(layers), folder, tell)
+    following = _Following(poller, case, len(layers), folder, on_event)
     try:
         while not following.look(check()):
             time.sleep(POLL)

@@ -1,1 +1,1 @@
-"""A FEDn network on this machine."""
+"""Run a FEDn network on this machine."""

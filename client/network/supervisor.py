@@ -1,4 +1,4 @@
-"""Keeps a network that ``fedn-partial network up`` started running: ``python -m ... FOLDER``; it ends with SIGTERM."""
+"""Supervise the network in FOLDER until SIGTERM: ``python -m fedn_partial.client.network.supervisor FOLDER``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fedn_partial.client.network.network import Network
 
 
 def main() -> None:
-    """Supervise the network in the folder that the command line names, and log what happens."""
+    """Supervise the network and log what happens."""
     network = Network(Path(sys.argv[1]))
     network.load()
-    network.supervisor = psutil.Process()  # which the process that started this one may not have noted yet
+    network.supervisor = psutil.Process()  # may not be in the state file yet
     while True:
         for event in network.supervise():
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event}", flush=True)

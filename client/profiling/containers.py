@@ -1,4 +1,4 @@
-"""Clients in Docker containers with the processors and the memory of a flavour."""
+"""Run clients in Docker containers with the processors and memory of a flavour."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from fedn_partial.errors import FednPartialError
 from fedn_partial.exchange.wire import plain
 from fedn_partial.runtime.atomic import write_text
 
-LABEL = "fedn-partial.profile"  # holds the process that started a container
-IN_CONTAINER = "/device"  # the client's folder there, see client/Dockerfile
+LABEL = "fedn-partial.profile"  # value: identity of the process that started the container
+IN_CONTAINER = "/device"  # the client's folder, see client/Dockerfile
 IMAGE_USER = 1000
 
 
 def connect(image: str) -> docker.DockerClient:
-    """Return a connection to this machine's Docker, which has been seen to run `image`.
+    """Connect to this machine's Docker, check that `image` runs, and remove containers of killed profiles.
 
     Raises
     ------
-    FednPartialError : Docker does not answer, or the image is missing, broken, or of another version than this.
+    FednPartialError : Docker does not answer, or the image is missing, does not run, or has another version.
     """
     try:
         engine = docker.from_env(timeout=120)
         engine.ping()
     except DockerException as error:
         raise FednPartialError(
-            f"no Docker answers on this machine ({error}); install and start it (Debian: apt install docker.io), "
-            "as a user who may use it"
+            f"Docker does not answer on this machine ({error}); install and start it (Debian: apt install docker.io), "
+            "and check that this user may use it"
         ) from None
     build = f"docker build -f client/Dockerfile -t {shlex.quote(image)} ."
     try:
-        engine.images.get(image)  # running it would try to pull it from a registry
-        said = engine.containers.run(
+        engine.images.get(image)  # containers.run would pull a missing image
+        output = engine.containers.run(
             image,
             ["python3", "-m", "fedn_partial.client.profiling.source"],
             entrypoint=["tini", "--"],
@@ -52,22 +52,22 @@ def connect(image: str) -> docker.DockerClient:
             network_mode="none",
         )
     except ImageNotFound:
-        raise FednPartialError(f"Docker has no image {image!r}; in the project's folder: {build}") from None
+        raise FednPartialError(f"Docker has no image {image!r}; build it in the project's folder: {build}") from None
     except DockerException as error:
-        raise FednPartialError(f"the image {image!r} does not run ({error}); build it again: {build}") from None
-    if said.decode().strip() != source.digest():
-        raise FednPartialError(f"the image {image!r} holds another version than this; build it again: {build}")
-    _remove_left_over(engine)
+        raise FednPartialError(f"the image {image!r} does not run ({error}); rebuild it: {build}") from None
+    if output.decode().strip() != source.digest():
+        raise FednPartialError(f"the image {image!r} contains another version of fedn-partial; rebuild it: {build}")
+    _remove_leftovers(engine)
     return engine
 
 
 def owner() -> str:
-    """Return what a container of this process is labelled with."""
+    """Return the identity of this process for the label of its containers."""
     return "{} {}".format(*processes.identity(psutil.Process()))
 
 
-def _remove_left_over(engine: docker.DockerClient) -> None:
-    """Remove the containers of a profile that was killed: nothing else would ever stop them."""
+def _remove_leftovers(engine: docker.DockerClient) -> None:
+    """Remove containers left behind by a killed profile run."""
     for container in engine.containers.list(all=True, filters={"label": LABEL}):
         pid, started = container.labels[LABEL].split()
         if processes.find(int(pid), float(started)) is None:
@@ -75,7 +75,7 @@ def _remove_left_over(engine: docker.DockerClient) -> None:
 
 
 class ClientEnded(FednPartialError):
-    """The client in a container has ended by itself, or was killed."""
+    """The client in a container has ended."""
 
 
 @dataclass
@@ -84,7 +84,7 @@ class ClientContainer:
 
     Attributes
     ----------
-    home : the client's folder: client.yaml and its shard in `data`; all that it writes comes here as well.
+    home : the client's folder, with client.yaml and its shard in `data`; the client writes its files there.
     """
 
     engine: docker.DockerClient
@@ -95,7 +95,7 @@ class ClientContainer:
     _since: int = field(default=0, init=False)
 
     def start(self) -> None:
-        """Start it: not as root, on a read-only file system, without swap, on the network of this machine."""
+        """Start the container: not as root, with a read-only root, without swap, on the host's network."""
         user = os.getuid() or IMAGE_USER
         if os.getuid() == 0:
             for path in (self.home, *self.home.rglob("*")):
@@ -119,12 +119,12 @@ class ClientContainer:
                 mem_limit=memory,
                 memswap_limit=memory,
                 nano_cpus=self.flavour.cpus * 10**9,
-                # A time slice alone would let TensorFlow start as many threads as the whole machine has processors.
+                # With a CPU quota alone TensorFlow starts a thread for each processor of the host.
                 cpuset_cpus=",".join(map(str, sorted(os.sched_getaffinity(0))[: self.flavour.cpus])),
             )
             self._container.start()
         except DockerException as error:
-            raise FednPartialError(f"no container of flavour {self.flavour.name} can be started: {error}") from None
+            raise FednPartialError(f"cannot start a container of flavour {self.flavour.name}: {error}") from None
 
     def check(self) -> None:
         """Raise ClientEnded, with the last line of its log, if the client has ended."""
@@ -132,17 +132,17 @@ class ClientContainer:
             self._container.reload()
             if self._container.status == "running":
                 return
-        last = next((line for line in reversed(self.log().splitlines()) if any(map(str.isalnum, line))), "nothing")
-        raise ClientEnded(f"the client has ended; the last that it said: {plain(last)}")
+        last = next((line for line in reversed(self.log().splitlines()) if any(map(str.isalnum, line))), "(none)")
+        raise ClientEnded(f"the client has ended; its last log line: {plain(last)}")
 
     def log(self) -> str:
-        """Return what the client has logged so far; nothing once it is stopped."""
+        """Return the client's log; empty once it is stopped."""
         with contextlib.suppress(NotFound):
             return self._container.logs().decode(errors="replace")
         return ""
 
     def memory_kills(self) -> int:
-        """Return how often the kernel has killed a process in the container for memory."""
+        """Return how many processes in the container the kernel has killed for memory."""
         if self._container is None:
             return 0
         events = self.engine.events(
@@ -154,7 +154,7 @@ class ClientContainer:
         return sum(1 for _ in events)
 
     def stop(self) -> None:
-        """Keep the log in `home`, and remove the container."""
+        """Save the log in `home` and remove the container."""
         if self._container is None:
             return
         with contextlib.suppress(DockerException):

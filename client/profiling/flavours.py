@@ -1,4 +1,4 @@
-"""Flavours: machines by processors and memory, as cloud providers sell them; the table is configs/flavours.yaml."""
+"""Flavours: machine sizes, as cloud providers offer them; listed in configs/flavours.yaml."""
 
 from __future__ import annotations
 
@@ -33,23 +33,25 @@ def load_flavours() -> dict[str, Flavour]:
 
 
 def pick(names: list[str]) -> tuple[list[Flavour], dict[str, str]]:
-    """Return the flavours called `names` that this machine can play, and of the others why it cannot.
+    """Return the flavours `names` that fit this machine, and {name: reason} of those that do not.
 
     Raises
     ------
-    FednPartialError : a name that is not in the table.
+    FednPartialError : a name is not in configs/flavours.yaml.
     """
-    known = load_flavours()
-    unknown = [name for name in names if name not in known]
+    flavours = load_flavours()
+    unknown = [name for name in names if name not in flavours]
     if unknown:
-        raise FednPartialError(f"no flavour called {', '.join(unknown)}; configs/flavours.yaml has {', '.join(known)}")
+        raise FednPartialError(
+            f"no flavour called {', '.join(unknown)}; configs/flavours.yaml has {', '.join(flavours)}"
+        )
     cpus, memory = len(os.sched_getaffinity(0)), cgroup.machine_memory()
-    playable, refused = [], {}
-    for flavour in map(known.get, dict.fromkeys(names)):
+    fitting, refused = [], {}
+    for flavour in map(flavours.get, dict.fromkeys(names)):
         if flavour.cpus > cpus:
             refused[flavour.name] = f"it has {flavour.cpus} processors, this machine has {cpus}"
         elif memory is not None and flavour.memory_mib * MIB > memory:
             refused[flavour.name] = f"it has {flavour.memory_mib} MiB of memory, this machine has {memory // MIB}"
         else:
-            playable.append(flavour)
-    return playable, refused
+            fitting.append(flavour)
+    return fitting, refused

@@ -1,4 +1,4 @@
-"""What a device with so much memory can train: predictions for a case, before any device joins."""
+"""Predict what a device with a given memory can train, before it joins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedn_partial.submodel import selection
 DRAWS = 200
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
-# What a device holds before it trains: FEDn's client in one process, TensorFlow in another.
+# A device's processes before training: FEDn's client in one, TensorFlow in another.
 _IMPORT = """
 import os
 from fedn_partial.device.monitor import anonymous_memory
@@ -32,8 +32,15 @@ TENSORFLOW = "from fedn_partial.runtime import forkserver; forkserver.import_ten
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One number of layers: memory in MB (lowest, mean, highest draw), mean upload in MB, mean share of the
-    operations of full training, and the share of the draws that fit."""
+    """Prediction for one number of layers, over random selections of them.
+
+    Attributes
+    ----------
+    memory_mb : lowest, mean and highest memory in MB.
+    upload_mb : mean upload in MB.
+    operations : mean share of the operations of full training.
+    fits : share of the selections that fit.
+    """
 
     layers: int
     memory_mb: tuple[float, float, float]
@@ -44,8 +51,15 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """`rows` by number of layers; what the selector `budget` would draw (mean number of layers); which layers fit
-    not even alone."""
+    """Prediction for a case.
+
+    Attributes
+    ----------
+    base_mb : memory of FEDn's client and TensorFlow in MB.
+    rows : one for each number of layers.
+    budget_layers : mean number of layers that the selector `budget` selects.
+    never : layers that do not fit even alone.
+    """
 
     base_mb: float
     rows: list[PlanRow]
@@ -54,7 +68,7 @@ class Plan:
 
 
 def parse_bytes(text: str) -> float:
-    """Return the bytes that "512MB", "1.5GB" or "400MiB" stand for (raises FednPartialError)."""
+    """Return the bytes of a size such as "512MB", "1.5GB" or "400MiB" (raises FednPartialError)."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMG]I?)B?|B)\s*", text.upper())
     if not match or not float(match[1]):
         raise FednPartialError(
@@ -64,9 +78,9 @@ def parse_bytes(text: str) -> float:
 
 
 def make_plan(case: Case, memory_bytes: float) -> Plan:
-    """Predict what every number of layers of a case takes, and what fits into `memory_bytes`.
+    """Predict the cost of each number of layers of a case, and what fits into `memory_bytes`.
 
-    What imports take is measured here, in processes of their own.
+    The memory of the imports is measured on this machine.
     """
     from fedn_partial.seed_model.case_checks import check_case
 
@@ -84,32 +98,40 @@ def make_plan(case: Case, memory_bytes: float) -> Plan:
     if isinstance(selector, selection.Budget):
         limits = limits.and_(Limits(selector.memory_mb, selector.upload_mb))
     always = getattr(selector, "always_train", ())
-    full = costs.training_macs(layers, layers)
-    rows = []
-    for number in range(max(1, len(set(always))), len(layers) + 1):
-        draws = [
-            selection.select_layers(selection.Random(number, always), layers, context)
-            for context in _contexts(1 if number == len(layers) else DRAWS)
-        ]
-        estimates = [planner.estimate(draw) for draw in draws]
-        memory = [estimate.memory_mb for estimate in estimates]
-        rows.append(
-            PlanRow(
-                layers=number,
-                memory_mb=(min(memory), sum(memory) / len(memory), max(memory)),
-                upload_mb=sum(estimate.upload_mb for estimate in estimates) / len(estimates),
-                operations=sum(costs.training_macs(layers, draw) for draw in draws) / len(draws) / full,
-                fits=sum(estimate.within(limits) for estimate in estimates) / len(estimates),
-            )
-        )
+    numbers = range(max(1, len(set(always))), len(layers) + 1)
     never = [layer.name for layer in layers if not planner.fits([layer], limits)]
-    drawn = 0
-    if len(never) < len(layers):
-        budget = selection.Budget(always_train=always)
-        for context in _contexts(DRAWS):
-            context = dataclasses.replace(context, fits=lambda layers: planner.fits(layers, limits))
-            drawn += len(selection.select_layers(budget, layers, context))
-    return Plan(base_mb=base / MB, rows=rows, budget_layers=drawn / DRAWS, never=never)
+    return Plan(
+        base_mb=base / MB,
+        rows=[_predict(selection.Random(number, always), planner, limits) for number in numbers],
+        budget_layers=_budget_layers(always, planner, limits) if len(never) < len(layers) else 0.0,
+        never=never,
+    )
+
+
+def _predict(selector: selection.Random, planner: Planner, limits: Limits) -> PlanRow:
+    layers = planner.layers
+    contexts = _contexts(1 if selector.layers == len(layers) else DRAWS)
+    selections = [selection.select_layers(selector, layers, context) for context in contexts]
+    estimates = [planner.estimate(selected) for selected in selections]
+    memory = [estimate.memory_mb for estimate in estimates]
+    full = costs.training_macs(layers, layers)
+    return PlanRow(
+        layers=selector.layers,
+        memory_mb=(min(memory), sum(memory) / len(memory), max(memory)),
+        upload_mb=sum(estimate.upload_mb for estimate in estimates) / len(estimates),
+        operations=sum(costs.training_macs(layers, selected) for selected in selections) / len(selections) / full,
+        fits=sum(estimate.within(limits) for estimate in estimates) / len(estimates),
+    )
+
+
+def _budget_layers(always: tuple[str, ...], planner: Planner, limits: Limits) -> float:
+    """Return the mean number of layers that the selector `budget` selects within `limits`."""
+    budget = selection.Budget(always_train=always)
+    number = 0
+    for context in _contexts(DRAWS):
+        context = dataclasses.replace(context, fits=lambda layers: planner.fits(layers, limits))
+        number += len(selection.select_layers(budget, planner.layers, context))
+    return number / DRAWS
 
 
 def _contexts(number: int) -> list[selection.Context]:
@@ -117,7 +139,7 @@ def _contexts(number: int) -> list[selection.Context]:
 
 
 def run_imports(imports: str, timeout: float | None = None) -> subprocess.CompletedProcess:
-    """Run `imports` in a process of its own, which prints what they take, in bytes of memory that it cannot give back.
+    """Run `imports` in a process of its own, which prints the anonymous memory that they take, in bytes.
 
     Raises
     ------
@@ -131,5 +153,5 @@ def _import_bytes(imports: str) -> int:
     done = run_imports(imports)
     answer = done.stdout.strip().splitlines()[-1:] or [""]
     if done.returncode or not answer[0].isdigit():
-        raise FednPartialError(f"what imports take cannot be measured here: {done.stderr[-500:] or answer[0]}")
+        raise FednPartialError(f"cannot measure the memory of the imports: {done.stderr[-500:] or answer[0]}")
     return int(answer[0])

@@ -1,16 +1,17 @@
-"""Resource profiles: what a case costs flavours of machines at several numbers of layers (the paper's Tables 4, 5).
+"""Profile training rounds on container flavours (Tables 4 and 5 of the paper).
 
-Each cell of the table is a session of its own on a local FEDn network, with one client, in a container. A profile's
-folder holds ``profile.json`` and a run's folder for each cell.
+Each cell, a flavour with a number of layers, is a session of its own on a local FEDn network, with one client in a
+container. A profile's folder contains ``profile.json`` and a run's folder for each cell.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from fedn_partial.client.profiling.flavours import Flavour
 from fedn_partial.client.records.load import Cell, load
 from fedn_partial.client.records.run_folder import Row, RunFolder, describe, new_folder
 from fedn_partial.client.report import paper
+from fedn_partial.client.tables import text_table
 from fedn_partial.data.shard import Shard, open_shard, write_shard
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_text
@@ -35,68 +37,76 @@ from fedn_partial.seed_model.session import start_session
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel import selection
 
-READY_TIMEOUT = 300  # seconds; on one processor TensorFlow's import takes a while
+READY_TIMEOUT = 300  # seconds; importing TensorFlow on one processor is slow
 TEST_EXAMPLES = 32
-CLIENT = "profile"  # one name in all cells, so that the same layers are drawn in each flavour
+CLIENT = "profile"  # the same in all cells, so that the same layers are selected on each flavour
 
 
-def run_profile(
-    case: Case,
-    engine,
-    image: str,
-    flavours: list[Flavour],
-    refused: dict[str, str],
-    numbers: list[int],
-    shard: Shard,
-    parent: Path,
-    tell: Callable[[dict], None],
-) -> Path:
-    """Train `case` on each flavour at each number of layers, and return the folder of the profile below `parent`.
+@dataclass(frozen=True)
+class Setup:
+    """What to profile.
+
+    Attributes
+    ----------
+    engine, image : see ``fedn_partial.client.profiling.containers.connect``.
+    flavours : the machines.
+    refused : {flavour: reason} of those that do not fit this machine.
+    numbers : numbers of layers, see ``check_layers``.
+    shard : the client's data.
+    """
+
+    engine: object
+    image: str
+    flavours: list[Flavour]
+    refused: dict[str, str]
+    numbers: list[int]
+    shard: Shard
+
+
+def run_profile(case: Case, setup: Setup, parent: Path, on_event: Callable[[dict], None]) -> Path:
+    """Train `case` on each flavour with each number of layers; return the profile's folder below `parent`.
 
     Parameters
     ----------
-    engine, image : see fedn_partial.client.profiling.containers.connect. refused : flavours that are left out, and why.
-    numbers : of layers; ``check_layers`` has seen them.
-    tell : called with each cell as a dict, and with each of its rounds.
+    on_event : called with each cell and with each of its rounds as a dict.
 
     Raises
     ------
-    FednPartialError : something did not come up. profile.json keeps the cells that were done. A client that ends,
-    for memory or not, ends its cell only.
+    FednPartialError : a process did not start. profile.json keeps the completed cells. A client that ends, for
+        memory or not, ends its cell only.
     """
     path = new_folder(parent, f"profile-{case.name}")
     profile = {
         "kind": "profile",
         **describe(case),
-        "examples": len(shard.y_train),
-        "data": shard.origin["source"],
+        "examples": len(setup.shard.y_train),
+        "data": setup.shard.origin["source"],
         "rounds": case.session.rounds,
-        "asked": [[flavour.name, number] for flavour in flavours for number in numbers],
+        "asked": [[flavour.name, number] for flavour in setup.flavours for number in setup.numbers],
         "cells": [],
-        "refused": refused,
+        "refused": setup.refused,
     }
     _write(path, profile)
-    print(f"the profile's folder: {path}\nbuilding seed model", flush=True)
+    print(f"profile: {path}\nbuilding seed model", flush=True)
     layers = build_seed(case, path / "seed.npz")
-    for flavour in flavours:
-        for number in numbers:
-            print(f"\n{flavour.name}, {number} of {len(layers)} layers", flush=True)
-            empty = Cell(flavour.name, number, flavour.cpus, flavour.memory_mib, len(layers))
-            folder = RunFolder(path / f"{flavour.name}-{number}", _with_layers(case, number))
-            container = ClientContainer(engine, image, flavour, folder.path / "client")
-            try:
-                cell = _measure(empty, container, folder, path / "seed.npz", shard, tell)
-            except FednPartialError as error:
-                if not profile["cells"] and not network_was_started(folder.path):
-                    shutil.rmtree(path)
-                    raise
-                raise FednPartialError(
-                    f"{flavour.name}, {number} layers: {error}\nwhat there is is in {path}"
-                ) from None
-            told = {**asdict(cell), "run": folder.path.name}
-            profile["cells"].append(told)
-            _write(path, profile)
-            tell({"event": "cell", **told})
+    for flavour, number in itertools.product(setup.flavours, setup.numbers):
+        print(f"\n{flavour.name}, {number} of {len(layers)} layers", flush=True)
+        empty = Cell(flavour.name, number, flavour.cpus, flavour.memory_mib, len(layers))
+        folder = RunFolder(path / f"{flavour.name}-{number}", _with_layers(case, number))
+        container = ClientContainer(setup.engine, setup.image, flavour, folder.path / "client")
+        try:
+            cell = _measure(empty, container, folder, path / "seed.npz", setup.shard, on_event)
+        except FednPartialError as error:
+            if not profile["cells"] and not network_was_started(folder.path):
+                shutil.rmtree(path)
+                raise
+            raise FednPartialError(
+                f"{flavour.name}, {number} layers: {error}\nthe completed cells are in {path}"
+            ) from None
+        record = {**asdict(cell), "run": folder.path.name}
+        profile["cells"].append(record)
+        _write(path, profile)
+        on_event({"event": "cell", **record})
     return path
 
 
@@ -105,7 +115,7 @@ def _write(path: Path, profile: dict) -> None:
 
 
 def check_layers(case: Case, numbers: list[int]) -> None:
-    """Raise FednPartialError if the case is wrong, or its model cannot train one of these numbers of layers."""
+    """Raise FednPartialError if the case is invalid or its model cannot train one of these numbers of layers."""
     layers = check_case(case)
     always = set(_always(case))
     for number in numbers:
@@ -117,16 +127,16 @@ def check_layers(case: Case, numbers: list[int]) -> None:
 
 
 def named_shard(folder: Path) -> Shard:
-    """Return the shard in `folder`, to be named as such (raises DataError)."""
+    """Return the shard in `folder`, with the folder as its source (raises DataError)."""
     return dataclasses.replace(open_shard(folder), origin={"source": f"the shard {folder}"})
 
 
-def made_up_shard(case: Case, examples: int) -> Shard:
-    """Return random data that fit the model of `case`: what training costs does not depend on them."""
+def random_shard(case: Case, examples: int) -> Shard:
+    """Return random data in the shape of the model's input: the cost of training does not depend on the values."""
     model = models.build(case.model, empty=True)
     random = np.random.default_rng(case.seed)
     classes = max(2, model.output.shape[-1])
-    origin = {"source": "made up at random"}
+    origin = {"source": "random data"}
 
     def draw(count: int):
         shape = (count, *model.input.shape[1:])
@@ -141,27 +151,27 @@ def made_up_shard(case: Case, examples: int) -> Shard:
     return Shard(*draw(examples), *draw(TEST_EXAMPLES), tuple(f"class {n}" for n in range(classes)), origin)
 
 
-def text_table(path: Path) -> str:
-    """Return the figures of the profile in the folder `path` as a text table, the paper's beside them."""
+def cost_table(path: Path) -> str:
+    """Return a text table of the profile in the folder `path`, beside the paper's figures."""
     _, (profile,) = load([path])
-    found = paper.costs(profile)
+    costs = paper.costs(profile)
     keys = ("seconds", "cpu_percent", "ram_mb", "ram_percent")
-    heads = ["train s", "CPU %", "RAM MB", "RAM %"]
-    lines = [("flavour", "layers", *heads, *(f"paper's {head}" for head in heads if found.table))]
-    notes = []
-    for flavour in found.flavours:
+    titles = ["train s", "CPU %", "RAM MB", "RAM %"]
+    headings = ("flavour", "layers", *titles, *(f"paper's {title}" for title in titles if costs.table))
+    rows, notes = [], []
+    for flavour in costs.flavours:
         for layers, pair in flavour.pairs.items():
             if pair.ours is None:
                 continue
-            ours = ["-" if pair.ours.killed else _told(getattr(pair.ours, key)) for key in keys]
-            theirs = [pair.paper if pair.paper == "-" else _told((pair.paper or {}).get(key)) for key in keys]
-            lines.append((flavour.name, str(layers), *ours, *(theirs if found.table else ())))
-            if why := pair.ours.killed or pair.ours.limited:
-                notes.append(f"{flavour.name}, {layers} layers: {why}")
-    return "\n".join([progress.aligned(lines), *notes])
+            ours = ["-" if pair.ours.killed else _format(getattr(pair.ours, key)) for key in keys]
+            theirs = [pair.paper if pair.paper == "-" else _format((pair.paper or {}).get(key)) for key in keys]
+            rows.append((flavour.name, str(layers), *ours, *(theirs if costs.table else ())))
+            if reason := pair.ours.killed or pair.ours.limited:
+                notes.append(f"{flavour.name}, {layers} layers: {reason}")
+    return "\n".join([text_table(headings, rows, left=1), *notes])
 
 
-def _told(figure: float | None) -> str:
+def _format(figure: float | None) -> str:
     return "n/a" if figure is None else f"{figure:.1f}"
 
 
@@ -175,19 +185,19 @@ def _with_layers(case: Case, number: int) -> Case:
 
 
 def prepare_client(home: Path, shard: Shard, url: str) -> None:
-    """Write the folder of a client: its shard, and its client.yaml for the controller at `url`."""
+    """Write the client's shard, and its client.yaml for the controller at `url`."""
     write_shard(home / "data", shard, shard.origin["source"])
     config = {"name": CLIENT, "api_url": url, "fedn_partial": {"data": "data"}}
     write_text(home / "client.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
-def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Path, shard, tell) -> Cell:
-    """Run a session with the client in `container`, and return `cell` with its figures.
+def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Path, shard, on_event) -> Cell:
+    """Run a session with the client in `container` and return `cell` with its figures.
 
-    On a network of its own: FEDn waits long for a client that was killed, and another session waits with it.
+    Each cell has a network of its own, as FEDn would delay the next session while it waits for a killed client.
     """
     ended = None
-    with local_network(folder.path, say=lambda line: None) as (network, api):
+    with local_network(folder.path, on_event=lambda line: None) as (network, api):
         upload_seed(api, seed)
         prepare_client(container.home, shard, network.url)
 
@@ -199,7 +209,8 @@ def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Pa
             container.start()
             wait_until_online(api, {CLIENT}, check, READY_TIMEOUT, container.home)
             session_id, layers = start_session(api, folder.case)
-            progress.follow(SessionPoller(api, session_id), folder.case, layers, folder, check=check, tell=tell)
+            poller = SessionPoller(api, session_id)
+            progress.follow(poller, folder.case, layers, folder, check=check, on_event=on_event)
         except ClientEnded as error:
             ended = str(error)
             print(ended, flush=True)
@@ -207,32 +218,32 @@ def _measure(cell: Cell, container: ClientContainer, folder: RunFolder, seed: Pa
             kills = container.memory_kills()
             with uninterrupted():
                 container.stop()
-    shutil.rmtree(network.folder / "storage", ignore_errors=True)  # models, which would pile up cell by cell
+    shutil.rmtree(network.folder / "storage", ignore_errors=True)  # models, which would accumulate over the cells
     return fill(cell, folder.rows, folder.case.session.rounds, kills, ended)
 
 
 def fill(cell: Cell, rows: list[Row], rounds: int, memory_kills: int, ended: str | None = None) -> Cell:
-    """Return `cell` with the figures of those of its rows in which all its layers were trained.
+    """Return `cell` with the means over the rows in which all its layers were trained.
 
     Parameters
     ----------
-    rounds : how many were asked for.
-    memory_kills : how often the kernel killed a process of the container for memory.
+    rounds : rounds of the session.
+    memory_kills : how many processes of the container the kernel killed for memory.
     ended : why the session ended early, or None.
     """
-    whole = [row for row in rows if len(row.layers) == cell.layers]
-    short = [number for number, row in enumerate(rows, start=1) if len(row.layers) != cell.layers]
-    reasons = filter(None, [*(rows[number - 1].limited or _refusal(rows[number - 1]) for number in short), ended])
-    why = "; ".join(dict.fromkeys(reasons)) or "no update came"
+    complete = [row for row in rows if len(row.layers) == cell.layers]
+    incomplete = {number: row for number, row in enumerate(rows, start=1) if len(row.layers) != cell.layers}
+    reasons = filter(None, [*(row.limited or _refusal(row) for row in incomplete.values()), ended])
+    reason = "; ".join(dict.fromkeys(reasons)) or "no update arrived"
     killed = limited = None
-    if len(whole) < rounds and memory_kills:
-        killed = f"killed in round {short[0] if short else len(rows) + 1} of {rounds}: {why}"
-    elif len(whole) < rounds:
+    if len(complete) < rounds and memory_kills:
+        killed = f"killed in round {min(incomplete, default=len(rows) + 1)} of {rounds}: {reason}"
+    elif len(complete) < rounds:
         trained = _mean([len(row.layers) for row in rows]) or 0
-        limited = f"{trained:.1f} of {cell.layers} layers trained in {len(rows)} of {rounds} rounds: {why}"
+        limited = f"{trained:.1f} of {cell.layers} layers trained in {len(rows)} of {rounds} rounds: {reason}"
     elif memory_kills:
-        limited = "all of it was trained, but the kernel killed another process of the container for memory"
-    measured = [] if killed else whole
+        limited = "all layers were trained, but the kernel killed another process of the container for memory"
+    measured = [] if killed else complete
     return dataclasses.replace(
         cell,
         rounds=len(measured),
@@ -251,5 +262,5 @@ def _refusal(row: Row) -> str | None:
 
 
 def _mean(values: list) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(sum(known) / len(known), 3) if known else None
+    measured = [value for value in values if value is not None]
+    return round(sum(measured) / len(measured), 3) if measured else None

@@ -1,6 +1,6 @@
-"""A digest of this package's installed source: ``python -m fedn_partial.client.profiling.source`` prints it.
+"""Digest of the installed source code, printed by ``python -m fedn_partial.client.profiling.source``.
 
-A container's client and the command that starts it must be of one version, also between releases.
+It identifies the version of a container's client exactly, also between releases.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from fedn_partial.seed_model.package import library_files
 
 
 def digest() -> str:
-    """Return a hash of the library's and the client's source files: equal for a checkout and an installation of it."""
+    """Return a hash of the library's and the client's source files, equal for a checkout and its installation."""
     library, client = (Path(package.__file__).parent for package in (fedn_partial, fedn_partial.client))
-    named = [(f"library/{path}", library / path) for path in library_files()]
-    named += [(f"client/{path.relative_to(client)}", path) for path in client.rglob("*.py")]
+    files = [(f"library/{path}", library / path) for path in library_files()]
+    files += [(f"client/{path.relative_to(client)}", path) for path in client.rglob("*.py")]
     sha = hashlib.sha256()
-    for name, path in sorted(named):
+    for name, path in sorted(files):
         sha.update(f"{name}\0".encode() + path.read_bytes())
     return sha.hexdigest()[:16]
 

@@ -69,7 +69,7 @@ def simulate(
     kept = used | {key: known[key] for key in ("started",) if known}
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: another process is running this simulation"
-    with processes.alone(folder / "lock", busy), _quiet():
+    with processes.locked(folder / "lock", busy), _quiet():
         try:
             return SimulatedSession(case, folder, kept, shards, machines, pool).play(tell, say)
         except BrokenProcessPool:

@@ -57,7 +57,7 @@ def make_case(**changes) -> Case:
 class Run:
     """One session, followed to its end."""
 
-    def __init__(self, running, tmp_path: Path, case, meanwhile=lambda poller: None, tell=None):
+    def __init__(self, running, tmp_path: Path, case, meanwhile=lambda poller: None, on_event=None):
         session_id, self.layers = start_session(running.api, case)
         self.poller = SessionPoller(running.api, session_id)
         self.folder = RunFolder(new_folder(tmp_path, case.name), case)
@@ -70,7 +70,7 @@ class Run:
             self.layers,
             self.folder,
             check=running.network.supervise,
-            tell=tell or self.events.append,
+            on_event=on_event or self.events.append,
         )
         helper.join(timeout=60)
 

@@ -12,7 +12,7 @@ from docker.errors import DockerException
 from fedn_partial.client.commands.cli import main
 from fedn_partial.client.profiling import containers
 from fedn_partial.client.profiling.flavours import Flavour
-from fedn_partial.client.profiling.profile import made_up_shard, prepare_client, run_profile
+from fedn_partial.client.profiling.profile import Setup, prepare_client, random_shard, run_profile
 from fedn_partial.errors import FednPartialError
 from fedn_partial.settings.case import load_case
 
@@ -39,7 +39,7 @@ def engine():
 def client(engine, tmp_path):
     """A client in a container, without a FEDn server."""
     (tmp_path / "case.yaml").write_text(CASE % "lstm_har")
-    prepare_client(tmp_path / "home", made_up_shard(load_case(tmp_path / "case.yaml"), 4), "http://127.0.0.1:9")
+    prepare_client(tmp_path / "home", random_shard(load_case(tmp_path / "case.yaml"), 4), "http://127.0.0.1:9")
     started = containers.ClientContainer(engine, IMAGE, SMALL, tmp_path / "home")
     started.start()
     yield started
@@ -65,7 +65,7 @@ def test_a_client_is_seen_to_end_and_leaves_its_log(client):
     client.check()
     client._container.kill()
     client._container.wait()
-    with pytest.raises(FednPartialError, match=r"the client has ended; the last that it said: .*\w+"):
+    with pytest.raises(FednPartialError, match=r"the client has ended; its last log line: .*\w+"):
         client.check()
     client.stop()
     assert "trying again" in (client.home / "client.log").read_text()
@@ -90,9 +90,11 @@ def test_containers_of_a_killed_profile_are_removed(engine):
 
 def test_an_image_of_another_version_is_refused(engine, monkeypatch):
     monkeypatch.setattr(containers.source, "digest", lambda: "other")
-    with pytest.raises(FednPartialError, match="holds another version than this; build it again: docker build"):
+    with pytest.raises(FednPartialError, match="contains another version of fedn-partial; rebuild it: docker build"):
         containers.connect(IMAGE)
-    with pytest.raises(FednPartialError, match="has no image 'nobody/nothing'; in the project's folder: docker build"):
+    with pytest.raises(
+        FednPartialError, match="has no image 'nobody/nothing'; build it in the project's folder: docker build"
+    ):
         containers.connect("nobody/nothing")
 
 
@@ -138,8 +140,8 @@ def test_a_client_that_is_killed_ends_its_cell_and_no_other(engine, tmp_path):
     (tmp_path / "case.yaml").write_text(CASE % "lstm_har" + "session: {rounds: 1, round_timeout: 3600}\n")
     case = load_case(tmp_path / "case.yaml")
     flavours = [Flavour("tiny", cpus=1, memory_mib=64), SMALL]
-    shard = made_up_shard(case, 32)
-    path = run_profile(case, engine, IMAGE, flavours, {}, [2], shard, tmp_path, lambda event: None)
+    shard = random_shard(case, 32)
+    path = run_profile(case, Setup(engine, IMAGE, flavours, {}, [2], shard), tmp_path, lambda event: None)
     told = json.loads((path / "profile.json").read_text())
     assert told["asked"] == [["tiny", 2], ["small", 2]]
     killed, good = told["cells"]

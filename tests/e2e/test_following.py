@@ -48,7 +48,7 @@ def wait_until_online_are(api, ids):
         time.sleep(0.2)
 
 
-def follow(api, clients, case, folder, tell=lambda event: None):
+def follow(api, clients, case, folder, on_event=lambda event: None):
     """Run a session with light clients; return its final metrics and rows, in time and after the event."""
     try:
         for client in clients:
@@ -56,7 +56,7 @@ def follow(api, clients, case, folder, tell=lambda event: None):
         wait_until_online_are(api, {client.client_id for client in clients})
         session_id, layers = start_session(api, case)
         run = RunFolder(folder / "run", case)
-        final = progress.follow(SessionPoller(api, session_id), case, layers, run, tell=tell)
+        final = progress.follow(SessionPoller(api, session_id), case, layers, run, on_event=on_event)
         assert [client.errors for client in clients if client.errors] == []
     finally:
         for client in clients:
@@ -70,7 +70,7 @@ def test_a_late_update_is_called_late_a_silent_client_named_and_twins_kept_apart
     """One client sends its first update when it is asked for its second; two have one name."""
     held, events, shown = [], [], threading.Event()
 
-    def tell(event):
+    def on_event(event):
         events.append(event)
         if event.get("round") == 1:
             shown.set()
@@ -103,7 +103,7 @@ def test_a_late_update_is_called_late_a_silent_client_named_and_twins_kept_apart
         LightClient(url, "twin", "two-of-two", tested(0.75)),
     ]
     case = make_case(session={"rounds": 3, "round_timeout": 8, "min_clients": 3})
-    _, *runs = follow(api, clients, case, tmp_path, tell)
+    _, *runs = follow(api, clients, case, tmp_path, on_event)
     first = next(event for event in events if event.get("round") == 1)
     (problem,) = first["problems"]
     assert problem.startswith("slow  no answer after ")

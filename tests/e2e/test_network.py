@@ -20,7 +20,7 @@ def network(tmp_path):
     made = Network(tmp_path / "it's a network")
     lines = []
     try:
-        made.up(host="127.0.0.1", say=lines.append)
+        made.up(host="127.0.0.1", on_event=lines.append)
         yield made, lines
     finally:
         made.down()
@@ -45,7 +45,7 @@ def test_what_ends_is_started_again_and_down_stops_everything(network):
         assert f"{name} ended and is started again in 1 s" in log
     os.kill(before["supervisor"], signal.SIGKILL)
     assert wait_until(lambda: local.status()["supervisor"] is None, 10)
-    Network(local.folder).up(say=lines.append)  # adopts what runs, and supervises it again
+    Network(local.folder).up(on_event=lines.append)  # adopts what runs, and supervises it again
     after = local.status()
     assert after["supervisor"] not in (None, before["supervisor"])
     assert after["controller"] == before["controller"] and Api(local.url).get("combiners/")["count"] == 1
@@ -53,7 +53,7 @@ def test_what_ends_is_started_again_and_down_stops_everything(network):
     assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in after.values()), 10)
     left = local.folder / "storage" / ".rclone_temp_left"
     left.write_text("of a killed upload")
-    local.up(say=lines.append)
+    local.up(on_event=lines.append)
     assert not left.exists()
 
 
@@ -81,16 +81,16 @@ def test_an_upload_that_is_killed_is_not_there_and_leaves_nothing(network):
     assert not (bucket / "half").exists()
     assert list(bucket.iterdir()), "rclone kept nothing of it: then this test needs another way to see a killed upload"
     local.down()
-    local.up(say=lines.append)
+    local.up(on_event=lines.append)
     assert not list(bucket.iterdir())
 
 
 def test_ports_that_are_open_to_all_are_named(tmp_path):
     local, lines = Network(tmp_path / "network"), []
     try:
-        local.up(host="0.0.0.0", tied=True, say=lines.append)
+        local.up(host="0.0.0.0", tied=True, on_event=lines.append)
         assert f"controller (port {local.ports['controller']})" in lines[-1]
-        assert "take connections from everywhere, without a password" in lines[-1]
+        assert "accept connections from every machine, without a password" in lines[-1]
         listening = {c.laddr.port: c.laddr.ip for p in local.running.values() for c in connections(p)}
         inner = {listening[local.ports[name]].removeprefix("::ffff:") for name in ("storage", "hooks")}
         assert inner == {"127.0.0.1"}

@@ -209,7 +209,7 @@ def play(running: RunningFleet, fault: Fault, folder: Path) -> Outcome:
 
     case = make_case(name="faults", session={"rounds": ROUNDS, "round_timeout": 30, "min_clients": 2})
     try:
-        run = Run(running, folder, case, meanwhile, tell=lambda event: events.append((time.monotonic(), event)))
+        run = Run(running, folder, case, meanwhile, on_event=lambda event: events.append((time.monotonic(), event)))
         outcome.problem, rounds = run.final["problem"], run.rounds()
         outcome.statuses = [round_.status for round_ in rounds]
     except Exception as error:

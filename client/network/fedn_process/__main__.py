@@ -1,4 +1,4 @@
-"""Starts one of FEDn's server processes on a given address, with FEDn's faults corrected (see the package)."""
+"""Start one of FEDn's server processes on a given address, with the corrections of this package."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def listen_on(host: str, port: int) -> None:
     grpc_server = grpc.server
 
     def server(*args, options=(), **kwargs):
-        # A second process on the same port would otherwise share it, and mix two networks.
-        made = grpc_server(*args, options=[*options, ("grpc.so_reuseport", 0)], **kwargs)
-        add_port = made.add_insecure_port
-        made.add_insecure_port = lambda _address: add_port(f"{host}:{port}")
-        return made
+        # Without this option two networks could share a port.
+        instance = grpc_server(*args, options=[*options, ("grpc.so_reuseport", 0)], **kwargs)
+        add_port = instance.add_insecure_port
+        instance.add_insecure_port = lambda _address: add_port(f"{host}:{port}")
+        return instance
 
     grpc.server = server
 
     from fedn.network.api import gunicorn_app
 
     def run_gunicorn(app, _host, _port, _workers):
-        # One worker: FEDn keeps whether a session is running in the worker that started it, so that a second worker
-        # would start a second session beside it.
+        # One worker: FEDn keeps the state of a session in the worker that started it, so that a second worker would
+        # start a second session in parallel.
         options = {
             "bind": f"{host}:{port}",
             "workers": 1,

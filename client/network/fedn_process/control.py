@@ -1,4 +1,4 @@
-"""The key with which a network's controller proves to its combiner who it is."""
+"""Authenticate a network's controller to its combiner with a key."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 
 import grpc
 
-VARIABLE = "FEDN_PARTIAL_CONTROL_KEY"  # of the environment of a network's processes
+VARIABLE = "FEDN_PARTIAL_CONTROL_KEY"  # in the environment of the network's processes
 METADATA = "fedn-partial-control-key"
 
 
 def is_key(key: str) -> bool:
-    """Return whether `key` is that of this network."""
+    """Return whether `key` is this network's key."""
     return hmac.compare_digest(key.encode(), os.environ[VARIABLE].encode())
 
 
 class SendKey(grpc.UnaryUnaryClientInterceptor):
-    """Sends the key with each call of a channel."""
+    """gRPC interceptor that sends the key with each call."""
 
     def intercept_unary_unary(self, continuation, details, request):
         metadata = [*(details.metadata or ()), (METADATA, os.environ[VARIABLE])]

@@ -1,37 +1,37 @@
-"""FEDn's controller, corrected: a round that cannot be run fails, and the session goes on with the next one.
+"""Corrections of FEDn's controller: an error fails the round, and the session continues with the next one.
 
-In FEDn 0.33 an error in a round ends the session's thread, and the session says "Started" for ever.
+In FEDn 0.33 an error in a round ends the session's thread, and the session's status stays "Started" forever.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-import time
 
+from fedn_partial.client.fleet.waiting import wait_until
 from fedn_partial.client.network.fedn_process import control
 
-STARTING = threading.Lock()  # FEDn looks whether a session runs and starts one in two steps
+STARTING = threading.Lock()  # FEDn checks for a running session and starts one in two steps
 
 
 def correct() -> None:
-    """Correct FEDn's controller, before it is started."""
+    """Patch FEDn's controller; call this before it starts."""
     from fedn.common.log_config import logger
     from fedn.network.controller.control import Control
 
     def handle_unavailable_combiner(controller, combiner):
         logger.warning(f"fedn-partial: combiner {combiner.name} does not answer")
 
-    # FEDn calls this method and defines it nowhere.
+    # FEDn calls this method but does not define it.
     Control._handle_unavailable_combiner = handle_unavailable_combiner
-    Control.round = _failing_safely(Control.round)
-    Control.start_session = _ending_always(Control.start_session)
+    Control.round = _fail_on_error(Control.round)
+    Control.start_session = _end_session(Control.start_session)
     _send_control_key()
     _end_interrupted_sessions()
 
 
 def _send_control_key() -> None:
-    """Send the network's key with every call to the combiner, which takes orders from nobody else."""
+    """Send the network's key with every call to the combiner, which refuses other callers."""
     import grpc
     from fedn.network.combiner import interfaces
 
@@ -43,15 +43,15 @@ def _send_control_key() -> None:
     interfaces.Channel = Channel
 
 
-def _failing_safely(play_round):
+def _fail_on_error(run_round):
     """Wrap ``Control.round``: wait until enough clients are connected, and turn an error into a failed round."""
     from fedn.common.log_config import logger
 
-    @functools.wraps(play_round)
+    @functools.wraps(run_round)
     def wrapped(controller, session_config, round_id, session_id, *args, **kwargs):
         try:
             _wait_for_clients(controller, session_config, session_id)
-            return play_round(controller, session_config, round_id, session_id, *args, **kwargs)
+            return run_round(controller, session_config, round_id, session_id, *args, **kwargs)
         except Exception:
             logger.exception(f"fedn-partial: round {round_id} failed")
         if controller.db.round_store.get(round_id) is None:
@@ -65,19 +65,19 @@ def _failing_safely(play_round):
 def _wait_for_clients(controller, session_config, session_id: str) -> None:
     """Wait until a combiner has the clients that the session requires, for at most the timeout of a round.
 
-    After a restart of the combiner its clients take a while to connect again. FEDn fails a round at once, and with it
-    all that are left.
+    After a restart of the combiner its clients need time to reconnect; FEDn would fail all remaining rounds at once.
     """
-    wanted = {"clients_required": session_config.clients_required}
-    deadline = time.monotonic() + float(session_config.round_timeout)
-    while time.monotonic() < deadline and controller.get_session_status(session_id) != "Terminated":
-        if controller.get_participating_combiners(wanted):
-            return
-        time.sleep(1)
+    requirements = {"clients_required": session_config.clients_required}
+
+    def is_ready() -> bool:
+        terminated = controller.get_session_status(session_id) == "Terminated"
+        return terminated or bool(controller.get_participating_combiners(requirements))
+
+    wait_until(is_ready, float(session_config.round_timeout), pause=1)
 
 
-def _ending_always(start_session):
-    """Wrap ``Control.start_session``: whatever happens, the session ends and the controller takes another one."""
+def _end_session(start_session):
+    """Wrap ``Control.start_session``: an error ends the session, and the controller can start another one."""
     from fedn.common.log_config import logger
     from fedn.network.state import ReducerState
 
@@ -85,7 +85,7 @@ def _ending_always(start_session):
     def wrapped(controller, session_id, *args, **kwargs):
         with STARTING:
             if controller.get_state() != ReducerState.idle:
-                logger.warning(f"fedn-partial: session {session_id} is not started: another one is running")
+                logger.warning(f"fedn-partial: session {session_id} is not started: another session is running")
                 return
             controller._state = ReducerState.monitoring
         try:
@@ -100,7 +100,7 @@ def _ending_always(start_session):
 
 
 def _end_interrupted_sessions() -> None:
-    """Mark sessions that a killed controller left running as terminated: their thread is gone."""
+    """Mark sessions that a killed controller left running as terminated, as their threads are gone."""
     import sqlalchemy as sa
     from fedn.common.config import get_statestore_config
     from fedn.network.storage.statestore.stores.sql.shared import RoundModel, SessionModel

@@ -1,6 +1,6 @@
-"""FEDn's hooks process, corrected: a client's model is checked before any of it is loaded.
+"""Corrections of FEDn's hooks process: a client's model is checked before it is loaded.
 
-FEDn loads whatever arrives: an npz file of 3 MB can inflate to as many GB.
+FEDn loads models unchecked, and an npz file of 3 MB can inflate to 3 GB.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import tempfile
 from fedn_partial.errors import ModelError
 from fedn_partial.exchange.npz import check_npz
 
-GLOBAL_MODEL = "global_model"  # FEDn's id of the model that a round starts from
-SLACK = 1_000_000  # bytes that an update may have beyond twice the global model: of archive headers
+GLOBAL_MODEL = "global_model"  # FEDn's id of the global model of a round
+SLACK = 1_000_000  # bytes for archive headers, beyond twice the global model
 
 
 def correct() -> None:
-    """Correct FEDn's hooks process, before it is started."""
+    """Patch FEDn's hooks process; call this before it starts."""
     import fedn.network.grpc.fedn_pb2 as messages
     from fedn.network.combiner.hooks.grpc_wrappers import safe_unary
     from fedn.network.combiner.hooks.hooks import FunctionServiceServicer
@@ -24,7 +24,7 @@ def correct() -> None:
     receive_metadata = FunctionServiceServicer.HandleMetadata
 
     def handle_metadata(servicer, request, context):
-        servicer.client_updates.pop(request.client_id, None)  # of an update whose model never came
+        servicer.client_updates.pop(request.client_id, None)  # left by an update whose model never arrived
         return receive_metadata(servicer, request, context)
 
     def handle_model(servicer, requests, context):
@@ -46,7 +46,7 @@ def correct() -> None:
 
 
 def _receive(servicer, requests) -> tuple[str, list | None, str | None]:
-    """Return the id of the sender, the model that arrives in `requests`, and why it is refused (None if it is not)."""
+    """Receive a model; return the sender's id, the model, and the reason if the model is refused, else None."""
     handle, path = tempfile.mkstemp()
     try:
         client_id, problem, limit, size = None, None, None, 0
@@ -67,29 +67,29 @@ def _receive(servicer, requests) -> tuple[str, list | None, str | None]:
                 problem = f"its model {error}"
         try:
             return client_id, None if problem else servicer.helper.load(path), problem
-        except Exception as error:  # numpy and zipfile have many ways to say that a file is damaged
+        except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
             return client_id, None, f"its model cannot be read: {error}"
     finally:
         os.unlink(path)
 
 
 def _limit(servicer) -> int:
-    """Return the bytes that an update may have: twice the global model's (which may be float16), and some more."""
+    """Return the largest size of an update in bytes: twice the global model, which may be float16, plus headers."""
     return 2 * sum(array.nbytes for array in servicer.previous_global) + SLACK
 
 
 def _is_ours(servicer) -> bool:
-    """Return whether the updates are those of fedn-partial, which are not compressed."""
+    """Return whether the updates are fedn-partial's, which are not compressed."""
     functions = servicer.server_functions
     return hasattr(functions, "skip") and not functions.aside
 
 
 def _skip(servicer, client_id: str, problem: str) -> None:
-    """Leave an update out: the server functions say so by name if they can."""
+    """Remove an update; fedn-partial's server functions report it with the client's name."""
     from fedn.common.log_config import logger
 
-    parts = servicer.client_updates.pop(client_id, [])
+    update = servicer.client_updates.pop(client_id, [])
     if hasattr(servicer.server_functions, "skip"):
-        servicer.server_functions.skip(client_id, parts[0] if parts else None, problem)
+        servicer.server_functions.skip(client_id, update[0] if update else None, problem)
     else:
         logger.warning(f"fedn-partial: skipped the update of {client_id}: {problem}")

@@ -1,7 +1,7 @@
-"""FEDn's SQL models, corrected so that SQLite takes what FEDn stores.
+"""Corrections of FEDn's SQL models, so that they work with SQLite.
 
-FEDn 0.33 ships SQL models that its own data do not fit: columns that may not be NULL receive NULL, strings are
-cut at 255 characters, whole numbers and booleans arrive as text, and dates too.
+FEDn 0.33's data do not fit its own SQL models: NULL in columns that forbid it, strings longer than 255 characters, and
+integers, booleans and dates as text.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from sqlalchemy.types import TypeDecorator
 
 
 def _lenient(kind, convert):
-    """Return a column type like `kind` that first converts what it is given."""
+    """Return a column type like `kind` that first applies `convert` to its values."""
 
     class Lenient(TypeDecorator):
         impl = kind
         cache_ok = True
 
         def process_bind_param(self, value, dialect):
-            # FEDn's processes hand settings on as text, None too.
+            # FEDn's processes pass settings as text, None included.
             return None if value is None or value == "None" else convert(value)
 
     return Lenient()
@@ -39,7 +39,7 @@ def _date(value) -> datetime:
     return datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
 
 
-# In this order: SQLAlchemy's Enum is a String, its Boolean no Integer.
+# The first match counts: SQLAlchemy's Enum is a String, its Boolean is no Integer.
 CONVERSIONS = (
     (sa.Boolean, sa.Boolean, _boolean),
     (sa.Integer, sa.Integer, int),
@@ -50,7 +50,7 @@ CONVERSIONS = (
 
 
 def correct() -> None:
-    """Make FEDn's SQL columns take what FEDn puts into them."""
+    """Patch FEDn's SQL columns to accept FEDn's data."""
     from fedn.network.storage.statestore.stores.round_store import SQLRoundStore
     from fedn.network.storage.statestore.stores.sql.shared import MyAbstractBase
 
@@ -62,12 +62,12 @@ def correct() -> None:
                     column.type = _lenient(stored, convert)
                     break
 
-    # FEDn asks for the highest number as text, to which "9" is more than "10".
+    # FEDn compares the numbers as text, where "9" is larger than "10".
     SQLRoundStore.get_latest_round_id = lambda store: max((int(r.round_id) for r in store.list()), default=0)
 
     @sa.event.listens_for(sa.Engine, "connect")
     def _(connection, _record):
-        connection.execute("PRAGMA journal_mode=WAL")  # controller and combiner write at once
+        connection.execute("PRAGMA journal_mode=WAL")  # controller and combiner write concurrently
         connection.execute("PRAGMA busy_timeout=30000")
 
 

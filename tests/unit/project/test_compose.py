@@ -1,4 +1,4 @@
-"""The fleet in Docker: what can be checked of client/compose without its images."""
+"""Checks of client/compose without its images."""
 
 import shutil
 import subprocess
@@ -30,7 +30,7 @@ def test_compose_takes_the_file():
 
 
 def test_fedn_reads_the_settings_and_they_agree_with_the_services(services):
-    """Names of hosts are names of services, ports are theirs, passwords those that they are started with."""
+    """Hosts, ports and passwords agree with the services."""
     settings = str(HERE / "fedn.yaml")
     store, storage = config.get_statestore_config(settings), config.get_modelstorage_config(settings)["storage_config"]
     mongo = store["mongo_config"]

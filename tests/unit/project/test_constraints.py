@@ -1,4 +1,4 @@
-"""constraints.txt: the versions that these tests run with, and what everything is installed by."""
+"""constraints.txt lists the installed versions, and every installation uses it."""
 
 import importlib.metadata
 import re
@@ -13,7 +13,7 @@ LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if
 
 
 def pinned(machine=None, python=None):
-    """Return {name: version} of what is pinned on a machine, this one if none is given."""
+    """Return {name: version} of the versions pinned for a machine, by default this one."""
     there = {"platform_machine": machine, "python_version": python} if machine else {}
     pins = [pin for pin in map(Requirement, LINES) if not pin.marker or pin.marker.evaluate(there)]
     assert len({pin.name for pin in pins}) == len(pins)
@@ -21,7 +21,7 @@ def pinned(machine=None, python=None):
 
 
 def installed(root="fedn-partial[local,dev]"):
-    """Return {name: version} of everything that `root` needs here, itself left out."""
+    """Return {name: version} of the requirements of `root` on this machine."""
     versions, waiting, seen = {}, [Requirement(root)], set()
     while waiting:
         requirement = waiting.pop()
@@ -61,7 +61,7 @@ def test_everybody_installs_by_it():
 
 def test_the_way_to_raise_them_is_written_down_and_is_there():
     written = (ROOT / "docs/VERSIONS.md").read_text()
-    assert re.search(r"^Raise it .*(week|month|quarter)", written, re.MULTILINE) and "`make constraints`" in written
+    assert re.search(r"^Update it .*(week|month|quarter)", written, re.MULTILINE) and "`make constraints`" in written
     recipe = (ROOT / "Makefile").read_text().partition("\nconstraints:")[2].partition("\n\n")[0]
     assert recipe.index(".ci/resolve.py") < recipe.index("$(MAKE) test")
 

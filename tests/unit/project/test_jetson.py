@@ -1,4 +1,4 @@
-"""Setting a Jetson Nano up, as far as it can be tried without one: docs/JETSON.md tells what was proved elsewhere."""
+"""Setup of a Jetson Nano, as far as it can be tested without a board; docs/JETSON.md lists the other tests."""
 
 import configparser
 import os
@@ -38,7 +38,7 @@ def dry_run(script=SETUP, path=os.environ["PATH"]):
 
 @pytest.fixture
 def tools(tmp_path):
-    """Return (PATH, fake, calls) of a machine like a Nano on which whatever changes something fails and is noted."""
+    """Return (PATH, fake, calls) of a simulated Nano on which every changing command fails and is recorded."""
     if Path(variable("PROGRAMS")).exists():
         pytest.skip("this machine is set up already")
     folder = tmp_path / "tools"
@@ -66,7 +66,7 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing():
     assert re.findall(r"^\d\. .*", done.stdout, re.MULTILINE) == [
         "1. this machine",
         "2. memory",
-        "3. uv, which brings Python",
+        "3. uv, which installs Python",
         "4. Python 3.11 and fedn-partial, in /opt/fedn-partial/venv",
         "5. the service",
     ]

@@ -1,4 +1,4 @@
-"""Every package that a device needs is there as a wheel for the Jetson Nano: aarch64, glibc 2.27, Python 3.11."""
+"""Every package of a device has a wheel for the Jetson Nano: aarch64, glibc 2.27, Python 3.11."""
 
 import importlib.metadata
 

@@ -86,7 +86,7 @@ def test_a_network_that_cannot_be_started_leaves_no_folder(right, tmp_path, monk
     def missing():
         raise FednPartialError("rclone is missing")
 
-    monkeypatch.setattr(network, "_rclone", missing)
+    monkeypatch.setattr(network, "find_rclone", missing)
     result = CliRunner().invoke(main, COMMANDS["run"])
     assert result.exit_code == 2 and "rclone is missing" in result.output
     assert not list(tmp_path.glob("runs/*"))
@@ -96,11 +96,12 @@ def test_a_profile_whose_network_cannot_be_started_leaves_no_folder(right, tmp_p
     def missing():
         raise FednPartialError("rclone is missing")
 
-    monkeypatch.setattr(network, "_rclone", missing)
+    monkeypatch.setattr(network, "find_rclone", missing)
     case, flavour = load_case(Path("case.yaml")), flavours.load_flavours()["ssc.small"]
-    shard = profile.made_up_shard(case, 10)
+    shard = profile.random_shard(case, 10)
     with pytest.raises(FednPartialError, match=r"^rclone is missing$"):
-        profile.run_profile(case, None, "image", [flavour], {}, [3], shard, tmp_path / "runs", lambda event: None)
+        setup = profile.Setup(None, "image", [flavour], {}, [3], shard)
+        profile.run_profile(case, setup, tmp_path / "runs", lambda event: None)
     assert not list(tmp_path.glob("runs/*"))
 
 
@@ -110,7 +111,7 @@ def test_a_simulation_that_is_stopped_before_its_first_round_leaves_no_folder(ri
 
     monkeypatch.setattr(simulation, "prepare", stopped)
     result = CliRunner().invoke(main, COMMANDS["simulate"])
-    assert result.exit_code == 1 and "interrupted before the first round; nothing is left" in result.output
+    assert result.exit_code == 1 and "interrupted before the first round; the folder is removed" in result.output
     assert not list(tmp_path.glob("runs/*"))
 
 

@@ -46,7 +46,7 @@ class Server:
         rows = self.lists.get(path, [])[skip:]
         return {"count": len(rows), "result": rows[:limit] if limit else rows}
 
-    def answer(self, path):
+    def response(self, path):
         assert path == "packages/active"
         response = requests.Response()
         response.status_code = 404 if self.package is None else 200

@@ -153,23 +153,23 @@ def test_an_address_gets_protocol_and_port(address, url):
 
 
 NO_ADDRESSES = {
-    "::1": r"in brackets, such as http://\[::1\]:8092",
+    "::1": r"in brackets, as in http://\[::1\]:8092",
     "2001:db8::1": "in brackets",
-    "http://[::g]": "no address",
-    "http://user:s3cret@fedn.example.org": "user or password in it.*give a 'token'",
+    "http://[::g]": "invalid api_url",
+    "http://user:s3cret@fedn.example.org": "user or password in it; set 'token'",
     "user@fedn.example.org": "user or password",
-    "\u201chttps://fedn.example.org\u201d": "with '\u201c' in it; write it without quotes",
+    "\u201chttps://fedn.example.org\u201d": "contains '\u201c'; write it without quotes",
     "'https://fedn.example.org'": "without quotes",
-    "https://fedn. example.org": "with ' ' in it",
+    "https://fedn. example.org": "contains ' '",
     "https://fedn.example.org\u200b": "without quotes and spaces",
     "ftp://fedn.example.org": "http:// or https://",
     "htps://fedn.example.org": "http:// or https://",
-    "http:/fedn.example.org": "write it like https://fedn.example.org",
-    "https://": "write it like",
+    "http:/fedn.example.org": "no host; write it as in https://fedn.example.org",
+    "https://": "no host",
     "https://fedn.example.org:0": "port 0",
-    "https://fedn.example.org:70000": "no address",
-    "https://fedn.example.org:x": "no address",
-    "https://fedn.example.org/?a=b": "leave out what follows",
+    "https://fedn.example.org:70000": "Port out of range",
+    "https://fedn.example.org:x": "Port could not be cast",
+    "https://fedn.example.org/?a=b": "remove the query or fragment",
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: help, refusals, and where it looks for FEDn."""
+"""The command line: help, errors, and the sources of the connection to FEDn."""
 
 import http.server
 import shlex
@@ -100,7 +100,7 @@ def test_package_is_the_folder_as_fedn_would_pack_it(tmp_path):
 
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
-    """A folder without config file, and no variables."""
+    """Folder without a config file; no environment variables."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("FEDN_PARTIAL_API_URL", "FEDN_PARTIAL_API_PORT", "FEDN_PARTIAL_CA", "FEDN_AUTH_TOKEN"):
@@ -129,7 +129,7 @@ ANSWERS = {
     401: (b"{}", "does not accept the token"),
     404: (b'{"message": "no such thing"}', "no such thing"),
     500: (b"<html>oops</html>", "failed with 500"),
-    200: (b"<html>a web page</html>", "not as a FEDn controller does"),
+    200: (b"<html>a web page</html>", "is not a FEDn controller"),
 }
 
 

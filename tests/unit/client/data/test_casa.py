@@ -1,4 +1,4 @@
-"""Smart homes from tiny files in the layout of the UCI ones."""
+"""Reader of CASA, with small files in the layout of the official ones."""
 
 import csv
 import hashlib
@@ -107,7 +107,7 @@ def test_natural_partition_is_by_home(homes):
     _, shards = partition_case(Data(name="casa", clients=2, partition="natural"), seed=1, source=homes)
     assert [shard.origin["owners"] for shard in shards] == [["csh101", "csh110"], ["csh102"]]
     assert [len(shard.y_test) for shard in shards] == [340, 400]
-    with pytest.raises(DataError, match="4 clients, but the data have 3 owners"):
+    with pytest.raises(DataError, match="4 clients are more than the 3 owners"):
         partition_case(Data(name="casa", clients=4, partition="natural"), seed=1, source=homes)
 
 
@@ -196,17 +196,17 @@ def test_a_home_without_any_known_activity_is_named(tmp_path):
     path = write_home(tmp_path / "csh101.ann.features.csv", 700)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], *(f"{line.rpartition(',')[0]},5" for line in lines[1:])]))
-    with pytest.raises(DataError, match=r"csh101.*none of its activities is known; the most common is '5'"):
+    with pytest.raises(DataError, match=r"csh101.*all activities are unknown, most often '5'"):
         load("casa", tmp_path)
 
 
 def test_other_columns_are_named(tmp_path):
     path = write_home(tmp_path / "csh101.ann.features.csv", 700)
     path.write_text(path.read_text().replace("complexity", "entropy", 1))
-    with pytest.raises(DataError, match=r"csh101.*column 'entropy' where 'complexity' is expected"):
+    with pytest.raises(DataError, match=r"csh101.*column 'entropy', expected 'complexity'"):
         load("casa", tmp_path)
     path.write_text("")
-    with pytest.raises(DataError, match=r"column '' where 'lastSensorEventHours' is expected"):
+    with pytest.raises(DataError, match=r"column '', expected 'lastSensorEventHours'"):
         load("casa", tmp_path)
 
 
@@ -221,16 +221,16 @@ def test_home_with_too_few_windows_is_named(tmp_path):
 
 def test_home_that_is_there_twice_is_named(homes):
     write_home(homes / "csh101.ann.features.csv", 700)
-    with pytest.raises(DataError, match="home csh101 is there twice"):
+    with pytest.raises(DataError, match="duplicate home csh101"):
         load("casa", homes)
 
 
 def test_no_homes(tmp_path):
-    with pytest.raises(DataError, match=r"no homes here; expected files such as csh101.ann.features.csv"):
+    with pytest.raises(DataError, match=r"no homes in .*: expected files such as csh101.ann.features.csv"):
         load("casa", tmp_path)
 
 
 def test_download_is_by_hand(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(DataError, match=r"get it from https://archive.ics.uci.edu/dataset/506/"):
+    with pytest.raises(DataError, match=r"download it from https://archive.ics.uci.edu/dataset/506/"):
         load("casa")

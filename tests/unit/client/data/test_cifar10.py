@@ -1,4 +1,4 @@
-"""CIFAR-10 from tiny files in each of its official formats, and from damaged ones."""
+"""Reader of CIFAR-10, with small files in each official format, and damaged ones."""
 
 import hashlib
 import io
@@ -117,7 +117,7 @@ def test_one_hot_labels_are_named(tmp_path):
     with np.load(folder / "cifar10.npz") as arrays:
         changed = {**arrays, "y_train": np.eye(10, dtype=np.uint8)[arrays["y_train"].reshape(-1)]}
     np.savez(folder / "cifar10.npz", **changed)
-    with pytest.raises(DataError, match=r"y_train are uint8 \(20, 10\), expected whole numbers .*argmax"):
+    with pytest.raises(DataError, match=r"y_train are uint8 \(20, 10\), expected integers .*argmax"):
         load("cifar10", folder)
 
 
@@ -128,7 +128,7 @@ def test_missing_file_is_named_with_what_was_expected(tmp_path):
 
 
 def test_folder_without_the_files_is_named_with_what_was_expected(tmp_path):
-    with pytest.raises(DataError, match=rf"{tmp_path}: no CIFAR-10 here; expected data_batch_1"):
+    with pytest.raises(DataError, match=rf"no CIFAR-10 in {tmp_path}: expected data_batch_1"):
         load("cifar10", tmp_path)
 
 
@@ -154,11 +154,11 @@ def test_truncated_records_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("batch", "told"),
     [
-        ([1, 2], "expected a pickle of a dictionary with data and labels"),
-        ({b"data": np.zeros((2, 3072), np.uint8)}, "expected a pickle of a dictionary with data and labels"),
+        ([1, 2], "expected a pickled dictionary with data and labels"),
+        ({b"data": np.zeros((2, 3072), np.uint8)}, "expected a pickled dictionary with data and labels"),
         ({b"data": np.zeros((2, 3071), np.uint8), b"labels": [1, 2]}, r"uint8 \(2, 3071\) for 2 labels"),
         ({b"data": np.zeros((2, 3072)), b"labels": [1, 2]}, "float64"),
-        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]}, "whole numbers from 0 to 9"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]}, "integers from 0 to 9"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [[1], [1, 2]]}, "data and labels must be arrays"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": np.eye(2, 10)}, r"labels are float64 \(2, 10\)"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": 3}, r"labels are int64 \(\)"),
@@ -182,7 +182,7 @@ class Evil:
 def test_pickle_that_would_run_code_is_not_read(tmp_path):
     path = write_python(tmp_path / "c") / "data_batch_1"
     path.write_bytes(pickle.dumps({b"data": Evil(str(tmp_path / "made")), b"labels": []}))
-    with pytest.raises(DataError, match=r"data_batch_1: holds posix.mkdir, which the official file does not"):
+    with pytest.raises(DataError, match=r"data_batch_1: contains posix.mkdir, which the official file does not"):
         load("cifar10", tmp_path / "c")
     assert not (tmp_path / "made").exists()
 
@@ -201,7 +201,7 @@ def test_keras_arrays_of_another_shape_are_refused(tmp_path):
 
 
 def test_downloaded_archive_is_read_from_the_cache(tmp_path, monkeypatch):
-    """What the network brings is tested in test_download.py; here the file's address is one on this disk."""
+    """With a file URL; test_download.py tests the network."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         tar.add(write_python(tmp_path / "cifar-10-batches-py"), "cifar-10-batches-py")

@@ -1,4 +1,4 @@
-"""Shards on disk and how examples are partitioned; the digits against scikit-learn's own."""
+"""Shards on disk, partitions, and the digits compared with scikit-learn's."""
 
 import dataclasses
 import hashlib
@@ -135,7 +135,7 @@ def test_arrays_that_do_not_belong_together_are_refused(tmp_path, shard, change,
 
 
 def numbered(examples, owners=None):
-    """Examples that hold their own number, and a class that follows from it."""
+    """Examples whose value is their number, with the class number % 3."""
     numbers = np.arange(examples)
     return Examples(numbers.reshape(-1, 1).astype(np.float32), (numbers % 3).astype(np.int32), owners)
 
@@ -145,7 +145,7 @@ def data_set(train, test=None, owners=()):
 
 
 def held(shards, *names):
-    """The numbers that the examples of all shards hold."""
+    """Return the sorted numbers of the examples of all shards."""
     return sorted(int(x[0]) for shard in shards for name in names for x in getattr(shard, name))
 
 
@@ -238,13 +238,13 @@ def test_a_shard_says_how_it_came_about(tmp_path):
         (
             data_set(numbered(5)),
             {"clients": 5},
-            "5 examples to train.*too few for 5 clients: client 1 would get 1 and 0",
+            "5 training and 5 test examples are too few for 5 clients: client 1 would have 1 and 0",
         ),
         (data_set(numbered(3)), {"clients": 4}, "3 examples are too few for 4 clients"),
         (data_set(numbered(50), numbered(3)), {"clients": 4}, "3 examples are too few for 4 clients"),
-        (data_set(numbered(50)), {"examples": 51}, "examples is 51, but there are 50"),
-        (data_set(numbered(50), numbered(9)), {"test_examples": 10}, "test_examples is 10, but there are 9"),
-        (data_set(numbered(50)), {"test_examples": 10}, "leave test_examples out"),
+        (data_set(numbered(50)), {"examples": 51}, "examples is 51, but the data set has 50"),
+        (data_set(numbered(50), numbered(9)), {"test_examples": 10}, "test_examples is 10, but the data set has 9"),
+        (data_set(numbered(50)), {"test_examples": 10}, "omit test_examples"),
         (
             data_set(numbered(50)),
             {"partition": "natural"},
@@ -253,7 +253,7 @@ def test_a_shard_says_how_it_came_about(tmp_path):
         (
             data_set(numbered(50, np.zeros(50, int)), numbered(9, np.zeros(9, int)), ["ann"]),
             {"partition": "natural"},
-            "3 clients, but the data have 1 owners",
+            "3 clients are more than the 1 owners",
         ),
     ],
 )

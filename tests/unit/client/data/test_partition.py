@@ -1,4 +1,4 @@
-"""Who gets which examples: every example once, the skew that was asked for, and what is refused."""
+"""Partitions: each example once, the requested skew, and refusals."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_dirichlet_clients_have_their_classes_mixed():
 
 
 def test_dirichlet_gives_up_where_a_client_would_be_left_with_too_little():
-    with pytest.raises(DataError, match=r"dirichlet:0.001: in 1000 draws of 400 examples .* fewer than 10"):
+    with pytest.raises(DataError, match=r"dirichlet:0.001: none of 1000 draws of 400 examples .* 10;"):
         partition.dirichlet(np.zeros(400, int), 4, 0.001, np.random.default_rng(1))
 
 
@@ -94,7 +94,7 @@ def test_owners_are_grouped_evenly(sizes, clients, groups):
 
 
 def test_more_clients_than_owners_are_refused():
-    with pytest.raises(DataError, match="4 clients, but the data have 3 owners"):
+    with pytest.raises(DataError, match="4 clients are more than the 3 owners"):
         partition.natural([5, 6, 7], 4)
 
 

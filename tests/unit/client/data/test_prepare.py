@@ -1,4 +1,4 @@
-"""The command that writes the shards of a fleet."""
+"""The command data prepare."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_shards_that_are_there_stay(digits, tmp_path):
     (tmp_path / "shards").mkdir()
     result = prepare(*digits)
     assert result.exit_code == 2
-    assert f"{tmp_path / 'shards'} is there already" in result.output
+    assert f"{tmp_path / 'shards'} exists" in result.output
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_command_that_fails_or_is_stopped_in_the_middle_leaves_nothing(error, 
     [
         (["mnist"], "'mnist' is unknown. Allowed are: digits, cifar10, imdb, casa"),
         (["digits", "--partition", "dirichlet"], "dirichlet:ALPHA with ALPHA above 0"),
-        (["casa", "--source", "/nowhere"], "/nowhere: no homes here"),
+        (["casa", "--source", "/nowhere"], "no homes in /nowhere"),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(words, told, tmp_path):

@@ -1,4 +1,4 @@
-"""The real data sets, where they lie beside the project; counts from their own descriptions."""
+"""The official data sets, if they are beside the project, with the counts of their descriptions."""
 
 import shutil
 
@@ -15,7 +15,7 @@ pytestmark = packs.needed
 
 @pytest.fixture
 def unpacked(tmp_path):
-    """Unpack a pack, and remove it again: together they are half a gigabyte."""
+    """Unpack an archive, and remove it afterwards: together they take 500 MB."""
     yield lambda name: packs.unpack(name, tmp_path)
     shutil.rmtree(tmp_path)
 

@@ -1,4 +1,4 @@
-"""A device runs the package that FEDn has active: it fetches a new one, and names one that it cannot run."""
+"""Download, replacement and refusal of FEDn's active compute package on a device."""
 
 import hashlib
 import http.server
@@ -14,7 +14,7 @@ from fedn.network.clients.client_v2 import ClientOptions
 from fedn_partial.client.device import active_package
 from fedn_partial.client.device.access_token import Access
 from fedn_partial.client.device.active_package import ActivePackage
-from fedn_partial.client.device.fedn_client import PatientClient
+from fedn_partial.client.device.fedn_client import ResilientClient
 from fedn_partial.client.fedn_api.api import Api, ApiError, Connection, connection
 from fedn_partial.client.fedn_api.package_archive import PackageError, check_checksum
 from fedn_partial.runtime.atomic import WriteError
@@ -60,7 +60,7 @@ def fedn():
 
 
 def content(folder, version, startup="touch started", **files):
-    """A small package of its own, whose update tells the version."""
+    """A small package whose update contains its version."""
     commands = {
         **({"startup": {"command": startup}} if startup else {}),
         "train": {"command": "python3 train.py"},
@@ -84,7 +84,7 @@ def package(tmp_path):
 @pytest.fixture
 def client(tmp_path, monkeypatch, fedn, package):
     monkeypatch.chdir(tmp_path)
-    made = PatientClient(
+    made = ResilientClient(
         Access(fedn.api.connection, lambda: (None, None)), ClientOptions("a", "remote"), (None, None), package, iter
     )
     made.set_helper()
@@ -122,7 +122,7 @@ def test_a_new_package_is_fetched_into_an_empty_folder(tmp_path, fedn, client, p
 BAD = {
     "no entry point": ({"fedn.yaml": "entry_points: {validate: {command: 'true'}}"}, "no entry point 'train'"),
     "no script": ({"train.py": None}, "runs train.py, which is not in the compute package"),
-    "startup fails": ({"startup": "false"}, "start-up failed .Non-zero exit code: 1"),
+    "startup fails": ({"startup": "false"}, "startup failed .Non-zero exit code: 1"),
 }
 
 
@@ -162,7 +162,7 @@ def test_the_package_stays_where_fedn_does_not_answer_or_has_none(tmp_path, fedn
     package.refresh(fedn.api)
     with pytest.raises(ApiError):
         package.refresh(Api("http://127.0.0.1:1"))
-    package.look(Api("http://127.0.0.1:1"))
+    package.try_refresh(Api("http://127.0.0.1:1"))
     fedn.active = None
     package.refresh(fedn.api)
     assert train(client)["version"] == "1"
@@ -172,18 +172,18 @@ def test_only_the_package_with_the_checksum_of_client_yaml_is_run(tmp_path, fedn
     pinned = ActivePackage(tmp_path / "package", checksum="0" * 64)
     fedn.active = ("first.tgz", content(tmp_path, "1"))
     pinned.refresh(fedn.api)
-    assert "client.yaml allows 000" in pinned.problem and pinned.dispatcher is None
+    assert "client.yaml allows only 000" in pinned.problem and pinned.dispatcher is None
 
 
 def test_a_train_that_leaves_no_update_is_answered_with_a_refusal(tmp_path, fedn, client, package):
     fedn.active = ("first.tgz", content(tmp_path, "1", **{"train.py": "import no_such_module\n"}))
     package.refresh(fedn.api)
-    assert "train left no update (Non-zero exit code: 1)" in train(client)["refused"]
+    assert "train wrote no update (Non-zero exit code: 1)" in train(client)["refused"]
 
 
 @pytest.mark.parametrize("name", ["with space", "it's", "a$HOME`b`"])
 def test_a_request_reaches_its_files_in_whatever_folder(tmp_path, monkeypatch, name):
-    """FEDn's client hands its dispatcher one line, which a shell runs."""
+    """FEDn's client passes its dispatcher one line, which a shell runs."""
     folder = tmp_path / name
     folder.mkdir()
     (folder / "train.py").write_text("import sys, pathlib; pathlib.Path(sys.argv[2]).write_text(sys.argv[1])")
@@ -204,7 +204,7 @@ def test_a_disk_without_room_for_a_new_package_leaves_the_old_one(tmp_path):
 
     package = active_package.ActivePackage(tmp_path / "package")
     package.dispatcher, package.problem = "the old one", None
-    package.look(FullDisk())
+    package.try_refresh(FullDisk())
     assert package.dispatcher == "the old one" and package.problem is None
 
 

@@ -25,7 +25,7 @@ from fedn.network.clients.client_v2 import ClientOptions
 from fedn_partial.client.device import device_client, fedn_client, retries
 from fedn_partial.client.device.access_token import Access
 from fedn_partial.client.device.active_package import ActivePackage, StoppableDispatcher
-from fedn_partial.client.device.fedn_client import CountingHandler, PatientClient
+from fedn_partial.client.device.fedn_client import CountingHandler, ResilientClient
 from fedn_partial.client.fedn_api.api import Connection
 from fedn_partial.runtime.atomic import WriteError
 
@@ -44,14 +44,14 @@ sys.exit(task == "fail")
 
 
 class Handler(CountingHandler):
-    """The calls that a request makes, without a network; `task` is the global model."""
+    """The gRPC calls of a request, without a network; `task` is the global model."""
 
     def __init__(self):
         self.metadata = [("client", "id")]
         self.task, self.updates = b"", []
 
     def get_model_from_combiner(self, *args, **kwargs):
-        return fedn_client.HandedOver(self.task)
+        return fedn_client.ReleasedModel(self.task)
 
     def send_model_to_combiner(self, model, id):
         assert model is not None
@@ -78,12 +78,12 @@ def client(tmp_path, monkeypatch):
     monkeypatch.setattr(device_client.tempfile, "tempdir", None)
     device_client._make_temporary(tmp_path / "tmp")
     package = ActivePackage(tmp_path / "package")
-    monkeypatch.setattr(package, "look", lambda api: None)
+    monkeypatch.setattr(package, "try_refresh", lambda api: None)
     package.folder.mkdir()
     (package.folder / "train.py").write_text(TRAIN)
     commands = {name: {"command": "python3 train.py"} for name in ("train", "validate")}
     package.dispatcher, package.problem = StoppableDispatcher({"entry_points": commands}, str(package.folder)), None
-    made = PatientClient(
+    made = ResilientClient(
         Access(Connection("http://127.0.0.1:1"), lambda: (None, None)),
         ClientOptions("a", "remote"),
         (None, None),
@@ -100,7 +100,7 @@ def client(tmp_path, monkeypatch):
 
 
 def request(client, task, kind=messages.StatusType.MODEL_UPDATE, **settings):
-    """Let the client serve one request; return the metadata of its update, if it sent one."""
+    """Send the client a request; return the metadata of its update, or None."""
     handler = client.fedn_client.grpc_handler
     handler.task, handler.updates = task.encode(), []
     message = messages.TaskRequest(
@@ -120,18 +120,18 @@ def test_temporary_models_of_a_killed_client_are_removed(tmp_path, monkeypatch):
     assert device_client.tempfile.mkstemp()[1].startswith(str(tmp_path / "tmp"))
 
 
-@pytest.mark.parametrize(("drawn", "models"), [(None, 4), (2, 3)])
-def test_a_client_that_was_not_drawn_downloads_no_model_to_validate(client, monkeypatch, drawn, models):
-    """FEDn asks all connected clients to validate, also those that a session did not draw for the round."""
+@pytest.mark.parametrize(("sampled", "models"), [(None, 4), (2, 3)])
+def test_a_client_that_was_not_sampled_downloads_no_model_to_validate(client, monkeypatch, sampled, models):
+    """FEDn requests validation from all connected clients, sampled for the round or not."""
     handler, downloads = client.fedn_client.grpc_handler, []
     get = handler.get_model_from_combiner
     monkeypatch.setattr(handler, "get_model_from_combiner", lambda **options: downloads.append(options) or get())
     validation = messages.StatusType.MODEL_VALIDATION
-    request(client, "train", session={"clients_per_round": drawn})
+    request(client, "train", session={"clients_per_round": sampled})
     request(client, "train", validation)
-    request(client, "train", validation)  # of a round that it was not drawn for
+    request(client, "train", validation)  # of a round that it was not sampled for
     assert len(downloads) == models - 1
-    request(client, "train", session={"clients_per_round": drawn})
+    request(client, "train", session={"clients_per_round": sampled})
     assert len(downloads) == models
 
 
@@ -162,7 +162,7 @@ def test_nothing_is_left_behind_by_a_request_that_is_killed(tmp_path, client):
     killer.start()
     update = request(client, "wait")
     killer.join()
-    assert "train left no update (Non-zero exit code" in update["refused"]
+    assert "train wrote no update (Non-zero exit code" in update["refused"]
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -266,10 +266,10 @@ def controller():
 
 
 def connect(controller, tokens, tries=3, preferred=None):
-    """Let a client with an expired token register; `tokens` returns what client.yaml has. Return whether it could."""
+    """Register a client with an expired token; `tokens` returns those in client.yaml. Return whether it succeeded."""
     access = Access(Connection(controller.url, token="old"), tokens)
     options = ClientOptions("a", "remote", preferred)
-    client = PatientClient(access, options, (None, None), ActivePackage(Path("package")), lambda: iter([0] * tries))
+    client = ResilientClient(access, options, (None, None), ActivePackage(Path("package")), lambda: iter([0] * tries))
     return client._connect_to_api() is not None
 
 
@@ -343,7 +343,7 @@ def test_a_private_authority_and_a_token_go_together(tmp_path, monkeypatch, toke
 
 
 class Combiner:
-    """A gRPC server on a port of its own that takes heartbeats, and can be away."""
+    """A gRPC server that accepts heartbeats and can be stopped and started."""
 
     def __init__(self):
         self.beats, self.port, self.server = [], 0, None
@@ -360,7 +360,7 @@ class Combiner:
         self.server.start()
 
     def wait_for_a_beat(self, seconds):
-        """Wait until a heartbeat comes, and return how long that was."""
+        """Wait for a heartbeat; return the seconds it took."""
         started, number = time.monotonic(), len(self.beats)
         while len(self.beats) == number:
             assert time.monotonic() - started < seconds
@@ -370,7 +370,7 @@ class Combiner:
 
 def test_a_device_is_back_soon_after_its_combiner_however_often_that_was_away(monkeypatch):
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.4)
+    monkeypatch.setattr(retries, "MAX_PAUSE", 0.4)
     combiner = Combiner()
     combiner.start()
     handler = CountingHandler("127.0.0.1", combiner.port, name="id", token=None, combiner_name="c")
@@ -435,7 +435,7 @@ def test_a_working_folder_is_for_one_client_and_one_user(tmp_path):
         assert first.stdout.readline() == "claimed\n"
         assert folder.stat().st_mode & 0o777 == 0o700
         second = subprocess.run(command, capture_output=True, text=True)
-        assert f"client that runs (process {first.pid}, of {config})" in second.stderr and "'workdir:'" in second.stderr
+        assert f"running client (process {first.pid}, of {config})" in second.stderr and "'workdir:'" in second.stderr
     finally:
         first.kill()
         first.wait()

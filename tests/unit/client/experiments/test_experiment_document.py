@@ -254,9 +254,9 @@ def test_the_readmes_accuracies_are_those_of_the_results():
     warm = {line.label: line for line in spreads.lines(definitions.load("warmup", small=True), kept)}
     few, more = warm["0 rounds"], warm["5 rounds"]
     assert f"4 layers end {-more.below.mean:.2f} ± {more.below.deviation:.2f} points below" in text
-    assert f"for {more.share.mean:.0f} % of the bytes of full training instead of {few.share.mean:.0f} %" in text
+    assert f"with {more.share.mean:.0f} % of its bytes instead of {few.share.mean:.0f} %" in text
     bytes_, computing = (book._difference("selectors", "random", "all", equal) for equal in ("bytes", "computing"))
-    assert f"{bytes_} points above full training where both have sent equal bytes" in text
-    assert f"{-computing.mean:.2f} ± {computing.deviation:.2f} below where both have computed equally" in text
+    assert f"{bytes_} points above full training at equal bytes" in text
+    assert f"{-computing.mean:.2f} ± {computing.deviation:.2f} points below at equal operations" in text
     chance = book._line("merge-adam", "4 layers, contributors")
     assert chance.ours.mean < chance.floor.mean + 2

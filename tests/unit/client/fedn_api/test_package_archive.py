@@ -1,4 +1,4 @@
-"""A compute package is read to its end and checked, before it is uploaded and before a device runs it."""
+"""Checks of a compute package's archive."""
 
 import bz2
 import gzip
@@ -67,7 +67,7 @@ def test_a_truncated_or_damaged_archive_is_named(tmp_path, damage, pack):
     build_package(tmp_path / "whole.tgz")
     plain = gzip.decompress((tmp_path / "whole.tgz").read_bytes())
     (tmp_path / "p.tgz").write_bytes(damage(pack(plain)))
-    with pytest.raises(PackageError, match=r"the archive is .*build it or copy it anew"):
+    with pytest.raises(PackageError, match=r"the archive is .*build or copy it again"):
         unpack(tmp_path / "p.tgz", tmp_path / "in")
 
 
@@ -97,7 +97,7 @@ INCOMPLETE = {
     ),
     "an open quote": (
         {**FILES, "fedn.yaml": FEDN_YAML.replace("python3 train.py", """'"python3 train.py'""")},
-        "the command of entry point 'train'.* is damaged",
+        "invalid command .* of entry point 'train'",
     ),
     "no environment": ({**FILES, "fedn.yaml": FEDN_YAML + "python_env: env.yaml\n"}, "names python_env env.yaml"),
 }
@@ -129,7 +129,7 @@ def test_the_projects_own_package_runs(tmp_path):
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"train": "def f(:\n"}, "train.py, line 1 is not Python"),
+        ({"train": "def f(:\n"}, "train.py, line 1 is not valid Python"),
         ({"train": "from fedn_partial import no_such\n"}, "cannot be imported: ImportError"),
     ],
     ids=["syntax", "import"],

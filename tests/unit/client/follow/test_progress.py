@@ -41,7 +41,7 @@ class Followed:
         self.poller = SessionPoller(fedn, "s")
 
     def run(self):
-        return progress.follow(self.poller, self.folder.case, [], self.folder, tell=self.events.append)
+        return progress.follow(self.poller, self.folder.case, [], self.folder, on_event=self.events.append)
 
     def texts(self, kind):
         return [event["text"] for event in self.events if event["event"] == kind]

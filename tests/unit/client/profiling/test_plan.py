@@ -1,4 +1,4 @@
-"""The plan of a case, before any device joins."""
+"""The command plan."""
 
 import json
 
@@ -40,12 +40,12 @@ def test_plan_tells_what_fits(tmp_path):
 
     told, rows = plan("4GB")
     assert list(rows) == list(range(1, 15))
-    assert "any 14 of the 14 layers fit" in told and "would draw 14.0 layers" in told
+    assert "any 14 of the 14 layers fit" in told and "would select 14.0 layers" in told
     assert [rows[n][1] for n in rows] == sorted(rows[n][1] for n in rows)  # mean memory
     assert rows[14][3] == pytest.approx(3.7, abs=0.02) and rows[14][4:] == [100, 100]
     base = rows[14][1]
     told, rows = plan("100MB")
-    assert "Nothing fits in 100MB" in told and not any(row[-1] for row in rows.values())
+    assert "No layer fits into 100MB" in told and not any(row[-1] for row in rows.values())
     for memory, fits in ((base - 16, 0), (base + 4, 100)):  # the fork server's 36 MB are gone, 30 go to files
         told, rows = plan(f"{memory:.0f}MB")
         assert rows[1][-1] == 100 and rows[14][-1] == fits
@@ -55,7 +55,7 @@ def test_a_budget_of_the_session_holds_as_well(tmp_path):
     case = CASE.replace("selector: random, layers: 4", "selector: budget, upload_mb: 0.5")
     (tmp_path / "case.yaml").write_text(case)
     answer = CliRunner().invoke(main, ["plan", str(tmp_path / "case.yaml"), "--memory", "4GB"])
-    assert "Never trained there, as they do not fit even alone: conv8" in answer.output, answer.output
+    assert "do not fit even alone, and are never trained: conv8" in answer.output, answer.output
 
 
 def test_a_layer_that_the_model_does_not_have_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Flavours of machines, and what a profile makes of the rows of its rounds."""
+"""Flavours, the cells of a profile, and its table."""
 
 import dataclasses
 import json
@@ -97,7 +97,7 @@ def test_only_a_kill_for_memory_counts_as_killed():
     cell = profile.fill(EMPTY, [whole], 2, memory_kills=1, ended="the client has ended")
     assert (cell.killed, cell.seconds) == ("killed in round 2 of 2: the client has ended", None)
     cell = profile.fill(EMPTY, [], 2, memory_kills=2)
-    assert cell.killed == "killed in round 1 of 2: no update came"
+    assert cell.killed == "killed in round 1 of 2: no update arrived"
     refused = [Row(round=1, fedn_round="1", client="profile", outcome="refused: none of the 4 layers asked for fits")]
     cell = profile.fill(EMPTY, refused, 1, memory_kills=0)
     assert (cell.killed, cell.seconds) == (None, None)
@@ -115,7 +115,7 @@ def test_the_text_table_puts_the_paper_beside_and_tells_why_cells_are_empty(tmp_
 
     def lines(**settings):
         (tmp_path / "profile.json").write_text(json.dumps({**content, "settings": settings}))
-        return profile.text_table(tmp_path).splitlines()
+        return profile.cost_table(tmp_path).splitlines()
 
     first, second, note = lines(model={"name": "vgg16", "width": 1.0})[1:]
     assert first.split() == ["ssc.xsmall", "4", "2.0", "n/a", "n/a", "n/a", "1119.5", "99.0", "988.0", "95.7"]
@@ -126,8 +126,8 @@ def test_the_text_table_puts_the_paper_beside_and_tells_why_cells_are_empty(tmp_
 
 @pytest.mark.parametrize("model", ["vgg16", "lstm_har", "text_cnn"])
 def test_made_up_data_fit_the_model(tmp_path, build, model):
-    made = profile.made_up_shard(case(tmp_path, model), 5)
-    assert made.origin["source"] == "made up at random"
+    made = profile.random_shard(case(tmp_path, model), 5)
+    assert made.origin["source"] == "random data"
     write_shard(tmp_path / "data", made, "made up")
     assert profile.named_shard(tmp_path / "data").origin["source"] == f"the shard {tmp_path / 'data'}"
     keras_model = build(model)
@@ -146,9 +146,9 @@ def test_numbers_of_layers_that_the_model_does_not_have(tmp_path, build, numbers
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--flavours", "ssc.xsmall", "--layers", "4,x"], "'4,x' is not like 4,7,10,14"),
+        (["--flavours", "ssc.xsmall", "--layers", "4,x"], "invalid --layers '4,x'"),
         (["--flavours", "nose", "--layers", "4"], "no flavour called nose"),
-        (["--flavours", "ssc.xsmall", "--layers", "4"], "no Docker answers on this machine"),
+        (["--flavours", "ssc.xsmall", "--layers", "4"], "Docker does not answer on this machine"),
         (["--flavours", "ssc.xsmall", "--layers", "4", "--rounds", "0"], "0 is not in the range"),
     ],
 )
@@ -167,5 +167,5 @@ def test_no_flavour_is_left(tmp_path, monkeypatch):
         main, ["profile", str(tmp_path / "case.yaml"), "--flavours", "ssc.large", "--layers", "4"]
     )
     assert answer.exit_code == 2
-    assert "ssc.large is left out: it has 4 processors, this machine has 1" in answer.output
-    assert "can play none" in answer.output
+    assert "ssc.large is skipped: it has 4 processors, this machine has 1" in answer.output
+    assert "none of these flavours fits this machine" in answer.output

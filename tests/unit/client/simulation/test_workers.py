@@ -90,4 +90,4 @@ def test_a_step_that_is_kept_is_not_made_again(monkeypatch):
 
 def test_the_docs_state_the_share_that_stays_free():
     page = " ".join((ROOT / "docs/EXPERIMENTS.md").read_text().split())
-    assert f"only while {100 * workers.LEAVE:.0f} % of the machine's memory is free" in page
+    assert f"cache traced training steps only while {100 * workers.LEAVE:.0f} % of the machine's memory is free" in page
