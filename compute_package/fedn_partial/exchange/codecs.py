@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 
 class Codec:
     """Base of custom codecs.
@@ -29,14 +27,6 @@ class Codec:
     def max_bytes(self, shape):
         """Return how many bytes a kernel of `shape` takes at most, which a device's upload limit goes by."""
         return 4 * math.prod(shape)
-
-
-def decode_kernel(codec, data, shape):
-    """Return what `codec` decodes, checked. Raises ValueError."""
-    value = np.asarray(codec.decode(bytes(data), tuple(shape)), np.float32)
-    if value.shape != tuple(shape):
-        raise ValueError(f"has a kernel of shape {value.shape}, expected {tuple(shape)}")
-    return value
 
 
 def pack(data):

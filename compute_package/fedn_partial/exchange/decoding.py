@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from .codecs import decode_kernel, unpack
+from .codecs import unpack
 from .custom import find
 from .wire import FORMAT, checksum
 
@@ -95,6 +95,14 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
     if custom and coded_at != coded.size:
         raise ValueError(f"has {coded.size} bytes of kernels, its layers {', '.join(names)} have {coded_at}")
     return tensors
+
+
+def decode_kernel(codec, data, shape):
+    """Return what `codec` decodes, checked. Raises ValueError."""
+    value = np.asarray(codec.decode(bytes(data), tuple(shape)), np.float32)
+    if value.shape != tuple(shape):
+        raise ValueError(f"has a kernel of shape {value.shape}, expected {tuple(shape)}")
+    return value
 
 
 def check_change(name, value):

@@ -32,7 +32,8 @@ import numpy as np
 
 from fedn_partial.custom import modules, names
 from fedn_partial.custom.errors import UserCodeError, at
-from fedn_partial.exchange.codecs import Codec, decode_kernel, pack
+from fedn_partial.exchange.codecs import Codec, pack
+from fedn_partial.exchange.decoding import decode_kernel
 from fedn_partial.exchange.wire import FORMAT, checksum
 from fedn_partial.runtime.atomic import write_atomically, write_text
 
