@@ -14,8 +14,8 @@ def package():
     """Build and upload the compute package."""
 
 
-@command(package, "build", "fedn-partial package build -o package.tgz --with my_project")
-@click.option("-o", "--output", type=Path, default=Path("package.tgz"), show_default=True)
+@command(package, "build", "fedn-partial package build -o package.tar.bz2 --with my_project")
+@click.option("-o", "--output", type=Path, default=Path("package.tar.bz2"), show_default=True)
 @click.option(
     "--with", "custom", type=Path, metavar="FOLDER", help="Ship the custom modules (.py) of this folder to the devices."
 )
@@ -31,8 +31,8 @@ def package_build(output, custom):
     click.echo(f"{output}: {len(names)} files, {output.stat().st_size:,} bytes")
 
 
-@command(package, "upload", "fedn-partial package upload package.tgz --api-url https://fedn.example.org")
-@click.argument("path", type=Path, default=Path("package.tgz"))
+@command(package, "upload", "fedn-partial package upload package.tar.bz2 --api-url https://fedn.example.org")
+@click.argument("path", type=Path, default=Path("package.tar.bz2"))
 @connects
 def package_upload(path, **options):
     """Upload a compute package and make it FEDn's active one."""

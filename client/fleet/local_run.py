@@ -64,7 +64,7 @@ def local_network(folder: Path, on_event=print):
     try:
         network.up(tied=True, on_event=on_event)
         api = Api(network.url)
-        package = folder / "package.tgz"
+        package = folder / "package.tar.bz2"
         build_package(package, modules.active())
         upload_package(api, package)
         yield network, api

@@ -133,7 +133,7 @@ def _save_memory() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return_freed_memory()
     # Where Keras finds these it imports them: 80 MB that no request needs.
-    for unused in ("matplotlib", "PIL", "scipy", "sklearn"):
+    for unused in ("matplotlib", "pandas", "PIL", "scipy", "sklearn"):
         sys.modules.setdefault(unused, None)
 
 

@@ -23,7 +23,7 @@ SENT = {
     "base": "b" * 32,
     "selection": {"selector": "all"},
     "codec": "float32",
-    "session": "a1",
+    "session_id": "a1",
 }
 
 
@@ -77,7 +77,7 @@ def test_sections_left_out_of_a_case_have_their_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"modle": {}}, ["unknown key 'modle'", "did you mean 'model'?", "name, model, selection, seed"]),
+        ({"modle": {}}, ["unknown key 'modle'", "did you mean 'model'?", "Allowed are: model, selection, seed"]),
         ({"training": {"epoch": 2}}, ["training: unknown key 'epoch'", "did you mean 'epochs'?", "batch_size"]),
         ({"seed": "one"}, ["seed must be of type int, found 'one'"]),
         ({"seed": -1}, ["seed must be at least 0, found -1"]),
@@ -206,7 +206,7 @@ def test_no_instructions_point_at_the_server_functions(sent):
         ({"round": "3"}, "round must be of type int, found '3'"),
         ({"warmup": 1}, "warmup must be of type bool, found 1"),
         ({"codec": "int4"}, "codec must be one of float32, float16, int8, found 'int4'"),
-        ({"session": "../x"}, "session must be made of [A-Za-z0-9]+, found '../x'"),
+        ({"session_id": "../x"}, "session_id must be made of [A-Za-z0-9]+, found '../x'"),
         ({"rond": 1}, "unknown key 'rond', did you mean 'round'?"),
         ({"training": {"batch_size": 0}}, "training: batch_size must be at least 1, found 0"),
         ({"training": None}, "training: expected keys and values, found None"),

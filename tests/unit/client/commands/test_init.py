@@ -79,7 +79,7 @@ def test_the_readmes_commands_run_in_a_new_project(tmp_path):
         command = [sys.executable, "-m", "fedn_partial.client", *words]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
-    assert {"package.tgz", "seed.npz", "shards", "runs"} <= {path.name for path in folder.iterdir()}
+    assert {"package.tar.bz2", "seed.npz", "shards", "runs"} <= {path.name for path in folder.iterdir()}
     assert sorted(path.name for path in (folder / "shards").iterdir()) == ["client-1", "client-2", "client-3"]
     (run,) = (folder / "runs").glob("project-*")
     rows = load_run(run).rows

@@ -176,7 +176,7 @@ def test_a_training_whose_round_is_over_is_ended_and_the_next_request_served(tmp
     status = {True: {"status": "Terminated"}, False: {"status": "Started"}}
     monkeypatch.setattr(fedn_client.Api, "get", lambda api, path, **_: status[path in terminated])
     model = {"1": b"wait", "2": b"train"}
-    monkeypatch.setattr(handler, "get_model_from_combiner", lambda id, **_: fedn_client.HandedOver(model[id]))
+    monkeypatch.setattr(handler, "get_model_from_combiner", lambda id, **_: fedn_client.ReleasedModel(model[id]))
     monkeypatch.setattr(transport, "send_heartbeats", lambda *_: None)
     monkeypatch.setattr(transport, "default_telemetry_loop", lambda *_: None)
 

@@ -95,7 +95,8 @@ def test_the_corrections_are_in_place():
 def handler(monkeypatch):
     monkeypatch.setattr(updates, "_fedn_validate", lambda handler, update: True)
     made = types.SimpleNamespace(lock=updates.threading.Lock(), model_updates=queue.Queue())
-    updates.begin_round(made, "7", ["a", "b"])
+    made.abandoned = False
+    updates.begin_round(made, "7", ["a", "b"], lambda: made.abandoned)
     return made
 
 
@@ -119,4 +120,10 @@ def test_the_wait_ends_when_the_requested_clients_have_answered(handler, monkeyp
     config = {"round_timeout": "0.2"}
     assert updates._wait(handler, config, 2, 0.05) is None and handler.answered & handler.requested == {"a"}
     updates._validate(handler, message("b"))
+    updates._wait(handler, {"round_timeout": "600"}, 2)
+
+
+def test_the_wait_ends_when_the_controller_requests_another_round(handler, monkeypatch):
+    monkeypatch.setattr(updates.fallback, "is_ours", lambda config: True)
+    handler.abandoned = True
     updates._wait(handler, {"round_timeout": "600"}, 2)
