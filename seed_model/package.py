@@ -25,7 +25,7 @@ OTHER_PARTS = ("client", "compute_package", "configs", "seed_model")  # that an 
 def build_package(output: str | Path, custom: CustomModules | None = None) -> list[str]:
     """Write the compute package to `output` and return the names of the files in it.
 
-    The name's suffix selects the compression: .tar.bz2, which is a fifth smaller, or .tgz. Equal files give equal bytes.
+    The name's suffix selects the compression: .tar.bz2 (a fifth smaller) or .tgz. Equal files give equal bytes.
 
     Without custom modules the same as FEDn's ``fedn package create --path compute_package``, but it needs no checkout.
 

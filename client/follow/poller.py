@@ -19,6 +19,7 @@ from datetime import datetime
 from fedn_partial.client.fedn_api.api import SESSION_OVER, Api, read_date
 from fedn_partial.client.follow.listing import Listing
 from fedn_partial.client.follow.outcomes import outcome
+from fedn_partial.client.records.outcome import Outcome
 from fedn_partial.client.records.run_folder import Row
 from fedn_partial.exchange.wire import plain, short_digest
 from fedn_partial.submodel.update_tensors import STATISTICS
@@ -149,7 +150,7 @@ class SessionPoller:
         settled = round_.ended is not None and time.monotonic() - round_.ended > SETTLE
         if round_.failed or (len(round_.rows) < (round_.aggregated or 0) and not settled):
             return round_.failed
-        waited_for = [row for row in round_.rows.values() if not row.outcome.startswith("refused")]
+        waited_for = [row for row in round_.rows.values() if row.outcome is not Outcome.REFUSED]
         return all(row.accuracy is not None for row in waited_for)
 
     def notes(self) -> Iterator[tuple[int, str]]:
@@ -239,16 +240,19 @@ class SessionPoller:
         for round_ in self.rounds.values():
             for client_id, name in round_.ids.items():
                 row = round_.rows[name]
-                result = outcome(client_id, round_.number, self._reports)
-                # A refusal is what the device says of itself, in more words than the server functions have for it; but
-                # whoever can speak to FEDn can say so in its name.
-                if row.outcome.startswith("refused") and result != "merged":
+                result = outcome(client_id, round_.number, self._reports) or self._last_outcome(round_)
+                # A device's own reason for a refusal is more precise than the server functions', but anybody who can
+                # reach FEDn can send one in its name.
+                if row.outcome is Outcome.REFUSED and result != (Outcome.MERGED, None):
                     continue
-                if round_.failed and result in (None, "merged"):  # merged into a model that FEDn has not kept
-                    result = "round failed"
-                if round_.unchanged and result is None:  # of the last round the server functions cannot report
-                    result = "skipped: nothing was merged in this round"
-                row.outcome = result or row.outcome
+                if round_.failed and result in (None, (Outcome.MERGED, None)):  # FEDn has not kept that model
+                    result = Outcome.ROUND_FAILED, None
+                if result is not None:
+                    row.outcome, row.reason = result
+
+    def _last_outcome(self, round_: Round) -> tuple[Outcome, str] | None:
+        """Return the outcome of the updates of a last round, on which the server functions cannot report."""
+        return (Outcome.SKIPPED, "nothing was merged in this round") if round_.unchanged else None
 
     def _read_update(self, update: dict) -> None:
         meta = json.loads(update["meta"])
@@ -273,7 +277,8 @@ class SessionPoller:
             fedn_round=fedn_round,
             client=client,
             limited=plain(data["limited"], 300) if data.get("limited") else None,
-            outcome=f"refused: {plain(data['refused'], 500)}" if data.get("refused") else "sent",
+            outcome=Outcome.REFUSED if data.get("refused") else Outcome.SENT,
+            reason=plain(data["refused"], 500) if data.get("refused") else None,
             warmup=round_.warmup,
             layers=[plain(name) for name in data.get("layers", []) if name != STATISTICS],
             num_examples=_number(int(data["num_examples"])) if str(data.get("num_examples")).isdecimal() else None,

@@ -9,6 +9,7 @@ import time
 from fedn_partial.client.fedn_api.api import ApiError
 from fedn_partial.client.follow.poller import SETTLE, Round, SessionPoller
 from fedn_partial.client.follow.silent import Silent, silent
+from fedn_partial.client.records.outcome import Outcome
 from fedn_partial.client.records.run_folder import Row, RunFolder, over_examples
 from fedn_partial.errors import FednPartialError
 from fedn_partial.settings.case import Case
@@ -17,6 +18,7 @@ from fedn_partial.submodel.layers import Layer
 POLL = 1.0  # seconds between two looks
 LAST_VALIDATIONS = 60  # seconds that a round's validations may take; FEDn does not wait for them
 PATIENCE = 120  # seconds beyond a round's timeout without any news, after which the session counts as stuck
+NOT_MERGED = (Outcome.REFUSED, Outcome.SKIPPED, Outcome.LATE)
 MOST_PROBLEMS = 20  # as many of a round are shown
 
 
@@ -341,9 +343,7 @@ def _sum(values: list) -> float | None:
 def _problems(round_: Round) -> dict[str, str]:
     """Return {client: problem} of the clients whose update was not merged."""
     rows = round_.rows.values()
-    problems = {
-        row.client: f"{row.client} {row.outcome}" for row in rows if row.outcome.startswith(("refused", "skipped"))
-    }
+    problems = {row.client: f"{row.client} {row.outcome_text()}" for row in rows if row.outcome in NOT_MERGED}
     if round_.strangers:
         ids = f"{len(round_.strangers)} id{'s' * (len(round_.strangers) != 1)}"
         problems[""] = f"updates under {ids} that this FEDn server has no client for are not counted"

@@ -25,6 +25,7 @@ from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.profiling.containers import ClientContainer, ClientEnded
 from fedn_partial.client.profiling.flavours import Flavour
 from fedn_partial.client.records.load import Cell, load
+from fedn_partial.client.records.outcome import Outcome
 from fedn_partial.client.records.run_folder import Row, RunFolder, describe, new_folder
 from fedn_partial.client.report import paper
 from fedn_partial.client.tables import text_table
@@ -258,7 +259,7 @@ def fill(cell: Cell, rows: list[Row], rounds: int, memory_kills: int, ended: str
 
 
 def _refusal(row: Row) -> str | None:
-    return row.outcome.partition(": ")[2] if row.outcome.startswith(("refused", "skipped")) else None
+    return row.reason if row.outcome in (Outcome.REFUSED, Outcome.SKIPPED, Outcome.LATE) else None
 
 
 def _mean(values: list) -> float | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedn_partial.client.follow.poller import LARGEST
+from fedn_partial.client.records.outcome import Outcome, read_outcome
 from fedn_partial.client.records.run_folder import Row
 from fedn_partial.errors import FednPartialError
 
@@ -214,6 +215,13 @@ def _row(line: str, where: str) -> Row:
         raise FednPartialError(f"{where}: not JSON ({error}); correct the line or remove it") from None
     if not isinstance(raw, dict):
         raise FednPartialError(f"{where}: expected an object with columns, found {line[:60]!r}")
+    try:
+        raw["outcome"], raw["reason"] = read_outcome(raw.get("outcome", Outcome.SENT.value), raw.get("reason"))
+    except (AttributeError, TypeError, ValueError):
+        allowed = ", ".join(outcome.value for outcome in Outcome)
+        raise FednPartialError(
+            f"{where}: column 'outcome' must be one of {allowed}; found {str(raw['outcome'])[:60]!r}"
+        ) from None
     return _record(Row, {"round": None, **raw}, where, required=("fedn_round", "client"))
 
 

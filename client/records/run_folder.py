@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fedn_partial
+from fedn_partial.client.records.outcome import Outcome
+from fedn_partial.client.records.outcome import describe as describe_outcome
 from fedn_partial.custom import modules
 from fedn_partial.device import cgroup
 from fedn_partial.runtime.atomic import append_text, write_text
@@ -35,9 +37,7 @@ class Row:
     round : of the session, from 1, as the server functions count.
     fedn_round : FEDn's own number of it.
     client : name.
-    outcome : "merged", "skipped: why" (by the server functions, or "skipped: late, ..."), "refused: why" (by the
-        device), "round failed", or "sent" as long as the server has not said (which for the last round FEDn does not
-        tell).
+    outcome, reason : see ``fedn_partial.client.records.outcome``; the reason is null where there is none.
     warmup : whether it was a full round.
     layers : names of the layers that were trained and sent.
     limited : why the device trained fewer layers than it was asked for, null if it did not.
@@ -67,7 +67,8 @@ class Row:
     round: int | None
     fedn_round: str
     client: str
-    outcome: str = "sent"
+    outcome: Outcome = Outcome.SENT
+    reason: str | None = None
     warmup: bool | None = None
     layers: list = dataclasses.field(default_factory=list)
     limited: str | None = None
@@ -95,6 +96,10 @@ class Row:
     accuracy: float | None = None
     loss: float | None = None
     test_examples: int | None = None
+
+    def outcome_text(self) -> str:
+        """Return the outcome with its reason."""
+        return describe_outcome(self.outcome, self.reason)
 
 
 def over_examples(rows: Iterable[Row], key: str) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from fedn_partial.client.records.load import Profile, Run
+from fedn_partial.client.records.outcome import Outcome
 from fedn_partial.client.records.run_folder import Row
 from fedn_partial.client.report.rounds import ReportRound, natural, rounds
 from fedn_partial.client.report.tables import listing
@@ -63,10 +64,13 @@ def _run_problems(run: Run, data: dict) -> Iterator[tuple]:
 
 
 def _complaints(row: Row) -> Iterator[tuple[str, str]]:
-    for kind in ("refused", "skipped"):
-        if row.outcome.startswith(kind):
-            yield kind, row.outcome.partition(": ")[2] or "no reason given"
-    if row.outcome == "round failed":
+    if row.outcome is Outcome.REFUSED:
+        yield "refused", row.reason or "no reason given"
+    if row.outcome is Outcome.SKIPPED:
+        yield "skipped", row.reason or "no reason given"
+    if row.outcome is Outcome.LATE:
+        yield "skipped", f"late, {row.reason}"
+    if row.outcome is Outcome.ROUND_FAILED:
         yield "round failed", "the global model did not change"
     if row.limited:
         yield "fewer layers", row.limited

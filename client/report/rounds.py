@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from fedn_partial.client.records.load import Run
+from fedn_partial.client.records.outcome import Outcome
 from fedn_partial.client.records.run_folder import Row
 
 
@@ -51,7 +52,7 @@ def _numbers(rows_by_id: dict[str, list[Row]]) -> dict[str, int]:
 
 def is_merged(row: Row) -> bool:
     """Return whether an update was merged, or may have been: FEDn does not report it for the last round."""
-    return row.outcome in ("merged", "sent")
+    return row.outcome in (Outcome.MERGED, Outcome.SENT)
 
 
 def is_full(row: Row, layers: int | None) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from fedn_partial.client.follow import progress
 from fedn_partial.client.follow.poller import Round
 from fedn_partial.client.records.load import load_run
+from fedn_partial.client.records.outcome import Outcome
 from fedn_partial.client.records.run_folder import Row, RunFolder
 from fedn_partial.client.simulation import checkpoint, devices, workers
 from fedn_partial.custom import modules
@@ -26,7 +27,6 @@ from fedn_partial.settings.schema import parse
 from fedn_partial.submodel.layers import read_layers
 
 SESSION = "simulation"
-LATE = "skipped: late,"
 
 
 class SimulatedSession:
@@ -97,18 +97,18 @@ class SimulatedSession:
             row.download_bytes = os.path.getsize(before)
             if refusal is None and settings.stateful:
                 states[name] = number
-        refused = [row.outcome for row in rows.values() if row.outcome.startswith("refused")]
+        refused = [row for row in rows.values() if row.outcome is Outcome.REFUSED]
         if refused and len(refused) == len(rows):
-            raise FednPartialError(f"round {number}: no client can train; the first {refused[0]}")
-        on_time = [name for name, row in rows.items() if not row.outcome.startswith(LATE)]
+            raise FednPartialError(f"round {number}: no client can train; the first {refused[0].outcome_text()}")
+        on_time = [name for name, row in rows.items() if row.outcome is not Outcome.LATE]
         if on_time:
             weights = self.server.get_incremental_aggregate_model()
             outcomes = self.server.state["previous"]
             for name in on_time:
                 if _fedn_id(name) in outcomes["merged"]:
-                    rows[name].outcome = "merged"
-                elif rows[name].outcome == "sent":
-                    rows[name].outcome = f"skipped: {outcomes['skipped'][_fedn_id(name)]}"
+                    rows[name].outcome = Outcome.MERGED
+                elif rows[name].outcome is Outcome.SENT:
+                    rows[name].outcome, rows[name].reason = Outcome.SKIPPED, outcomes["skipped"][_fedn_id(name)]
         _write_arrays(self._model_path(number), weights)
         self._test(rows, settings, number, states)
         round_ = Round(
@@ -146,7 +146,7 @@ class SimulatedSession:
             warmup=task.settings.warmup,
         )
         if refusal is not None:
-            row.outcome = f"refused: {refusal}"
+            row.outcome, row.reason = Outcome.REFUSED, refusal
             self.server.incremental_aggregate(_fedn_id(task.client), [], {"refused": refusal}, weights)
             return row
         update, beside = Path(task.update), Path(task.update + "-metadata")
@@ -168,7 +168,8 @@ class SimulatedSession:
             )
             row.ram_used_mb = device.ram_mb(len(row.layers))
         if row.round_seconds is not None and row.round_seconds > self.case.session.round_timeout:
-            row.outcome = f"{LATE} {row.round_seconds:.0f} s, round_timeout is {self.case.session.round_timeout}"
+            timeout = self.case.session.round_timeout
+            row.outcome, row.reason = Outcome.LATE, f"{row.round_seconds:.0f} s, round_timeout is {timeout}"
             return row
         self.server.incremental_aggregate(_fedn_id(task.client), arrays, metadata, weights)
         return row
@@ -185,7 +186,7 @@ class SimulatedSession:
                 custom=self.custom,
             )
             for name, row in rows.items()
-            if not row.outcome.startswith("refused")
+            if row.outcome is not Outcome.REFUSED
         ]
         size = os.path.getsize(self._model_path(number))
         for task, metrics in zip(tasks, self.pool.map(workers.test, tasks), strict=True):

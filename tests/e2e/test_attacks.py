@@ -101,7 +101,7 @@ def test_every_committed_model_is_what_the_clients_sent(running, attacked, tmp_p
     assert [round_.status for round_ in run.rounds()] == ["Finished"] * 6
     assert_models_are_what_clients_sent(running, run, tmp_path)
     for round_ in run.rounds()[:-1]:
-        assert {row.outcome for row in round_.rows.values()} == {"merged"}
+        assert {row.outcome_text() for row in round_.rows.values()} == {"merged"}
     log = running.network.log("hooks").read_text()
     for line in (
         "skipped the update of nobody: its model is not a zip file",

@@ -36,7 +36,7 @@ def test_devices_name_a_package_that_they_cannot_run_and_fetch_the_next_by_thems
     assert len(told) >= 3
     for outcome in told:
         assert "cannot run FEDn's compute package: entry point 'train' runs no_such.py" in outcome
-    assert {row.outcome for row in run.rounds()[-1].rows.values()} == {"sent"}
+    assert {row.outcome_text() for row in run.rounds()[-1].rows.values()} == {"sent"}
     assert len(run.rounds()[-1].rows) == 3
     assert {name: process.pid for name, process in running.fleet.clients.items()} == processes
     assert all(process.is_running() for process in running.fleet.clients.values())
@@ -44,4 +44,4 @@ def test_devices_name_a_package_that_they_cannot_run_and_fetch_the_next_by_thems
 
 
 def refused(round_) -> list[str]:
-    return [row.outcome for row in round_.rows.values() if row.outcome.startswith("refused")]
+    return [row.outcome_text() for row in round_.rows.values() if row.outcome_text().startswith("refused")]

@@ -115,9 +115,9 @@ def test_each_session_is_played_by_its_own_rules(running, foreign, tmp_path):
     run = Run(running, tmp_path, case, start_beside)
     assert run.final["problem"] is None
     for round_ in run.rounds()[:-1]:
-        merged = {name for name, row in round_.rows.items() if row.outcome == "merged"}
+        merged = {name for name, row in round_.rows.items() if row.outcome_text() == "merged"}
         assert merged == {"client-1", "client-2", "client-3"}
-        assert round_.rows["stock"].outcome.startswith("skipped: ")
+        assert round_.rows["stock"].outcome_text().startswith("skipped: ")
     assert len(refused) == 1 and "A session is already running" in refused[0]
 
     after = finished_model(running, start(running, upload_model(running, foreign, 5.0)), tmp_path)

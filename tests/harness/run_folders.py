@@ -5,6 +5,8 @@ import math
 import random
 from pathlib import Path
 
+from fedn_partial.client.records.outcome import describe, read_outcome
+
 VGG16 = [*(f"conv{number}" for number in range(13)), "dense"]
 
 
@@ -86,3 +88,8 @@ def made_up_rows(rounds: int, clients: int, seed: int = 1) -> list[dict]:
                 }
             )
     return rows
+
+
+def outcome_of(row: dict) -> str:
+    """Return the outcome of a row of rounds.jsonl with its reason."""
+    return describe(*read_outcome(row["outcome"], row["reason"]))

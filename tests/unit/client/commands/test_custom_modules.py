@@ -53,7 +53,7 @@ def test_the_examples_are_simulated(tmp_path):
     rows = load_run(folder).rows
     layers = ["conv2d", "conv2d_1", "dense"]
     assert {row.round: row.layers for row in rows} == {1: layers[1::2], 2: layers[0::2], 3: layers[1::2]}
-    assert [row.outcome for row in rows] == ["merged"] * 9
+    assert [row.outcome_text() for row in rows] == ["merged"] * 9
     settings = json.loads((folder / "session.json").read_text())["settings"]
     assert settings["merge"] == "my_rules:SquareRoot" and settings["codec"] == "my_codecs:TopK"
     for row in rows:  # codec TopK sends a tenth of the kernels, 8 bytes each

@@ -83,6 +83,6 @@ def test_the_readmes_commands_run_in_a_new_project(tmp_path):
     assert sorted(path.name for path in (folder / "shards").iterdir()) == ["client-1", "client-2", "client-3"]
     (run,) = (folder / "runs").glob("project-*")
     rows = load_run(run).rows
-    assert len(rows) == 15 and all(row.outcome == "merged" for row in rows)
+    assert len(rows) == 15 and all(row.outcome_text() == "merged" for row in rows)
     accuracy = [row.accuracy for row in rows if row.round == 5]
     assert min(accuracy) > 0.7  # of 0.1 by chance

@@ -30,7 +30,7 @@ def rows_of(fedn, polls=1):
 def test_a_row_holds_what_the_update_said_and_what_the_validation_found(fedn):
     rows, poller = rows_of(fedn, polls=3)
     row = rows["1"]["a"]
-    assert (row.round, row.fedn_round, row.client, row.warmup, row.outcome) == (1, "1", "a", True, "sent")
+    assert (row.round, row.fedn_round, row.client, row.warmup, row.outcome_text()) == (1, "1", "a", True, "sent")
     assert (row.layers, row.trained_params, row.num_examples) == (["conv0", "dense"], 50, 100)
     assert (row.upload_bytes, row.download_bytes) == (210, 1000)  # to train, and once more to validate
     assert (row.train_seconds, row.round_seconds, row.cpu_seconds) == (1.5, 2.75, None)
@@ -49,8 +49,8 @@ def test_the_next_rounds_settings_say_what_the_server_did(fedn):
     previous = {"round": 1, "merged": ["id-a"], "skipped": {"id-b": "has values that are not finite"}, "staleness": {}}
     fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2, "warmup": False, "previous": previous}))
     rows, _ = rows_of(fedn, polls=2)
-    assert rows["1"]["a"].outcome == "merged"
-    assert rows["1"]["b"].outcome == "skipped: has values that are not finite"
+    assert rows["1"]["a"].outcome_text() == "merged"
+    assert rows["1"]["b"].outcome_text() == "skipped: has values that are not finite"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_last_round_that_made_no_other_model_merged_nothing(fedn, digests, out
         fedn.validation("m1", name, 0.5, 10, model_digest=digest) for name, digest in zip("ab", digests, strict=True)
     ]
     rows, _ = rows_of(fedn)
-    assert {row.outcome for row in rows["1"].values()} == {outcome}
+    assert {row.outcome_text() for row in rows["1"].values()} == {outcome}
 
 
 def test_an_update_of_a_client_that_fedn_does_not_have_is_no_row(fedn):
@@ -109,7 +109,7 @@ def test_a_session_that_ended_long_ago_is_found_below_the_rounds_of_later_ones(f
     fedn.answers["sessions/s"] = {"status": "Finished", "committed_at": "Sat, 21 Nov 2026 10:09:50 GMT"}
     fedn.updates[:] = [fedn.update("a", "10"), fedn.update("b", "10"), fedn.update("a", "11")]
     rows, poller = rows_of(fedn)
-    assert {number: {name: row.outcome for name, row in found.items()} for number, found in rows.items()} == {
+    assert {number: {name: row.outcome_text() for name, row in found.items()} for number, found in rows.items()} == {
         "10": {"a": "merged", "b": "skipped: too late"},
         "11": {"a": "sent"},
     }
@@ -132,8 +132,8 @@ def test_a_refusal_is_the_devices_word_and_a_failed_round_has_no_accuracy(fedn):
     fedn.answers["rounds/"] = [fedn.round("1", "m0", {}, status="Failed")]
     fedn.updates[1] = fedn.update("b", refused="no data", num_examples="0", layers=[], round=None)
     rows, poller = rows_of(fedn)
-    assert rows["1"]["a"].outcome == "round failed" and rows["1"]["a"].accuracy is None
-    assert rows["1"]["b"].outcome == "refused: no data"
+    assert rows["1"]["a"].outcome_text() == "round failed" and rows["1"]["a"].accuracy is None
+    assert rows["1"]["b"].outcome_text() == "refused: no data"
     assert poller.rounds["1"].failed
 
 
@@ -184,7 +184,7 @@ def test_an_update_that_cannot_be_read_leaves_no_trace_for_the_next_round_to_tri
     previous = {"round": 1, "merged": ["id-x", "id-a"], "skipped": {}, "staleness": {}}
     fedn.answers["rounds/"].append(fedn.round("2", "m1", {"round": 2, "previous": previous}))
     rows, _ = rows_of(fedn, polls=2)
-    assert set(rows["1"]) == {"a", "b"} and rows["1"]["a"].outcome == "merged"
+    assert set(rows["1"]) == {"a", "b"} and rows["1"]["a"].outcome_text() == "merged"
 
 
 def test_what_a_client_says_cannot_drive_the_terminal_or_break_the_sums(fedn):
@@ -192,7 +192,7 @@ def test_what_a_client_says_cannot_drive_the_terminal_or_break_the_sums(fedn):
     fedn.updates[0] = fedn.update("a\x1b[2J\nround 9", refused="\x1b[31mred\nround 3", download_bytes="much", layers=[])
     rows, poller = rows_of(fedn)
     (row,) = (row for row in rows["1"].values() if row.client != "b")
-    assert "\x1b" not in row.client + row.outcome and "\n" not in row.client + row.outcome
+    assert "\x1b" not in row.client + row.outcome_text() and "\n" not in row.client + row.outcome_text()
     assert row.download_bytes is None
     assert summary(list(poller.rounds.values()), CASE)["upload_bytes"] == 420
     assert "\x1b" not in cost_table([row for round_ in poller.rounds.values() for row in round_.rows.values()])
@@ -276,7 +276,7 @@ def test_a_round_that_the_hooks_merged_and_fedn_failed_merged_nothing(fedn):
         fedn.round("2", "m0", {"round": 2, "previous": {"round": 1, "merged": ["id-a"], "skipped": {"id-b": "x"}}}),
     ]
     rows, _ = rows_of(fedn)
-    assert [row.outcome for row in rows["1"].values()] == ["round failed", "skipped: x"]
+    assert [row.outcome_text() for row in rows["1"].values()] == ["round failed", "skipped: x"]
 
 
 def test_an_update_belongs_to_the_round_in_which_fedn_asked_for_it_whatever_it_says(fedn):
@@ -292,12 +292,12 @@ def test_late_updates_are_not_called_merged(fedn):
     fedn.answers["rounds/"] += [fedn.round("2", "m1", second), fedn.round("3", "m2", third)]
     fedn.updates.extend([fedn.update("a", "2"), fedn.update("b", "2"), fedn.update("c")])
     rows, poller = rows_of(fedn)
-    assert [row.outcome for row in rows["1"].values()] == [
+    assert [row.outcome_text() for row in rows["1"].values()] == [
         "merged",
         "skipped: late, it came in round 2",
         "skipped: not merged, see the notes on this round",
     ]
-    assert [row.outcome for row in rows["2"].values()] == ["merged", "merged"]
+    assert [row.outcome_text() for row in rows["2"].values()] == ["merged", "merged"]
     assert list(poller.notes()) == [(1, "one [2J note")]
 
 
@@ -307,7 +307,7 @@ def test_a_later_and_shorter_report_on_a_round_takes_nothing_back(fedn):
     for number, previous in (("2", full), ("3", {"round": 1}), ("4", {"round": 1, "notes": ["second"]})):
         fedn.answers["rounds/"].append(fedn.round(number, "m1", {"round": int(number), "previous": previous}))
     rows, poller = rows_of(fedn, polls=2)
-    assert [row.outcome for row in rows["1"].values()] == ["merged", "skipped: x"]
+    assert [row.outcome_text() for row in rows["1"].values()] == ["merged", "skipped: x"]
     assert list(poller.notes()) == [(1, "first"), (1, "second")]
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from fake_controller import Fedn
+from run_folders import outcome_of
 
 from fedn_partial.client.fedn_api.api import Api, ApiError
 from fedn_partial.client.follow import progress
@@ -51,7 +52,7 @@ class Followed:
 
     def rows(self):
         lines = (self.folder.path / "rounds.jsonl").read_text().splitlines()
-        return {(row["round"], row["client"]): row["outcome"] for row in map(json.loads, lines)}
+        return {(row["round"], row["client"]): outcome_of(row) for row in map(json.loads, lines)}
 
     def session(self):
         return json.loads((self.folder.path / "session.json").read_text())

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from fedn_partial.client.commands.cli import main
 from fedn_partial.client.profiling import flavours, profile
+from fedn_partial.client.records.outcome import Outcome
 from fedn_partial.client.records.run_folder import Row
 from fedn_partial.data.shard import open_shard, write_shard
 from fedn_partial.errors import FednPartialError
@@ -98,7 +99,15 @@ def test_only_a_kill_for_memory_counts_as_killed():
     assert (cell.killed, cell.seconds) == ("killed in round 2 of 2: the client has ended", None)
     cell = profile.fill(EMPTY, [], 2, memory_kills=2)
     assert cell.killed == "killed in round 1 of 2: no update arrived"
-    refused = [Row(round=1, fedn_round="1", client="profile", outcome="refused: none of the 4 layers asked for fits")]
+    refused = [
+        Row(
+            round=1,
+            fedn_round="1",
+            client="profile",
+            outcome=Outcome.REFUSED,
+            reason="none of the 4 layers asked for fits",
+        )
+    ]
     cell = profile.fill(EMPTY, refused, 1, memory_kills=0)
     assert (cell.killed, cell.seconds) == (None, None)
     assert cell.limited == "0.0 of 4 layers trained in 1 of 1 rounds: none of the 4 layers asked for fits"

@@ -116,7 +116,7 @@ def test_it_learns_and_writes_a_runs_folder(whole):
     session = json.loads((whole / "session.json").read_text())
     assert session["simulated"] is True and session["final"]["problem"] is None
     assert session["final"]["accuracy"] == over_examples([row for row in rows if row.round == 4], "accuracy")
-    assert all(len(row.layers) == 2 and row.outcome == "merged" for row in rows)
+    assert all(len(row.layers) == 2 and row.outcome_text() == "merged" for row in rows)
     assert all(row.num_examples == 20 * int(row.client[-1]) and row.test_examples == 15 for row in rows)
     losses = [over_examples([row for row in rows if row.round == number], "loss") for number in (1, 4)]
     assert losses[1] < losses[0]
@@ -199,7 +199,7 @@ def test_a_client_that_cannot_train_is_refused_and_the_others_go_on(pool, data, 
     wrong = dataclasses.replace(shard, x_train=np.zeros((60, 1, 35), np.float32))
     write_shard(broken / "client-3", wrong, "made up")
     _, rows = played(case_of(session={"rounds": 1}), tmp_path / "run", pool, broken)
-    outcomes = {row.client: row.outcome for row in rows}
+    outcomes = {row.client: row.outcome_text() for row in rows}
     assert outcomes["client-1"] == outcomes["client-2"] == "merged"
     assert outcomes["client-3"].startswith("refused: the data have shape (1, 35)")
 
@@ -265,9 +265,9 @@ def test_stragglers_are_late_and_not_merged(profile, pool, data, tmp_path):
     simulation = with_devices(profile, straggler=1.0, slowdown=10.0)
     case = case_of(simulation=simulation, session={"rounds": 1, "round_timeout": 60}, codec="float32")
     final, rows = played(case, tmp_path / "run", pool, data)
-    late = {row.client for row in rows if row.outcome.startswith("skipped: late")}
+    late = {row.client for row in rows if row.outcome_text().startswith("skipped: late")}
     assert late == {"client-1", "client-3"}
-    assert {row.client for row in rows if row.outcome == "merged"} == {"client-2", "client-4"}
+    assert {row.client for row in rows if row.outcome_text() == "merged"} == {"client-2", "client-4"}
     assert final["simulated_seconds"] == 60
 
 
@@ -306,7 +306,7 @@ def test_local_statistics_stay_with_each_client(pool, tmp_path):
         data={"name": "digits", "clients": 2, "examples": 120},
     )
     _, rows = played(case, tmp_path / "run", pool, None)
-    assert {row.outcome for row in rows} == {"merged"}
+    assert {row.outcome_text() for row in rows} == {"merged"}
     (model,) = (tmp_path / "run").glob("model-*.npz")
     with np.load(model) as archive:  # of the second convolution's BatchNormalization
         assert np.array_equal(archive["4"], np.zeros_like(archive["4"]))
@@ -329,7 +329,7 @@ def test_a_round_in_which_everybody_is_late_makes_no_model(profile, pool, data, 
     case = case_of(simulation=simulation, session={"rounds": 2, "round_timeout": 60}, codec="float32")
     final, rows = played(case, tmp_path / "run", pool, data)
     assert final["failed_rounds"] == 2 and final["problem"] == "its last round failed"
-    assert all(row.outcome.startswith("skipped: late,") for row in rows) and len(rows) == 8
+    assert all(row.outcome_text().startswith("skipped: late,") for row in rows) and len(rows) == 8
 
 
 def test_a_fleets_run_is_not_written_over(pool, data, tmp_path):
