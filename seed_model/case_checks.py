@@ -31,9 +31,11 @@ def check_case(case: Case) -> list[Layer]:
     if number is not None and number > len(layers):
         raise SettingsError(f"selection: layers is {number}, but the model has {len(layers)} layers")
     requested_layers(selector, layers, Context(seed=case.seed, round=1, client=""))
+    settings = server_functions.session_settings(case, layers, "check", "")
+    custom_checks.try_model(case)
     custom_checks.try_codec(case)
-    custom_checks.try_merge_rule(case)
-    server_functions.source(server_functions.session_settings(case, layers, "check", ""))
+    custom_checks.try_merge_rule(case, settings)
+    server_functions.source(settings)
     return list(layers)
 
 

@@ -1,4 +1,4 @@
-"""Custom codecs and merge rules, tried on an example before a session starts: FEDn would only log what is wrong."""
+"""Try custom models, codecs and merge rules on examples before a session starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedn_partial import models
 from fedn_partial.custom import modules, names
 from fedn_partial.custom.errors import UserCodeError, at
 from fedn_partial.errors import FednPartialError
@@ -16,7 +17,29 @@ from fedn_partial.exchange.encoding import decode_as_server, encode_kernel
 from fedn_partial.exchange.merge_rules import MergeRule
 from fedn_partial.settings.case import Case
 
+EXAMPLES = 64  # that a model is tried on
 SHAPE = (3, 3, 2, 4)  # of the kernel that is encoded
+
+
+def try_model(case: Case) -> None:
+    """Check that a custom model returns probabilities, for which its loss is made (raises UserCodeError)."""
+    if not names.is_custom(case.model.get("name")):
+        return
+    function = names.find_function(case.model["name"], "keras.Model", "model: name")
+    model = models.build(case.model)
+    shape, dtype = tuple(1 if extent is None else extent for extent in model.input.shape[1:]), model.input.dtype
+    draw = np.random.default_rng(0).normal(size=(EXAMPLES, *shape))
+    with modules.calling(function):
+        outputs = np.asarray(model((draw if "float" in dtype else draw * 0).astype(dtype), training=False))
+    if outputs.ndim != 2:
+        raise UserCodeError(f"{at(function)}: the output has shape {model.output.shape}, expected (None, classes)")
+    sums = outputs.sum(axis=1)
+    is_probability = ((outputs >= 0) & (outputs <= 1)).all() and (outputs.shape[1] == 1 or abs(sums - 1).max() < 1e-3)
+    if not is_probability:
+        raise UserCodeError(
+            f"{at(function)}: the outputs are not probabilities, which the loss (cross-entropy) requires; end the "
+            "model with activation='softmax', or 'sigmoid' for a single output"
+        )
 
 
 def try_codec(case: Case) -> None:
@@ -37,13 +60,16 @@ def try_codec(case: Case) -> None:
         )
 
 
-def try_merge_rule(case: Case) -> None:
-    """Call each method of the merge rule, if it is a custom one (raises UserCodeError)."""
+def try_merge_rule(case: Case, settings: dict) -> None:
+    """Call each method of the merge rule, if it is a custom one (raises UserCodeError).
+
+    `settings` : of the session, see ``server_functions.session_settings``.
+    """
     if not names.is_custom(case.merge):
         return
     cls = names.find_class(case.merge, MergeRule, "merge")
     with modules.calling(cls):
-        rule = cls({"merge": case.merge, "shrinkage": case.shrinkage})
+        rule = cls(settings)
     with modules.calling(cls.client_weights):
         weights = rule.client_weights(["layer"], 20, {"probabilities": {"layer": 0.5}}, {"layer": 100})
     if not isinstance(weights, dict) or not all(_is_number(weights.get(name)) for name in ["layer"]):

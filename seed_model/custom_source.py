@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import sys
 from pathlib import Path
 
@@ -37,7 +36,21 @@ def read(name: str) -> str:
                     f"which has NumPy, the standard library and 'from {LIBRARY}.{MODULES[0]} import ...' only; keep "
                     "them in a module of their own"
                 )
-    return re.sub(rf"^(\s*from ){re.escape(LIBRARY)}\.", rf"\1{BUNDLE}.", text, flags=re.MULTILINE)
+    return _rename_imports(path, text)
+
+
+def _rename_imports(path: Path, text: str) -> str:
+    """Return `text` with its imports of the library made ones of the bundle; lines and their numbers stay."""
+    lines = text.splitlines(keepends=True)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{LIBRARY}."):
+            line = lines[node.lineno - 1].encode()
+            before, statement = line[: node.col_offset], line[node.col_offset :]
+            renamed = statement.replace(f"{LIBRARY}.".encode(), f"{BUNDLE}.".encode(), 1)
+            if renamed == statement:
+                raise UserCodeError(f"{path}, line {node.lineno}: write 'from {node.module} import' in one line")
+            lines[node.lineno - 1] = (before + renamed).decode()
+    return "".join(lines)
 
 
 def _is_allowed(module: str, is_from: bool) -> bool:

@@ -29,7 +29,7 @@ MAX_SOURCES = 17_500  # bytes, deflated; with the template and the settings of 1
 # with the names of its own anywhere in the text.
 TEMPLATE = """# fedn-partial {version}: {names} of the folder exchange, JSON, zlib, base85
 import base64, json, sys, types, zlib
-package = 'fedn_partial_exchange'
+package = {package!r}
 sys.modules[package] = types.ModuleType(package)
 for name, source in json.loads(zlib.decompress(base64.b85decode({sources!r}))).items():
     module = sys.modules[f'{{package}}.{{name}}'] = types.ModuleType(f'{{package}}.{{name}}')
@@ -112,7 +112,13 @@ def source(settings: dict) -> str:
             f"The server functions with {' and '.join(custom)} take {len(coded):,} bytes, {MAX_SOURCES:,} at most, as "
             "every client downloads them in every round. Make these modules shorter"
         )
-    return TEMPLATE.format(version=fedn_partial.__version__, names=", ".join(sources), sources=coded, settings=settings)
+    return TEMPLATE.format(
+        version=fedn_partial.__version__,
+        names=", ".join(sources),
+        sources=coded,
+        settings=settings,
+        package=custom_source.BUNDLE,
+    )
 
 
 def load(text: str) -> type:

@@ -9,12 +9,12 @@ from pathlib import Path
 from fedn_partial.client.fedn_api import package_archive
 from fedn_partial.client.fedn_api.api import Api, ApiError, TokenError, read_date
 from fedn_partial.errors import FednPartialError
+from fedn_partial.exchange.server import PATIENCE
 from fedn_partial.exchange.wire import plain
 from fedn_partial.seed_model import custom_checks, package, seed
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel.layers import Layer
 
-PATIENCE = timedelta(seconds=120)  # beyond the timeout of a round, after which a session counts as dead
 MOST_STARTED = 20  # sessions that are looked at, the newest
 MOST_NAMES = 20  # that an error lists
 PAGE = 4  # rounds that are asked for at once: each carries the session's settings twice
@@ -111,7 +111,7 @@ def check_idle(api: Api, say=print) -> None:
     for session in _started(api):
         rounds, changed = _progress(api, session)
         config, now = session["session_config"], _now(api)
-        limit = timedelta(seconds=float(config["round_timeout"])) + PATIENCE
+        limit = timedelta(seconds=float(config["round_timeout"])) + timedelta(seconds=PATIENCE)
         name = f"session {session['name']!r} ({session['session_id']})"
         if None not in (now, changed) and now - changed > limit:
             say(

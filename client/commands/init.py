@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -22,7 +23,7 @@ def init_command(folder):
     """
     files = create_project(folder)
     click.echo(f"{folder}: {', '.join(files)}")
-    enter = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
+    enter = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     click.echo(f"to try it: {enter}{shell_words('simulate', 'case.yaml')}")
 
 

@@ -320,6 +320,7 @@ def figures(round_: Round, case: Case, layers: int) -> dict:
         "rounds": case.session.rounds,
         "warmup": round_.warmup,
         "failed": round_.failed,
+        "terminated": round_.status == "Terminated",
         "clients": len(rows),
         "clients_asked": round_.expected,
         "layers_trained": len({name for row in rows for name in row.layers}),
@@ -359,7 +360,7 @@ def bounded(lines: list[str]) -> list[str]:
 def line(known: dict) -> str:
     """Return the ``figures`` of a round as people read them."""
     if known["failed"]:
-        what = "FAILED, the global model stays as it was"
+        what = f"{'TERMINATED' if known['terminated'] else 'FAILED'}, the global model stays as it was"
     else:
         what = "  ".join(
             (

@@ -63,7 +63,11 @@ def silent(round_: Round, earlier: list[Round], online: dict[str, str], clients_
     known = {id: before.rows[name].client for before in earlier for id, name in before.ids.items()}
     asked = round_.expected
     if asked is None:  # FEDn says it at the end of a round, unless it could not begin
-        asked = 0 if round_.over else min(len(round_.online), clients_per_round or len(round_.online))
+        asked = (
+            0
+            if round_.over and round_.status != "Terminated"
+            else min(len(round_.online), clients_per_round or len(round_.online))
+        )
     answered = round_.ids.keys() & (round_.online.keys() | known.keys())
     count = max(0, asked - len(answered))
     names = {id: name for id, name in round_.online.items() if id not in round_.ids}

@@ -21,6 +21,7 @@ from fedn_partial.settings.schema import SettingsError
 
 FOLDER = "custom_modules"  # in a compute package, beside the library
 MANIFEST = "manifest.json"
+RESERVED = ("train", "validate", "startup", "fedn_partial")  # modules of a compute package, which devices find first
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ def read_folder(folder: str | Path) -> CustomModules:
     names = tuple(sorted(file.stem for file in path.glob("*.py") if file.stem.isidentifier()))
     if not names:
         raise SettingsError(f"{folder}, named as the folder of custom modules, has no Python modules (.py)")
+    for name in names:
+        if name in RESERVED or name in sys.stdlib_module_names:
+            owner = "the compute package" if name in RESERVED else "Python"
+            raise SettingsError(f"{path / name}.py has the name of a module of {owner}; rename it")
     return CustomModules(path, names)
 
 

@@ -107,8 +107,10 @@ def _layer(group: list, pooled: int, position: dict[int, int]) -> Layer:
                 raise FednPartialError(
                     f"weight {weight.path!r} is {weight.dtype}; only float32 models can be federated here"
                 )
+            # The weights of a nested model may have equal names, their paths are unique.
+            name = weight.path if hasattr(keras_layer, "layers") else weight.name
             tensors.append(
-                Tensor(position[id(weight)], f"{keras_layer.name}/{weight.name}", tuple(weight.shape), weight.dtype)
+                Tensor(position[id(weight)], f"{keras_layer.name}/{name}", tuple(weight.shape), weight.dtype)
             )
     tensors.sort(key=lambda tensor: tensor.index)
     return Layer(

@@ -278,7 +278,7 @@ def choose(selector: Selector, layers: list[Layer], context: Context, explain=la
     explain : function of the requested layers that returns which limits they exceed.
     """
     requested = requested_layers(selector, layers, context)
-    selected = select_layers(selector, layers, context)
+    selected = _within_limits(selector, requested, context)
     if len(selected) == len(requested):
         return Selection(selected, context)
     limited = f"{len(selected)} of the {len(requested)} layers asked for"
@@ -298,19 +298,25 @@ def select_layers(selector: Selector, layers: list[Layer], context: Context) -> 
     FednPartialError : the selector names a layer that the model does not have.
     NothingFits : not one of the layers asked for fits the device.
     """
-    asked = requested_layers(selector, layers, context)
-    if _allowed(asked, context):
-        return asked
-    order = context.random("limit").sample(asked, len(asked))
+    return _within_limits(selector, requested_layers(selector, layers, context), context)
+
+
+def _within_limits(selector: Selector, requested: list[Layer], context: Context) -> list[Layer]:
+    """Return as many of the `requested` layers as the client's limits allow (raises NothingFits)."""
+    if _allowed(requested, context):
+        return requested
+    order = context.random("limit").sample(requested, len(requested))
     first = next((layer for layer in order if _allowed([layer], context)), None)
     if first is not None:
-        always = [layer for layer in asked if layer.name in getattr(selector, "always_train", ()) and layer != first]
+        always = [
+            layer for layer in requested if layer.name in getattr(selector, "always_train", ()) and layer != first
+        ]
         chosen = [first, *always] if _allowed([first, *always], context) else [first]
         for layer in order:
             if layer not in chosen and _allowed([*chosen, layer], context):
                 chosen.append(layer)
-        return [layer for layer in layers if layer in chosen]
-    raise NothingFits(f"none of the {len(asked)} layers asked for fits the limits of this device")
+        return [layer for layer in requested if layer in chosen]
+    raise NothingFits(f"none of the {len(requested)} layers asked for fits the limits of this device")
 
 
 def requested_layers(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:

@@ -109,8 +109,8 @@ def test_a_module_that_is_not_listed_is_not_imported(custom, tmp_path):
 
 
 def test_the_name_of_another_module_of_python_is_refused(custom):
-    folder = custom(queue=SELECTORS)
-    assert f"{folder / 'queue.py'} has the name of another module of this Python; rename it" in refusal("queue:Queue")
+    folder = custom(psutil=SELECTORS)
+    assert f"{folder / 'psutil.py'} has the name of another module of this Python; rename it" in refusal("psutil:X")
 
 
 def test_another_folder_replaces_the_modules_of_the_first(custom, tmp_path):
