@@ -1,0 +1,5 @@
+import pytest
+
+pytest.register_assert_rewrite("server_oracles")
+
+from server_fixtures import normalised, plain, send, start  # noqa: E402, F401
