@@ -1,7 +1,7 @@
 """Load data sets by name and partition them into shards.
 
-Each data set has a module with ``read(folder) -> DataSet`` and ``ARCHIVE``, the archive of its official files (None if
-they are installed with a package). A custom data set is a function, see ``custom_reader``.
+Each data set has a module in ``readers`` with ``read(folder) -> DataSet`` and ``ARCHIVE``, the archive of its official
+files (None if they are installed with a package). A custom data set is a function, see ``custom_reader``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from fedn_partial.client.data import custom_reader, download
+from fedn_partial.client.data import download, readers
 from fedn_partial.client.data.data_set import DataSet
+from fedn_partial.client.data.readers import custom_reader
 from fedn_partial.client.data.sharding import make_shards
 from fedn_partial.custom import names
 from fedn_partial.data.shard import Shard
@@ -34,7 +35,7 @@ def load(name: str, source: Path | None = None) -> DataSet:
         return custom_reader.read(name, source)
     if name not in DATA_SETS:
         raise DataError(f"data: name {name!r} is unknown. Allowed are: {', '.join(DATA_SETS)}")
-    reader = importlib.import_module(f"{__package__}.{name}")
+    reader = importlib.import_module(f"{readers.__name__}.{name}")
     if reader.ARCHIVE is None:
         return reader.read(source)
     folder, origin = source, source

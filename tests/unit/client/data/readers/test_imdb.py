@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from fedn_partial.client.data import imdb
 from fedn_partial.client.data.data_sets import load, partition_case
+from fedn_partial.client.data.readers import imdb
 from fedn_partial.data import vocabulary
 from fedn_partial.data.shard import write_shard
 from fedn_partial.errors import DataError

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from fedn_partial.client.data import casa
 from fedn_partial.client.data.data_sets import load, partition_case
+from fedn_partial.client.data.readers import casa
 from fedn_partial.client.fleet.fleet import Fleet
 from fedn_partial.data.shard import open_shard
 from fedn_partial.errors import DataError

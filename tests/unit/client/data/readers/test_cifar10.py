@@ -9,8 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from fedn_partial.client.data import cifar10
 from fedn_partial.client.data.data_sets import load, partition_case
+from fedn_partial.client.data.readers import cifar10
 from fedn_partial.errors import DataError
 from fedn_partial.settings.case import Data
 
