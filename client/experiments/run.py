@@ -78,7 +78,7 @@ def _run(run: PlannedRun, folder: Path, source: Path | None, pool: Executor) -> 
 
     case = run.case()
     shards = simulation.prepared(case, folder.parent / "data", source_of(source, case.data.name))
-    final = simulation.simulate(case, folder, source, pool, shards, _show, say=lambda line: None)
+    final = simulation.simulate(case, folder, source, pool, shards, _show, print_line=lambda line: None)
     if final["problem"]:
         raise FednPartialError(f"{folder}: {final['problem']}; see its rounds.jsonl")
     result = results.summarise(run, folder, shards)

@@ -24,28 +24,28 @@ def collect(api: Api, name: str, parent: Path) -> Path:
     ------
     FednPartialError : FEDn has no such session, or no round of it. ApiError : FEDn does not answer.
     """
-    known = find_session(api, name)
-    poller = SessionPoller(api, known.id)
+    session = find_session(api, name)
+    poller = SessionPoller(api, session.id)
     poller.poll()
     rounds = sorted((round_ for round_ in poller.rounds.values() if round_.over), key=lambda round_: int(round_.id))
     if not rounds:
         raise FednPartialError(f"no round of session {name!r} is over yet")
     folder = RunFolder(
-        new_folder(parent, known.case.name),
-        known.case,
-        started=known.began,
+        new_folder(parent, session.case.name),
+        session.case,
+        started=session.began,
         machine=f"devices of the FEDn server at {api.connection.base_url}",
-        layers=known.layers,
+        layers=session.layers,
         versions={},  # of the devices; what is installed here did not run it
     )
     for round_ in rounds:
         folder.write_rows(list(round_.rows.values()))
     for number, text in poller.notes():
         folder.note(number, text)
-    final = progress.summary(rounds, known.case, poller.status)
+    final = progress.summary(rounds, session.case, poller.status)
     if not poller.over:
-        of = f"{len(rounds)} of {known.case.session.rounds} rounds"
+        of = f"{len(rounds)} of {session.case.session.rounds} rounds"
         final["problem"] = f"FEDn says that it still goes on, after {of} (or its controller was stopped meanwhile)"
     folder.finish(final)
-    print(f"session {known.id}, begun {known.began}: {folder.path}", file=sys.stderr)
+    print(f"session {session.id}, begun {session.began}: {folder.path}", file=sys.stderr)
     return folder.path

@@ -189,13 +189,13 @@ class SessionPoller:
     def _read_rounds(self) -> None:
         # Each carries the session's settings twice, so only the newest are asked for, and older ones until one is
         # known, or older than the session: it may have ended long ago, or the network have been away for a while.
-        found = []
+        rounds = []
         while True:
-            page = self.api.get("rounds/", limit=4, order="desc", skip=len(found))["result"]
-            found += page
+            page = self.api.get("rounds/", limit=4, order="desc", skip=len(rounds))["result"]
+            rounds += page
             if len(page) < 4 or any(raw["round_id"] in self.rounds or self._is_older(raw) for raw in page):
                 break
-        for raw in reversed(found):
+        for raw in reversed(rounds):
             config = raw.get("round_config") or {}
             if not self._is_ours(raw):
                 continue
@@ -303,10 +303,10 @@ class SessionPoller:
     def _read_validation(self, validation: dict) -> None:
         metrics = json.loads(validation["data"])
         keys = ("accuracy", "loss", "test_examples", "download_bytes", "model_digest")
-        known = {key: _number(metrics.get(key), signed=key in SIGNED) for key in keys}
-        if known["accuracy"] is not None and not 0 <= known["accuracy"] <= 1:
-            known["accuracy"] = None
-        self._validations[validation["modelId"]][str(validation["sender"]["clientId"])] = known
+        metrics = {key: _number(metrics.get(key), signed=key in SIGNED) for key in keys}
+        if metrics["accuracy"] is not None and not 0 <= metrics["accuracy"] <= 1:
+            metrics["accuracy"] = None
+        self._validations[validation["modelId"]][str(validation["sender"]["clientId"])] = metrics
 
     def _join_validations(self) -> None:
         models = {m["model_id"]: m for m in self._models()}
@@ -333,8 +333,8 @@ class SessionPoller:
                         row.download_bytes = _number(row.download_bytes + (metrics["download_bytes"] or 0))
 
     def _models(self) -> list[dict]:
-        found = self.api.get("models/", params={"session_id": self.session_id})["result"]
-        return [model for model in found if model.get("session_id") == self.session_id]
+        models = self.api.get("models/", params={"session_id": self.session_id})["result"]
+        return [model for model in models if model.get("session_id") == self.session_id]
 
 
 def _from_client(read, text: str, *context) -> None:

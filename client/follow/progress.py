@@ -68,8 +68,8 @@ class _Following:
     shown : rounds whose line was shown.
     """
 
-    def __init__(self, poller: SessionPoller, case: Case, layers: int, folder: RunFolder, tell):
-        self.poller, self.case, self.layers, self.folder, self.tell = poller, case, layers, folder, tell
+    def __init__(self, poller: SessionPoller, case: Case, layers: int, folder: RunFolder, on_event):
+        self.poller, self.case, self.layers, self.folder, self.on_event = poller, case, layers, folder, on_event
         self.shown: list[Round] = []
         self._said: set[tuple[str, str]] = set()  # id of a round, client with a problem
         self._notes: set[tuple[int, str]] = set()  # that were shown
@@ -102,7 +102,7 @@ class _Following:
     def _say(self, text: str, event: dict) -> None:
         _clear()
         print(text, flush=True)
-        self.tell(event)
+        self.on_event(event)
 
     def _poll(self) -> None:
         """Poll FEDn. A network that fails for a while must not end a session."""
@@ -138,11 +138,11 @@ class _Following:
             late = any(r.over for r in rounds[index + 1 :]) or (self._ended and now - self._ended > patience)
             if not (round_.over and (self.poller.validated(round_) or late)):
                 break
-            known = figures(round_, self.case, self.layers)
-            known["problems"] += self._not_answered(round_)
+            event = figures(round_, self.case, self.layers)
+            event["problems"] += self._not_answered(round_)
             self._said |= {(round_.id, client) for client in _problems(round_)}
-            _show(known)
-            self.tell(known)
+            _show(event)
+            self.on_event(event)
             self.shown.append(round_)
 
     def _silent(self, round_: Round) -> Silent:
@@ -357,36 +357,36 @@ def bounded(lines: list[str]) -> list[str]:
     return lines[:MOST_PROBLEMS] + [f"and {more} more, see rounds.jsonl"] * (more > 0)
 
 
-def line(known: dict) -> str:
+def line(event: dict) -> str:
     """Return the ``figures`` of a round as people read them."""
-    if known["failed"]:
-        what = f"{'TERMINATED' if known['terminated'] else 'FAILED'}, the global model stays as it was"
+    if event["failed"]:
+        what = f"{'TERMINATED' if event['terminated'] else 'FAILED'}, the global model stays as it was"
     else:
         what = "  ".join(
             (
-                f"coverage {known['layers_trained']:2d}/{known['layers']} layers",
-                "accuracy n/a" if known["accuracy"] is None else f"accuracy {known['accuracy']:.3f}",
-                f"up {_size_or_not_known(known['upload_bytes'])}",
-                f"down {_size_or_not_known(known['download_bytes'])}{_only_validated(known)}",
-                "" if known["seconds"] is None else f"{known['seconds']:.1f} s",
+                f"coverage {event['layers_trained']:2d}/{event['layers']} layers",
+                "accuracy n/a" if event["accuracy"] is None else f"accuracy {event['accuracy']:.3f}",
+                f"up {_size_or_not_known(event['upload_bytes'])}",
+                f"down {_size_or_not_known(event['download_bytes'])}{_only_validated(event)}",
+                "" if event["seconds"] is None else f"{event['seconds']:.1f} s",
             )
         )
-    kind = {True: "warm-up", False: "partial", None: "-------"}[known["warmup"]]
-    asked = "?" if known["clients_asked"] is None else known["clients_asked"]
-    number = f"FEDn's {known['fedn_round']}" if known["round"] is None else known["round"]
-    return f"round {number:>2} of {known['rounds']}  {kind}  {known['clients']} of {asked} clients  {what}"
+    kind = {True: "warm-up", False: "partial", None: "-------"}[event["warmup"]]
+    requested = "?" if event["clients_asked"] is None else event["clients_asked"]
+    number = f"FEDn's {event['fedn_round']}" if event["round"] is None else event["round"]
+    return f"round {number:>2} of {event['rounds']}  {kind}  {event['clients']} of {requested} clients  {what}"
 
 
-def _only_validated(known: dict) -> str:
-    if not known["only_validated"]:
+def _only_validated(event: dict) -> str:
+    if not event["only_validated"]:
         return ""
-    clients = f"{known['only_validated']} client{'s' * (known['only_validated'] != 1)}"
-    return f" ({size(known['validation_bytes'])} by {clients} that only validated)"
+    clients = f"{event['only_validated']} client{'s' * (event['only_validated'] != 1)}"
+    return f" ({size(event['validation_bytes'])} by {clients} that only validated)"
 
 
-def _show(known: dict) -> None:
+def _show(event: dict) -> None:
     _clear()
-    print("\n  ".join([line(known), *known["problems"]]), flush=True)
+    print("\n  ".join([line(event), *event["problems"]]), flush=True)
 
 
 def _show_running(waiting: list[Round], silent_of) -> None:

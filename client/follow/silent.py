@@ -60,19 +60,19 @@ def silent(round_: Round, earlier: list[Round], online: dict[str, str], clients_
     earlier : rounds of the session before it. online : {FEDn's id: name} of the clients that are online now.
     """
     last_seen = {id: before.number for before in earlier for id in before.ids}
-    known = {id: before.rows[name].client for before in earlier for id, name in before.ids.items()}
-    asked = round_.expected
-    if asked is None:  # FEDn says it at the end of a round, unless it could not begin
-        asked = (
+    earlier_names = {id: before.rows[name].client for before in earlier for id, name in before.ids.items()}
+    requested = round_.expected
+    if requested is None:  # FEDn says it at the end of a round, unless it could not begin
+        requested = (
             0
             if round_.over and round_.status != "Terminated"
             else min(len(round_.online), clients_per_round or len(round_.online))
         )
-    answered = round_.ids.keys() & (round_.online.keys() | known.keys())
-    count = max(0, asked - len(answered))
+    answered = round_.ids.keys() & (round_.online.keys() | earlier_names.keys())
+    count = max(0, requested - len(answered))
     names = {id: name for id, name in round_.online.items() if id not in round_.ids}
     if len(names) < count:  # a client with a new id was started again
-        names |= {id: name for id, name in known.items() if id not in round_.ids and name not in round_.rows}
+        names |= {id: name for id, name in earlier_names.items() if id not in round_.ids and name not in round_.rows}
     reasons = {}
     for id in names:
         offline = [] if id in online else ["offline"]

@@ -29,8 +29,8 @@ def simulate(
     source: Path | None,
     pool: Executor,
     data: Path | None = None,
-    tell: Callable[[dict], None] = lambda event: None,
-    say: Callable[[str], None] = print,
+    on_event: Callable[[dict], None] = lambda event: None,
+    print_line: Callable[[str], None] = print,
 ) -> dict:
     """Run `case` in the run's folder `folder`, go on there after a kill, or do nothing if it is done.
 
@@ -40,8 +40,8 @@ def simulate(
     pool : of ``workers.workers``.
     data : folder with the clients' shards as ``data prepare`` writes it; without, the case's own data are
         partitioned, into the folder `data` beside `folder`.
-    tell : called with each round as a dict, see fedn_partial.client.follow.progress.
-    say : called with lines for people.
+    on_event : called with each round as a dict, see fedn_partial.client.follow.progress.
+    print_line : called with each line of progress.
 
     Returns
     -------
@@ -57,21 +57,21 @@ def simulate(
         check_fleet(case)
     shards = _shards(data or prepared(case, folder.parent / "data", source))
     digest = _digest(shards)
-    known = _known(folder, case, digest)
-    if known.get("final", {}).get("rounds") == case.session.rounds:
-        return known["final"]
+    previous = _previous_session(folder, case, digest)
+    if previous.get("final", {}).get("rounds") == case.session.rounds:
+        return previous["final"]
     check_clients(case, len(shards), "the number of clients that the data were partitioned across")
     if data is not None:
         for shard in shards.values():
             verify(shard)
     check_data(case, map(open_shard, shards.values()))
     used = {"simulated": True, "data_digest": digest} | _other_data(case, shards)
-    kept = used | {key: known[key] for key in ("started",) if known}
+    session = used | {key: previous[key] for key in ("started",) if previous}
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: another process is running this simulation"
     with processes.locked(folder / "lock", busy), _quiet():
         try:
-            return SimulatedSession(case, folder, kept, shards, machines, pool).play(tell, say)
+            return SimulatedSession(case, folder, session, shards, machines, pool).play(on_event, print_line)
         except BrokenProcessPool:
             raise FednPartialError(
                 "a worker process was killed, for memory perhaps: start the same again with fewer --processes; it goes "
@@ -81,10 +81,10 @@ def simulate(
 
 def prepared(case: Case, parent: Path, source: Path | None) -> Path:
     """Return the folder below `parent` with the shards of the case's clients, made if it is not there."""
-    told = [dataclasses.asdict(case.data), case.seed, source and str(source.resolve())]
+    description = [dataclasses.asdict(case.data), case.seed, source and str(source.resolve())]
     if names.is_custom(case.data.name):  # a reader that was edited may read other data
-        told.append(names.source_digest(case.data.name))
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+        description.append(names.source_digest(case.data.name))
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
     folder = parent / f"{case.data.name.replace(':', '-')}-{digest}"
     if not folder.exists():
         try:
@@ -95,7 +95,7 @@ def prepared(case: Case, parent: Path, source: Path | None) -> Path:
     return folder
 
 
-def _known(folder: Path, case: Case, data: str) -> dict:
+def _previous_session(folder: Path, case: Case, data: str) -> dict:
     """Return session.json of a run that `folder` already holds, or nothing.
 
     Raises
@@ -103,37 +103,37 @@ def _known(folder: Path, case: Case, data: str) -> dict:
     FednPartialError : it is not a simulation, or one of another case or with other data.
     """
     try:
-        known = json.loads((folder / "session.json").read_text())
+        session = json.loads((folder / "session.json").read_text())
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise FednPartialError(f"{folder}/session.json is damaged ({error}); remove {folder} to begin anew") from None
-    if known.get("simulated") is not True or not isinstance(known.get("settings"), dict):
+    if session.get("simulated") is not True or not isinstance(session.get("settings"), dict):
         raise FednPartialError(f"{folder} holds something else than a simulated run; name another folder")
-    told = json.loads(json.dumps(dataclasses.asdict(case)))
-    differing = [key for key, value in told.items() if known["settings"].get(key) != value]
-    differing += ["data"] if known.get("data_digest") != data else []
+    settings = json.loads(json.dumps(dataclasses.asdict(case)))
+    differing = [key for key, value in settings.items() if session["settings"].get(key) != value]
+    differing += ["data"] if session.get("data_digest") != data else []
     custom = modules.active()
-    if known.get("custom_modules") != (custom and custom.digests()):
+    if session.get("custom_modules") != (custom and custom.digests()):
         differing.append("custom modules")
     if differing:
         raise FednPartialError(
             f"{folder} holds a run with other settings ({', '.join(differing)}); name another folder"
         )
-    return known
+    return session
 
 
 def _shards(folder: Path) -> dict[str, Path]:
     """Return {client: folder of its data}, client-2 before client-10."""
-    found = {path.parent.name: path.parent for path in folder.glob("*/shard.json")}
-    if not found:
+    shards = {path.parent.name: path.parent for path in folder.glob("*/shard.json")}
+    if not shards:
         raise FednPartialError(f"{folder} holds no clients' data; 'fedn-partial data prepare' writes them")
-    partitioned = json.loads(next(iter(found.values())).joinpath("shard.json").read_text()).get("clients", len(found))
-    if len(found) != partitioned:
+    partitioned = json.loads(next(iter(shards.values())).joinpath("shard.json").read_text()).get("clients", len(shards))
+    if len(shards) != partitioned:
         raise FednPartialError(
-            f"{folder} has the data of {len(found)} clients, but they were partitioned across {partitioned}"
+            f"{folder} has the data of {len(shards)} clients, but they were partitioned across {partitioned}"
         )
-    return {name: found[name] for name in sorted(found, key=lambda name: (len(name), name))}
+    return {name: shards[name] for name in sorted(shards, key=lambda name: (len(name), name))}
 
 
 def _other_data(case: Case, shards: dict[str, Path]) -> dict:
@@ -148,18 +148,18 @@ def _other_data(case: Case, shards: dict[str, Path]) -> dict:
         "test_examples": origin.get("test_examples"),
     }
     if case.data is not None and origin.get("seed") == case.seed:
-        asked = dataclasses.asdict(case.data)  # of all examples where it names no number
-        if all(value == used[key] for key, value in asked.items() if value is not None):
+        requested = dataclasses.asdict(case.data)  # of all examples where it names no number
+        if all(value == used[key] for key, value in requested.items() if value is not None):
             return {}
     return {"data": used}
 
 
 def _digest(shards: dict[str, Path]) -> str:
     """Return a hash of what the clients' data are: their descriptions, with checksums."""
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, folder in shards.items():
-        told.update(f"{name} ".encode() + (folder / "shard.json").read_bytes())
-    return told.hexdigest()[:16]
+        digest.update(f"{name} ".encode() + (folder / "shard.json").read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

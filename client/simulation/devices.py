@@ -60,7 +60,7 @@ def devices(case: Case) -> list[DeviceTiming]:
     ------
     FednPartialError : a profile that cannot be read, or that has no figures of the flavour.
     """
-    return [_device(told, case) for told in case.simulation.devices]
+    return [_device(device, case) for device in case.simulation.devices]
 
 
 def chance(case: Case, round_number: int, client: str, purpose: str) -> float:
@@ -68,32 +68,34 @@ def chance(case: Case, round_number: int, client: str, purpose: str) -> float:
     return random.Random(f"{case.seed}/{round_number}/{client}/{purpose}").random()
 
 
-def _device(told: SimulatedDevice, case: Case) -> DeviceTiming:
-    _, profiles = load([Path(told.profile)])
+def _device(device: SimulatedDevice, case: Case) -> DeviceTiming:
+    _, profiles = load([Path(device.profile)])
     if not profiles:
-        raise FednPartialError(f"simulation: devices: {told.profile} is the folder of a run, not of a profile")
+        raise FednPartialError(f"simulation: devices: {device.profile} is the folder of a run, not of a profile")
     profile = profiles[0]
     if profile.setting("model") != case.model:
         raise FednPartialError(
-            f"simulation: devices: {told.profile} is a profile of model {profile.setting('model')}, not {case.model}"
+            f"simulation: devices: {device.profile} is a profile of model {profile.setting('model')}, not {case.model}"
         )
-    cells = sorted((cell for cell in profile.cells if cell.flavour == told.flavour), key=lambda cell: cell.layers)
+    cells = sorted((cell for cell in profile.cells if cell.flavour == device.flavour), key=lambda cell: cell.layers)
     if not cells:
-        known = ", ".join(dict.fromkeys(cell.flavour for cell in profile.cells))
-        raise FednPartialError(f"simulation: devices: {told.profile} has no flavour {told.flavour!r}; it has {known}")
+        flavours = ", ".join(dict.fromkeys(cell.flavour for cell in profile.cells))
+        raise FednPartialError(
+            f"simulation: devices: {device.profile} has no flavour {device.flavour!r}; it has {flavours}"
+        )
     differing = [
         f"{key} {profile.setting('training', key)}, not {value}"
         for key, value in (("batch_size", case.training.batch_size), ("optimizer", case.training.optimizer))
         if profile.setting("training", key) not in (None, value)
     ]
     if differing:
-        raise FednPartialError(f"simulation: devices: {told.profile} was measured with {', '.join(differing)}")
+        raise FednPartialError(f"simulation: devices: {device.profile} was measured with {', '.join(differing)}")
     measured = [cell for cell in cells if cell.seconds is not None and not cell.limited]
     examples = profile.content.get("examples")
     if len(measured) < 2 or not isinstance(examples, int):
         raise FednPartialError(
-            f"simulation: devices: {told.profile} has figures of {told.flavour} for {len(measured)} numbers of layers; "
-            "it takes two at least, to know what the others cost"
+            f"simulation: devices: {device.profile} has figures of {device.flavour} for {len(measured)} numbers of "
+            "layers; at least two are needed to estimate the others"
         )
     epochs = profile.setting("training", "epochs") or 1
     killed = [cell.layers for cell in cells if cell.killed]
@@ -105,8 +107,8 @@ def _device(told: SimulatedDevice, case: Case) -> DeviceTiming:
         example_seconds=tuple(cell.seconds / (examples * epochs) for cell in measured),
         ram=tuple(cell.ram_mb for cell in measured),
         max_layers=max(fits, default=1) if killed else None,
-        upload_mbit=told.upload_mbit,
-        download_mbit=told.download_mbit,
+        upload_mbit=device.upload_mbit,
+        download_mbit=device.download_mbit,
     )
 
 

@@ -34,11 +34,11 @@ class SimulatedSession:
 
     Parameters
     ----------
-    known : keys of session.json, see ``fedn_partial.client.records.run_folder.RunFolder``.
+    session : keys of session.json, see ``fedn_partial.client.records.run_folder.RunFolder``.
 
     Attributes
     ----------
-    shards : {client: folder of its data}. machines : of the clients, in turn; none if nothing is known of time.
+    shards : {client: folder of its data}. machines : of the clients, in turn; none if times are not simulated.
     rounds : those that are over.
 
     Raises
@@ -50,7 +50,7 @@ class SimulatedSession:
         self,
         case: Case,
         folder: Path,
-        known: dict,
+        session: dict,
         shards: dict[str, Path],
         machines: list[devices.DeviceTiming],
         pool: Executor,
@@ -60,21 +60,21 @@ class SimulatedSession:
         self.custom = custom and str(custom.folder)
         self.checkpoint = checkpoint.read(self.folder)
         self.layers = self._begin_models()
-        self.run = RunFolder(folder, case, **known)
+        self.run = RunFolder(folder, case, **session)
         self.run.know_layers(self.layers)
         self.rounds = self._rounds_before()
         newest = wire.digest(_read_arrays(self._model_path(self.checkpoint.round)))
         self.server = _server(case, self.layers, newest, self.folder / "server.json", self.checkpoint.server)
 
-    def play(self, tell, say) -> dict:
+    def play(self, on_event, print_line) -> dict:
         """Play the rounds that are left and return the final metrics."""
         began, first = time.monotonic(), self.checkpoint.round
         for number in range(first + 1, self.case.session.rounds + 1):
             self.rounds.append(self._round(number))
-            known = progress.figures(self.rounds[-1], self.case, len(self.layers))
+            figures = progress.figures(self.rounds[-1], self.case, len(self.layers))
             left = (time.monotonic() - began) / (number - first) * (self.case.session.rounds - number)
-            say("\n  ".join([f"{progress.line(known)}  {progress.duration(left)} left", *known["problems"]]))
-            tell(known)
+            print_line("\n  ".join([f"{progress.line(figures)}  {progress.duration(left)} left", *figures["problems"]]))
+            on_event(figures)
         final = progress.summary(self.rounds, self.case)
         final["simulated_seconds"] = _total([round_.seconds for round_ in self.rounds])
         self.run.finish(final)
@@ -86,10 +86,12 @@ class SimulatedSession:
         before = self._model_path(number - 1)
         weights = _read_arrays(before)
         ids = {_fedn_id(name): name for name in self.shards}
-        asked = [ids[id] for id in self.server.client_selection(list(ids))]
-        told = self.server.client_settings(weights)
-        settings = parse(RoundSettings, json.loads(json.dumps(told)), "settings from the server functions")
-        answering = [name for name in asked if self._chance(number, name, "dropout") >= self.case.simulation.dropout]
+        requested = [ids[id] for id in self.server.client_selection(list(ids))]
+        message = self.server.client_settings(weights)
+        settings = parse(RoundSettings, json.loads(json.dumps(message)), "settings from the server functions")
+        answering = [
+            name for name in requested if self._chance(number, name, "dropout") >= self.case.simulation.dropout
+        ]
         tasks = {name: self._task(name, settings, before) for name in answering}
         rows, states = {}, dict(self.checkpoint.states)
         for name, refusal in zip(tasks, self.pool.map(workers.train, tasks.values()), strict=True):
@@ -116,9 +118,9 @@ class SimulatedSession:
             status="Finished" if on_time else "Failed",
             number=number,
             warmup=settings.warmup,
-            expected=len(asked),
+            expected=len(requested),
             rows=rows,
-            seconds=self._seconds(rows, asked),
+            seconds=self._seconds(rows, requested),
         )
         self._keep(round_, states)
         return round_
@@ -194,12 +196,12 @@ class SimulatedSession:
             row.accuracy, row.loss, row.test_examples = map(metrics.get, ("accuracy", "loss", "test_examples"))
             row.download_bytes += size
 
-    def _seconds(self, rows: dict[str, Row], asked: list[str]) -> float | None:
+    def _seconds(self, rows: dict[str, Row], requested: list[str]) -> float | None:
         """Return the simulated seconds of a round: its slowest client's, or the timeout if somebody never answers."""
         if not self.devices:
             return None
         slowest = max((row.round_seconds or 0.0 for row in rows.values()), default=0.0)
-        if len(rows) < len(asked):
+        if len(rows) < len(requested):
             slowest = float(self.case.session.round_timeout)
         return min(slowest, float(self.case.session.round_timeout)) + self.case.simulation.global_seconds
 
@@ -237,13 +239,13 @@ class SimulatedSession:
         """Return the rounds that were played before this process began."""
         rows = load_run(self.folder).rows if self.checkpoint.round else ()
         self.run.rows = list(rows)
-        found = {number: Round(str(number), number=number) for number in range(1, self.checkpoint.round + 1)}
+        rounds = {number: Round(str(number), number=number) for number in range(1, self.checkpoint.round + 1)}
         for row in rows:
-            found[row.round].rows[row.client] = row
-        for number, round_ in found.items():
+            rounds[row.round].rows[row.client] = row
+        for number, round_ in rounds.items():
             round_.seconds = self.checkpoint.seconds[number - 1]
             round_.status = "Failed" if number in self.checkpoint.failed else "Finished"
-        return list(found.values())
+        return list(rounds.values())
 
     def _device(self, name: str) -> devices.DeviceTiming | None:
         return self.devices[list(self.shards).index(name) % len(self.devices)] if self.devices else None

@@ -40,7 +40,7 @@ def main() -> None:
                     Path(folder) / f"{way} {number}",
                     None,
                     pool,
-                    say=lambda line: None,
+                    print_line=lambda line: None,
                 )
                 for number in seeds
             ]

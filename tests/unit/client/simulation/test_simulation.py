@@ -68,7 +68,7 @@ def data(tmp_path_factory):
 
 
 def played(case, folder, pool, data):
-    final = simulate(case, folder, None, pool, data, say=lambda line: None)
+    final = simulate(case, folder, None, pool, data, print_line=lambda line: None)
     return final, load_run(folder).rows
 
 
