@@ -213,16 +213,17 @@ class Network:
         """Read the state file of this network."""
         try:
             state = json.loads(self._state_file().read_text())
-            self.ports, self.host = state["ports"], state["host"]
+            ports, host = {name: int(state["ports"][name]) for name in PORTS}, str(state["host"])
             started = {name: processes.find(*identity) for name, identity in state["running"].items()}
+            supervisor = processes.find(*state["supervisor"]) if state.get("supervisor") else None
         except FileNotFoundError:
             return
-        except (ValueError, LookupError, TypeError) as error:
+        except (AttributeError, ValueError, LookupError, TypeError) as error:
             raise FednPartialError(
                 f"{self._state_file()} is damaged ({error!r}); stop the network's processes by hand and remove the file"
             ) from None
+        self.ports, self.host, self.supervisor = ports, host, supervisor
         self.running = {name: process for name, process in started.items() if process}
-        self.supervisor = processes.find(*state["supervisor"]) if state.get("supervisor") else None
 
     def _save(self) -> None:
         running = {name: processes.identity(process) for name, process in self.running.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from fedn_partial.client.report.csv_files import write_csv
 from fedn_partial.client.report.facts import facts, subtitle
 from fedn_partial.client.report.summary import Summary, baseline, runs_table, summary
 from fedn_partial.errors import FednPartialError
-from fedn_partial.runtime.atomic import write_text
+from fedn_partial.runtime.atomic import WriteError, write_text
 
 MOST_CLIENTS = 40  # lines of the page's table of clients
 MOST_PROBLEMS = 30  # lines of the page's table of problems
@@ -55,7 +56,13 @@ def write_report(folders: list[Path], output: Path) -> dict:
 
     data = output.with_name(f"{output.stem}_data")
     output.parent.mkdir(parents=True, exist_ok=True)
-    files = write_csv(data, frames)
+    is_new = not data.exists()
+    try:
+        files = write_csv(data, frames)
+    except WriteError:
+        if is_new:
+            shutil.rmtree(data, ignore_errors=True)
+        raise
     text = (
         _environment()
         .get_template("page.html")

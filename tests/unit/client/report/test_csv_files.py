@@ -4,10 +4,13 @@ import csv
 from pathlib import Path
 
 import pytest
+from report_cases import LAYERS, ROWS
 from run_folders import write_run
 
+from fedn_partial.client.report import csv_files
 from fedn_partial.client.report.page import write_report
 from fedn_partial.errors import FednPartialError
+from fedn_partial.runtime.atomic import WriteError
 
 
 def test_figures_of_an_earlier_report_do_not_stay_beside_a_new_page(tmp_path, run):
@@ -36,3 +39,14 @@ def test_no_spreadsheet_takes_a_devices_name_for_a_formula(tmp_path):
     write_report([write_run(tmp_path / "run", rows)], tmp_path / "report.html")
     with (tmp_path / "report_data" / "clients.csv").open() as file:
         assert next(csv.DictReader(file))["client"] == '\'=HYPERLINK("http://x","y")'
+
+
+def test_a_report_on_a_full_disk_leaves_no_folder(tmp_path, monkeypatch):
+    def full(path, text):
+        raise WriteError(f"{path}: no space left on device")
+
+    monkeypatch.setattr(csv_files, "write_text", full)
+    run = write_run(tmp_path / "run", ROWS, layers=LAYERS)
+    with pytest.raises(WriteError):
+        write_report([run], tmp_path / "report.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
