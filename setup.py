@@ -46,6 +46,7 @@ setup(
         # The CPU build: the other one carries 500 MB for graphics cards. On ARM there is only one, and it is for CPUs.
         "tensorflow-cpu==2.20.*; platform_machine == 'x86_64'",
         "tensorflow==2.20.*; platform_machine != 'x86_64'",
+        "msgspec",
         "numpy",
         "psutil",
         "pyyaml",

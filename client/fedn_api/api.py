@@ -83,6 +83,8 @@ def connection(default_url: str | None = DEFAULT_URL, **options) -> Connection:
     }
     file = next((path.expanduser() for path in CONFIG_FILES if path.expanduser().exists()), None)
     values = read_yaml(file) if file else {}
+    if "token" in values:  # YAML takes digits for a number
+        values["token"] = read_yaml(file, as_text=True)["token"]
     for source in (environment, options):
         given = {key: value for key, value in source.items() if value not in (None, "", False)}
         if "api_url" in given and "api_port" not in given:
@@ -90,7 +92,7 @@ def connection(default_url: str | None = DEFAULT_URL, **options) -> Connection:
         values.update(given)
     if str(values.get("api_port", "")).isdigit():
         values["api_port"] = int(values["api_port"])
-    if "token" in values:  # YAML reads digits as a number, and the error about the type would show the token
+    if "token" in values:  # text from here on: the error about the type would show the token
         values["token"] = str(values["token"]).strip()
         if not values["token"].isascii() or not values["token"].isprintable() or not values["token"]:
             raise SettingsError("invalid token: it is empty or contains characters that no token has; copy it again")

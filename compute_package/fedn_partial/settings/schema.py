@@ -1,19 +1,34 @@
 """Reading keys and values into frozen dataclasses, strictly.
 
 Settings, selectors and model options are all dataclasses read by ``parse``. Anything unknown, of the wrong
-type or impossible is refused with the key, the value and what is allowed.
+type or impossible is refused with the key, the value and what is allowed. msgspec checks types; keys, bounds and
+the wording of errors are from here, because msgspec names neither the allowed keys nor the value.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
+import operator
 import re
 import types
 import typing
 
+import msgspec
+
 from fedn_partial.errors import FednPartialError
+
+# Argument of ``bounded``: the check, which NaN must not pass, and its wording.
+BOUNDS = {
+    "at_least": (operator.ge, "at least"),
+    "at_most": (operator.le, "at most"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+    "one_of": (lambda value, allowed: value in allowed, "one of"),
+    "matches": (lambda value, pattern: re.fullmatch(pattern, value), "made of"),
+}
 
 
 class SettingsError(FednPartialError):
@@ -72,46 +87,37 @@ def parse_named(section: dict, tag: str, classes, where: str):
 
 
 def _value(hint, raw, bounds, where: str):
-    if isinstance(hint, types.UnionType):  # "int | None"
+    options = typing.get_args(hint)
+    if types.NoneType in options:  # "int | None"
         if raw is None:
             return None
-        hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
+        hint = functools.reduce(operator.or_, (option for option in options if option is not types.NoneType))
     if dataclasses.is_dataclass(hint):
         return parse(hint, raw, where)
-    if typing.get_origin(hint) is tuple:  # "tuple[str, ...]", or of a dataclass
-        item_hint = typing.get_args(hint)[0]
-        if dataclasses.is_dataclass(item_hint):
-            if not isinstance(raw, (list, tuple)):
-                keys = ", ".join(spec.name for spec in dataclasses.fields(item_hint))
-                raise SettingsError(f"{where} must be a list, each of its items with the keys {keys}; found {raw!r}")
-            return tuple(parse(item_hint, item, f"{where}: number {n}") for n, item in enumerate(raw, start=1))
-        if not isinstance(raw, (list, tuple)) or not all(isinstance(item, str) for item in raw):
-            raise SettingsError(f"{where} must be a list of names, found {raw!r}")
-        return tuple(raw)
-    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
-        raw = float(raw) if abs(raw) < 2**1023 else math.inf if raw > 0 else -math.inf
-    if hint is float and isinstance(raw, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", raw):
-        raw = float(raw)  # YAML 1.1 takes 1e-3 for text
-    if not isinstance(raw, hint) or (isinstance(raw, bool) and hint is not bool):
-        raise SettingsError(f"{where} must be of type {hint.__name__}, found {raw!r}")
-    if isinstance(raw, str) and "\0" in raw:
-        raise SettingsError(f"{where} must not contain NUL characters, found {raw!r}")
-    _check_bounds(raw, bounds, where)
-    return raw
-
-
-def _check_bounds(value, bounds, where: str) -> None:
-    # Written so that NaN passes none of them.
-    checks = {
-        "at_least": (lambda bound: value >= bound, "at least"),
-        "at_most": (lambda bound: value <= bound, "at most"),
-        "above": (lambda bound: value > bound, "above"),
-        "below": (lambda bound: value < bound, "below"),
-        "one_of": (lambda bound: value in bound, "one of"),
-        "matches": (lambda bound: re.fullmatch(bound, value), "made of"),
-    }
+    if options and dataclasses.is_dataclass(options[0]):  # "tuple[SimulatedDevice, ...]"
+        if not isinstance(raw, (list, tuple)):
+            keys = ", ".join(spec.name for spec in dataclasses.fields(options[0]))
+            raise SettingsError(f"{where} must be a list, each of its items with the keys {keys}; found {raw!r}")
+        return tuple(parse(options[0], item, f"{where}: number {n}") for n, item in enumerate(raw, start=1))
+    if hint is float and type(raw) is int and abs(raw) >= 2**1023:  # msgspec refuses it for its type
+        raw = math.inf if raw > 0 else -math.inf
+    try:
+        value = msgspec.convert(raw, hint)
+    except msgspec.ValidationError:
+        raise SettingsError(f"{where} must be {_describe(hint)}, found {raw!r}") from None
+    if isinstance(value, str) and "\0" in value:
+        raise SettingsError(f"{where} must not contain NUL characters, found {value!r}")
     for name, bound in bounds.items():
-        passes, wording = checks[name]
-        if not passes(bound):
+        passes, wording = BOUNDS[name]
+        if not passes(value, bound):
             shown = ", ".join(bound) if name == "one_of" else bound
             raise SettingsError(f"{where} must be {wording} {shown}, found {value!r}")
+    return value
+
+
+def _describe(hint) -> str:
+    if hint == tuple[str, ...]:
+        return "a list of names"
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    return f"of type {hint if typing.get_args(hint) else hint.__name__}"

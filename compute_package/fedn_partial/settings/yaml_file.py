@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fedn_partial.settings.schema import SettingsError
+
+EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")  # YAML 1.1 takes 1e-3 for text
 
 
 def read_yaml(path: str | Path, as_text: bool = False) -> dict:
@@ -48,6 +51,8 @@ def parse_yaml(text: str, where: str, as_text: bool = False):
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
+    if not as_text:
+        Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
     try:
         return yaml.load(text, Loader)
     # A date that does not exist, a number of thousands of digits, a structure that holds itself or is very deep.

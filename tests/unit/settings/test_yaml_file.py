@@ -41,3 +41,12 @@ def test_a_number_beyond_every_float_is_out_of_bounds():
 
     with pytest.raises(SettingsError, match="rate must be at most 10"):
         parse(Rates, {"rate": 10**400}, "case.yaml")
+
+
+NUMBERS = {"1e-3": 0.001, "1E5": 1e5, "-1.5e3": -1500.0, ".5e+3": 500.0, "1e": "1e", "'1e-3'": "1e-3", "1e-3x": "1e-3x"}
+
+
+@pytest.mark.parametrize(("written", "value"), NUMBERS.items(), ids=NUMBERS)
+def test_a_number_with_an_exponent_is_a_number_as_in_yaml_1_2(written, value):
+    assert repr(parse_yaml(f"a: {written}", "case.yaml")["a"]) == repr(value)
+    assert parse_yaml(f"a: {written}", "case.yaml", as_text=True)["a"] == written.strip("'")
