@@ -574,9 +574,9 @@ def flip_one_bit(upload: Upload) -> Upload:
 
 # What is changed in a good update of client b, and what its log line must say.
 BAD = {
-    "one value less": (with_arrays(lambda values: [values[:-1]]), "values, its layers conv0, dense have"),
-    "one value more": (with_arrays(lambda values: [np.append(values, values[:1])]), "values, its layers"),
-    "other layers' size": (with_metadata(layers=["conv1"]), "values, its layers conv1 have"),
+    "one value less": (with_arrays(lambda values: [values[:-1]]), "values, expected 78 for its layers conv0, dense"),
+    "one value more": (with_arrays(lambda values: [np.append(values, values[:1])]), "values, expected 78"),
+    "other layers' size": (with_metadata(layers=["conv1"]), "values, expected 56 for its layers conv1"),
     "float64": (with_arrays(lambda values: [values.astype(np.float64)]), "'<f8'"),
     "float16": (with_arrays(lambda values: [values.astype(np.float16)]), "'<f2'"),
     "big-endian": (with_arrays(lambda values: [values.astype(">f4")]), "'>f4'"),
@@ -590,10 +590,10 @@ BAD = {
     "NaN": (with_value(np.nan), "not finite"),
     "infinity": (with_value(np.inf), "not finite"),
     "minus infinity": (with_value(-np.inf), "not finite"),
-    "wrong base": (with_metadata(base="0" * 32), "started from model"),
-    "other session": (with_metadata(session="other"), "belongs to session 'other'"),
-    "another round to come": (with_metadata(round=7), "is late: it was trained in round 7"),
-    "no base": (with_metadata(base=None), "started from model"),
+    "wrong base": (with_metadata(base="0" * 32), "is based on model"),
+    "other session": (with_metadata(session="other"), "belongs to another session, 'other'"),
+    "another round to come": (with_metadata(round=7), "is late: trained in round 7"),
+    "no base": (with_metadata(base=None), "is based on model"),
     "wrong fingerprint": (with_metadata(model="0" * 16), "is for model"),
     "no fingerprint": (with_metadata(model=None), "is for model"),
     "wrong codec": (with_metadata(codec="float16"), "codec 'float16'"),
@@ -603,13 +603,13 @@ BAD = {
     "unknown layer": (with_metadata(layers=["conv0", "conv9"]), "'conv9'"),
     "layers out of order": (with_metadata(layers=["dense", "conv0"]), "in model order"),
     "a layer twice": (with_metadata(layers=["conv0", "conv0", "dense"]), "in model order"),
-    "layers are text": (with_metadata(layers="conv0"), "names the layers 'conv0'"),
-    "layers are lists": (with_metadata(layers=[["conv0"], {}]), "names the layers"),
-    "no layer": (with_metadata(layers=[]), "names the layers []"),
-    "layers missing": (with_metadata(layers=None), "names the layers None"),
+    "layers are text": (with_metadata(layers="conv0"), "has layers 'conv0'"),
+    "layers are lists": (with_metadata(layers=[["conv0"], {}]), "has layers"),
+    "no layer": (with_metadata(layers=[]), "has layers []"),
+    "layers missing": (with_metadata(layers=None), "has layers None"),
     "one bit flipped": (flip_one_bit, "checksum"),
     "no checksum": (with_metadata(checksum=None), "checksum"),
-    "refused": (with_metadata(refused="the memory is full"), "it did not train: the memory is full"),
+    "refused": (with_metadata(refused="the memory is full"), "the client refused: the memory is full"),
     "no num_examples": (with_metadata(num_examples=None), "num_examples None"),
     **{
         f"num_examples {given!r}": (with_metadata(num_examples=given), f"num_examples {given!r}")
@@ -664,7 +664,7 @@ def test_the_second_update_of_a_client_is_skipped(normalised, start, send, caplo
     result = start(normalised).round(normalised.model, [*send(normalised, *clients), second])
     assert_close(result.model, merged_by_hand(normalised, clients, "all_clients"))
     (line,) = log_lines(caplog, "skipped the update of a: ")
-    assert "second update" in line
+    assert "duplicate update" in line
 
 
 def test_a_late_update_of_the_last_round_does_not_cost_the_one_of_this_round(normalised, start, send, caplog):
@@ -676,7 +676,7 @@ def test_a_late_update_of_the_last_round_does_not_cost_the_one_of_this_round(nor
     result = combiner.round(model, [late, timely])
     assert_close(result.model, merged_by_hand(normalised, [b], "all_clients", model=model))
     (line,) = log_lines(caplog, "skipped the update of b: ")
-    assert "is late: it was trained in round 1" in line
+    assert "is late: trained in round 1" in line
     previous = combiner.round(result.model, []).settings["previous"]
     assert (previous["merged"], previous["skipped"], previous["late"]) == (["id-b"], {}, {"id-b": 1})
 
@@ -804,10 +804,10 @@ def test_a_client_that_was_not_asked_is_skipped_by_name(normalised, start, send,
     drawn = [one for one in clients if f"id-{one.name}" in asked]
     assert_close(result.model, merged_by_hand(normalised, drawn, "all_clients"))
     (other,) = (one.name for one in clients if one not in drawn)
-    assert log_lines(caplog, f"skipped the update of {other}: was not asked to train in this round")
+    assert log_lines(caplog, f"skipped the update of {other}: was not requested to train in this round")
     previous = combiner.round(result.model, []).settings["previous"]
-    assert previous["skipped"] == {f"id-{other}": "was not asked to train in this round"}
-    assert previous["notes"] == ["1 updates of clients not asked"]
+    assert previous["skipped"] == {f"id-{other}": "was not requested to train in this round"}
+    assert previous["notes"] == ["1 updates of clients that were not requested to train"]
 
 
 def test_a_client_with_the_id_of_the_global_model_does_not_replace_it(normalised, start, send):
@@ -828,8 +828,8 @@ def test_nothing_is_merged_into_a_model_of_somebody_else(normalised, start, send
     following = combiner.round(model, send(normalised, a, base=model))
     assert_close(following.model, merged_by_hand(normalised, [a], "all_clients", model=model))
     (note,) = following.settings["previous"]["notes"]
-    assert note == "after it, the global model is not of this session"
-    assert len(log_lines(caplog, "the global model is not of this session, session;")) == 1
+    assert note == "after this round, the global model does not belong to this session"
+    assert len(log_lines(caplog, "the global model does not belong to this session, session;")) == 1
 
 
 @pytest.mark.parametrize("when", ["another model", "its rounds are over"])
@@ -1041,7 +1041,7 @@ def test_the_round_before_is_told_with_coverage_and_staleness(normalised, start,
 def test_coverage_is_logged(normalised, start, send, caplog):
     start(normalised).round(normalised.model, send(normalised, client(normalised, "a", ["dense"])))
     (line,) = log_lines(caplog, "coverage")
-    assert "1 merged, 0 skipped, coverage 1 of 3 layers, rounds since last trained: conv0 1, conv1 1" in line
+    assert "1 merged, 0 skipped, coverage 1 of 3 layers, staleness: conv0 1, conv1 1" in line
 
 
 # Restart of the hooks process
@@ -1265,9 +1265,11 @@ def test_a_strange_model_in_a_running_session_never_becomes_the_global_one(norma
     strange = [np.zeros_like(array) for array in normalised.model]
     assert functions.client_settings(strange) == {}
     functions.incremental_aggregate("id-a", strange, {"num_examples": 10}, strange)
-    with pytest.raises(RuntimeError, match="not of this session"):
+    with pytest.raises(RuntimeError, match="does not belong to this session"):
         functions.get_incremental_aggregate_model()
-    assert functions.state["previous"]["notes"] == ["after it, the global model is not of this session"]
+    assert functions.state["previous"]["notes"] == [
+        "after this round, the global model does not belong to this session"
+    ]
     assert functions.state["previous"]["round"] == 0
     assert len(functions.client_selection(["id-a", "id-b"])) == 1
 
@@ -1279,5 +1281,5 @@ def test_made_up_ids_cost_no_outcome(normalised, start):
     for number in range(1000):
         late = {"round": 0, "session": functions.client["session_id"]}
         functions.skip(f"{number}" + "x" * 100_000 * (number % 2), late, "x")
-    assert len(functions.skipped) + len(functions.late) <= 20 and functions.uninvited == 1000
+    assert len(functions.skipped) + len(functions.late) <= 20 and functions.unrequested == 1000
     assert max(map(len, functions.skipped)) <= 100
