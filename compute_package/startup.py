@@ -1,4 +1,4 @@
-"""FEDn's entry point 'startup': runs once, before the client connects (see fedn_partial/runtime/entry.py)."""
+"""FEDn's entry point 'startup', run once before the client connects (see fedn_partial.runtime.entry)."""
 
 from fedn_partial.runtime import entry
 

@@ -1,4 +1,4 @@
-"""FEDn's entry point 'train': thin on purpose, the fork server does the work (see fedn_partial.runtime.entry)."""
+"""FEDn's entry point 'train', which passes the request to the fork server (see fedn_partial.runtime.entry)."""
 
 import sys
 

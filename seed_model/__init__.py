@@ -1,1 +1,1 @@
-"""What the operator sends to FEDn: the compute package, the seed model, a session with its server functions."""
+"""The operator's uploads to FEDn: compute package, seed model, and session with server functions."""

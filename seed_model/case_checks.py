@@ -1,4 +1,4 @@
-"""Checks of a case before anything is started, downloaded or written."""
+"""Checks of a case, without side effects."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from fedn_partial.submodel.selection import Context, from_dict, requested_layers
 
 
 def check_case(case: Case) -> list[Layer]:
-    """Return the layers of the case's model.
+    """Check a case and return the layers of its model.
 
     Raises
     ------
-    FednPartialError : the model cannot be built, its selector names layers, or more layers, than the model has, or its
-        custom codec or merge rule is wrong.
+    FednPartialError : the model cannot be built, the selector does not fit it, or a custom codec or merge rule fails.
     """
     layers = _layers(json.dumps(case.model, sort_keys=True), modules.active())
     selector = from_dict(case.selection)
@@ -45,14 +44,14 @@ def _layers(model: str, custom: modules.CustomModules | None) -> list[Layer]:
 
 
 def check_fleet(case: Case) -> None:
-    """Raise FednPartialError if a session on this machine could not start for want of data or of clients."""
+    """Raise FednPartialError if the case lacks data for a session on this machine."""
     if case.data is None:
-        raise FednPartialError("section 'data' is missing: it names the data set of the clients on this machine")
+        raise FednPartialError("section 'data' is missing; add it with the data set of the clients on this machine")
     check_clients(case, case.data.clients, "data: clients")
 
 
 def check_clients(case: Case, clients: int, where: str) -> None:
-    """Raise FednPartialError if the session requires more clients than the `clients` that `where` names."""
+    """Raise FednPartialError if the session requires more than `clients`, the value of the key `where`."""
     for key in ("min_clients", "clients_per_round"):
         number = getattr(case.session, key)
         if number is not None and number > clients:
@@ -60,7 +59,7 @@ def check_clients(case: Case, clients: int, where: str) -> None:
 
 
 def check_data(case: Case, shards: Iterable[Shard]) -> None:
-    """Raise DataError if the case's model can take no client's data; one that it cannot take keeps its client out."""
+    """Raise DataError if no client's data fit the case's model; clients whose data do not fit are refused later."""
     model = models.build(case.model, empty=True)
     errors = []
     for shard in shards:

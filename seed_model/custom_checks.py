@@ -1,4 +1,4 @@
-"""Try custom models, codecs and merge rules on examples before a session starts."""
+"""Trial runs of custom models, codecs and merge rules before a session, as FEDn only logs their errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedn_partial.exchange.merge_rules import MergeRule
 from fedn_partial.settings.case import Case
 
 EXAMPLES = 64  # that a model is tried on
-SHAPE = (3, 3, 2, 4)  # of the kernel that is encoded
+SHAPE = (3, 3, 2, 4)  # of the example kernel
 
 
 def try_model(case: Case) -> None:
@@ -43,25 +43,25 @@ def try_model(case: Case) -> None:
 
 
 def try_codec(case: Case) -> None:
-    """Encode and decode a kernel, if the case has a custom codec (raises UserCodeError)."""
+    """Encode and decode an example kernel with the case's codec, if it is custom (raises UserCodeError)."""
     if not names.is_custom(case.codec):
         return
     cls = names.find_class(case.codec, Codec, "codec")
     with modules.calling(cls):
         codec = cls()
     with modules.calling(cls.max_bytes):
-        most = codec.max_bytes(SHAPE)
+        max_bytes = codec.max_bytes(SHAPE)
     change = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     data = encode_kernel(codec, change)
     decode_as_server(codec, data, SHAPE)
-    if len(data) > most:
+    if len(data) > max_bytes:
         raise UserCodeError(
-            f"{at(cls)}: encode made {len(data)} bytes of a kernel of shape {SHAPE}, but max_bytes says {most}"
+            f"{at(cls)}: encode returned {len(data)} bytes for shape {SHAPE}, but max_bytes returned {max_bytes}"
         )
 
 
 def try_merge_rule(case: Case, settings: dict) -> None:
-    """Call each method of the merge rule, if it is a custom one (raises UserCodeError).
+    """Call each method of the case's merge rule, if it is custom (raises UserCodeError).
 
     `settings` : of the session, see ``server_functions.session_settings``.
     """
@@ -81,15 +81,15 @@ def try_merge_rule(case: Case, settings: dict) -> None:
 
 
 def check_shipped(case: Case, package: Path) -> None:
-    """Raise FednPartialError unless the compute package in the folder `package` has what devices need of the case."""
+    """Raise FednPartialError unless the compute package in `package` contains the case's custom modules."""
     used = [case.model.get("name"), case.selection.get("selector"), case.codec]
     for module in dict.fromkeys(name.partition(":")[0] for name in used if names.is_custom(name)):
         source, shipped = modules.active().path(module), package / modules.FOLDER / f"{module}.py"
         if not shipped.exists() or shipped.read_bytes() != source.read_bytes():
             build = shlex.join(["fedn-partial", "package", "build", "--with", str(source.parent)])
-            state = f"has another {module}.py than {source}" if shipped.exists() else f"has no {module}.py"
+            state = f"has a {module}.py that differs from {source}" if shipped.exists() else f"has no {module}.py"
             raise FednPartialError(
-                f"FEDn's active compute package {state}; build and upload it anew: {build}; fedn-partial package upload"
+                f"FEDn's active compute package {state}; rebuild and upload it: {build}; fedn-partial package upload"
             )
 
 

@@ -1,4 +1,4 @@
-"""Sources of custom merge rules and codecs, for FEDn's hooks process: NumPy and the standard library only."""
+"""Sources of custom merge rules and codecs for FEDn's hooks process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fedn_partial.custom import modules
 from fedn_partial.custom.errors import UserCodeError
 
 LIBRARY = "fedn_partial.exchange"
-BUNDLE = "fedn_partial_exchange"  # what the folder exchange is called in the hooks process
-MODULES = ("merge_rules", "codecs")  # of it that a custom module may import
+BUNDLE = "fedn_partial_exchange"  # package name of the folder exchange in the hooks process
+MODULES = ("merge_rules", "codecs")  # that a custom module may import from it
 
 
 def read(name: str) -> str:
-    """Return the source of the custom module `name`, its imports of the library made ones of the bundle.
+    """Return the source of the custom module `name`, with imports of the library redirected to the bundle.
 
     Raises
     ------
-    UserCodeError : it imports something that FEDn's hooks process does not have.
+    UserCodeError : it imports a module that FEDn's hooks process lacks.
     """
     path = Path(modules.load(name, "server functions").__file__)
     text = path.read_text()
@@ -33,8 +33,8 @@ def read(name: str) -> str:
             if not _is_allowed(module, isinstance(node, ast.ImportFrom)):
                 raise UserCodeError(
                     f"{path}, line {node.lineno}: imports {module}, but merge rules and codecs run in FEDn's process, "
-                    f"which has NumPy, the standard library and 'from {LIBRARY}.{MODULES[0]} import ...' only; keep "
-                    "them in a module of their own"
+                    f"which has only NumPy, the standard library and 'from {LIBRARY}.{MODULES[0]} import ...'; move "
+                    "them to a separate module"
                 )
     return _rename_imports(path, text)
 

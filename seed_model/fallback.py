@@ -1,10 +1,9 @@
-"""What FEDn does with updates where its hooks process is down, or fails: nothing.
+"""An aggregator that always fails, as FEDn's fallback when its hooks process is down.
 
-FEDn 0.33 then averages the updates itself, which would take a partial update for a whole model. Two things prevent
-that on any FEDn of this version: ``num_examples`` is a string (see ``fedn_partial.exchange.encoding``), which FEDn's
-averaging does not take, and the session names an aggregator that cannot make a model: FEDn's FedOpt with an optimiser
-that it does not have. It reads all updates of the round from its queue, so that none is left for the next round, and
-fails.
+FEDn 0.33 then averages the updates itself, treating partial updates as whole models. Two settings prevent this:
+``num_examples`` is a string (see ``fedn_partial.exchange.encoding``), on which FEDn's averaging fails, and the session
+has an aggregator that cannot produce a model: FEDn's FedOpt with an unknown optimiser. It takes all updates of the
+round from its queue, so that none is left for the next round, and fails.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ AGGREGATOR_KWARGS = repr({"serveropt": _OPTIMIZER})
 
 
 def is_ours(config: dict) -> bool:
-    """Return whether a round's configuration, as FEDn's combiner has it, is that of a session of fedn-partial."""
+    """Return whether a round configuration of FEDn's combiner belongs to a session of fedn-partial."""
     return config.get("aggregator_kwargs") == AGGREGATOR_KWARGS
 
 
 class NoFallback:
-    """The same for a combiner of our own: it does not load any update to find out that it cannot merge it."""
+    """Aggregator for the local network's combiner, which discards updates without loading them."""
 
     name = "none"
 

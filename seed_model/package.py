@@ -1,4 +1,4 @@
-"""The compute package: the folder `compute_package/` as FEDn ships it to every client."""
+"""The compute package: the archive of `compute_package/` that FEDn ships to every client."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from fedn_partial.custom.modules import FOLDER, MANIFEST, CustomModules
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_atomically
 
-NAME = "fedn-partial"  # that FEDn shows of a package
+NAME = "fedn-partial"  # of the package in FEDn
 ENTRY_FILES = ("fedn.yaml", "startup.py", "train.py", "validate.py")
-OTHER_PARTS = ("client", "compute_package", "configs", "seed_model")  # that an installation has inside the library
+OTHER_PARTS = ("client", "compute_package", "configs", "seed_model")  # subfolders of the installed library
 
 
 def build_package(output: str | Path, custom: CustomModules | None = None) -> list[str]:
-    """Write the compute package to `output` and return the names of the files in it.
+    """Write the compute package to `output` and return the names of its files.
 
-    The name's suffix selects the compression: .tar.bz2 (a fifth smaller) or .tgz. Equal files give equal bytes.
-
-    Without custom modules the same as FEDn's ``fedn package create --path compute_package``, but it needs no checkout.
+    The suffix of `output` selects the compression: .tar.bz2, which is a fifth smaller, or .tgz. Equal files give equal
+    bytes. Without custom modules it contains the same files as FEDn's ``fedn package create --path compute_package``.
 
     Raises
     ------
-    UserCodeError : one of the custom modules is not Python.
+    UserCodeError : a custom module has a syntax error.
     """
     library = Path(fedn_partial.__file__).parent
-    # In a checkout the entry points lie around the library, as in the package; an installation has them inside it.
+    # In a checkout the entry points are in the parent folder, as in the package; in an installation in a subfolder.
     entry_folder = library.parent if (library.parent / "fedn.yaml").exists() else library / "compute_package"
     members = {name: entry_folder / name for name in ENTRY_FILES}
     members |= {str(Path("fedn_partial") / path): library / path for path in library_files()}
@@ -44,10 +43,10 @@ def build_package(output: str | Path, custom: CustomModules | None = None) -> li
     mode = "w:bz2" if str(output).endswith(".bz2") else "w:gz"
     with write_atomically(output) as file, tarfile.open(fileobj=file, mode=mode) as archive:
         for name, path in members.items():
-            archive.add(str(path), arcname=name, filter=_nobody)
+            archive.add(str(path), arcname=name, filter=_normalised)
         if custom:
             manifest = json.dumps({"modules": custom.names}).encode()
-            member = _nobody(tarfile.TarInfo(f"{FOLDER}/{MANIFEST}"))
+            member = _normalised(tarfile.TarInfo(f"{FOLDER}/{MANIFEST}"))
             member.size = len(manifest)
             archive.addfile(member, io.BytesIO(manifest))
             members[member.name] = None
@@ -61,13 +60,13 @@ def _check_syntax(custom: CustomModules) -> None:
 
 
 def library_files() -> list[Path]:
-    """Return the library's source files, relative to its folder: what every device downloads."""
+    """Return the library's source files that every device downloads, relative to its folder."""
     library = Path(fedn_partial.__file__).parent
     files = sorted(path.relative_to(library) for path in library.rglob("*.py"))
     return [path for path in files if path.parts[0] not in OTHER_PARTS]
 
 
-def _nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _normalised(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mode = 0o644
@@ -76,7 +75,7 @@ def _nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def check_package(path: Path) -> None:
-    """Unpack the package at `path` into a temporary folder and see whether it runs (raises PackageError)."""
+    """Check that the package at `path` unpacks and runs (raises PackageError)."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             package = unpack(path, Path(folder))
@@ -84,23 +83,25 @@ def check_package(path: Path) -> None:
         except PackageError as error:
             raise PackageError(f"{path} is not uploaded: {error}") from None
         if package.folder != Path(folder):
-            raise PackageError(f"{path} is not uploaded: its fedn.yaml must be at its top, not in a folder")
+            raise PackageError(f"{path} is not uploaded: move its fedn.yaml from a folder to the top level")
 
 
 def upload_package(api: Api, path: str | Path) -> str:
-    """Make the package at `path` the active one and return its id.
+    """Upload the package at `path` as FEDn's active package and return its id.
 
     Raises
     ------
-    FednPartialError : no such file, or not a compute package that runs. ApiError : FEDn refuses it.
+    FednPartialError : missing or invalid package. ApiError : FEDn rejects it.
     """
     path = Path(path)
     if not path.exists():
         build = shlex.join(["fedn-partial", "package", "build", "-o", str(path)])
-        raise FednPartialError(f"{path} does not exist; make it with: {build}")
+        raise FednPartialError(f"{path} does not exist; build it with: {build}")
     check_package(path)
     if not path.name.endswith((".tgz", ".tar.gz", ".tar.bz2")):
-        raise FednPartialError(f"{path}: FEDn takes packages named .tgz, .tar.gz or .tar.bz2")
+        raise FednPartialError(
+            f"{path}: unsupported suffix; rename it to .tgz, .tar.gz or .tar.bz2, which FEDn accepts"
+        )
     with path.open("rb") as file:
         form = {
             "helper": "numpyhelper",

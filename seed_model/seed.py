@@ -16,9 +16,9 @@ from fedn_partial.submodel.layers import Layer, read_layers, tensor_list
 
 
 def build_seed(case: Case, path: str | Path) -> list[Layer]:
-    """Write a freshly initialised model of `case` to `path` (.npz) and return its layers; equal for equal seeds.
+    """Write an initialised model of `case` to `path` (.npz) and return its layers; equal for equal seeds.
 
-    With ``model_dtype: float16`` its kernels are rounded to that.
+    With ``model_dtype: float16`` its kernels are rounded to float16.
     """
     import keras
 
@@ -39,11 +39,11 @@ def build_seed(case: Case, path: str | Path) -> list[Layer]:
 
 
 def upload_seed(api: Api, path: str | Path) -> str:
-    """Upload a model as the newest of FEDn's models and return its id.
+    """Upload a model file as FEDn's newest model and return its id.
 
     Raises
     ------
-    ModelError : not a model file. ApiError : FEDn has no compute package yet, or refuses the model.
+    ModelError : invalid model file. ApiError : FEDn has no compute package yet, or rejects the model.
     """
     empty = True
     for index, array in enumerate(model_file.read_model(str(path))):
@@ -56,7 +56,7 @@ def upload_seed(api: Api, path: str | Path) -> str:
         api.get("packages/active")
     except ApiError as error:
         raise ApiError(
-            f"FEDn wants a compute package before a model: 'fedn-partial package upload' ({error})"
+            f"FEDn requires a compute package before a model; run 'fedn-partial package upload' ({error})"
         ) from None
     api.put("helpers/active", json={"helper": "numpyhelper"})
     with Path(path).open("rb") as file:
@@ -65,30 +65,30 @@ def upload_seed(api: Api, path: str | Path) -> str:
 
 
 def newest_model(api: Api) -> str:
-    """Return the id of the newest of FEDn's models.
+    """Return the id of FEDn's newest model.
 
     Raises
     ------
     ModelError : FEDn has none.
     """
-    found = api.get("models/", limit=1, order="desc")["result"]
-    if not found:
+    newest = api.get("models/", limit=1, order="desc")["result"]
+    if not newest:
         raise ModelError("FEDn has no model yet; upload one with 'fedn-partial seed upload seed.npz'")
-    return found[0]["model_id"]
+    return newest[0]["model_id"]
 
 
 def check_seed(api: Api, model_id: str, layers: list[Layer], path: Path) -> str:
-    """Download a model of FEDn's to `path` and return its digest, see ``fedn_partial.exchange.wire.digest``.
+    """Download a model from FEDn to `path` and return its digest, see ``fedn_partial.exchange.wire.digest``.
 
     Raises
     ------
-    ModelError : it does not have the tensors of `layers`.
+    ModelError : it lacks the tensors of `layers`.
     """
     api.download_model(model_id, path)
     try:
         return wire.digest(model_file.read_model(str(path), tensor_list(layers)))
     except ModelError as error:
         raise ModelError(
-            f"FEDn's newest model is not one of this case ({error}); "
-            "upload a fitting one with 'fedn-partial seed build CONFIG' and 'fedn-partial seed upload'"
+            f"FEDn's newest model does not fit this case ({error}); "
+            "upload a seed model with 'fedn-partial seed build CONFIG' and 'fedn-partial seed upload'"
         ) from None

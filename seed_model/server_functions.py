@@ -1,8 +1,8 @@
 """The server functions as text, and their settings.
 
-FEDn executes a text in its hooks process, in which nothing of this package exists, and makes an object of its class
-``ServerFunctions``. ``source`` makes that text: the settings, and ``exchange/server.py`` with the modules that it
-imports, and with the custom modules that the settings name, deflated: every client downloads the text in every round.
+FEDn executes the text in its hooks process, where this package is not installed, and instantiates its class
+``ServerFunctions``. The text contains the settings, and deflated ``exchange/server.py``, the modules that it imports,
+and the custom modules named in the settings. Every client downloads it in every round.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fedn_partial.submodel import selection
 from fedn_partial.submodel.layers import Layer, fingerprint
 from fedn_partial.submodel.update_tensors import update_tensors
 
-MAX_SOURCES = 17_500  # bytes, deflated; with the template and the settings of 14 layers they make 20 kB
-# The modules are executed one after the other; each finds those that it imports among sys.modules. Names at the top of
-# the text are not globals of its functions, as FEDn executes it with a namespace of its own. FEDn looks for functions
-# with the names of its own anywhere in the text.
+MAX_SOURCES = 17_500  # bytes, deflated; 20 kB with the template and the settings of 14 layers
+# The modules are executed in the order of their imports and registered in sys.modules. Top-level names of the text are
+# not globals of its functions, as FEDn executes it with separate namespaces. FEDn detects overridden functions by
+# searching the text for their names.
 TEMPLATE = """# fedn-partial {version}: {names} of the folder exchange, JSON, zlib, base85
 import base64, json, sys, types, zlib
 package = {package!r}
@@ -52,12 +52,12 @@ def session_settings(case: Case, layers: list[Layer], session_id: str, seed_mode
     Parameters
     ----------
     layers : layers of the global model.
-    session_id : unique to the session, of letters and digits; its state is kept under it.
-    seed_model : digest of the global model that it starts from, see ``fedn_partial.exchange.wire.digest``.
+    session_id : unique id of letters and digits; names the session's state file.
+    seed_model : digest of the seed model, see ``fedn_partial.exchange.wire.digest``.
     """
     selector = selection.from_dict(case.selection)
     tensors = update_tensors(layers, case.batchnorm_statistics)
-    place = {tensor.name: tensor.index for layer in layers for tensor in layer.tensors}
+    positions = {tensor.name: tensor.index for layer in layers for tensor in layer.tensors}
     return {
         "client": {
             **session_part(case),
@@ -71,19 +71,19 @@ def session_settings(case: Case, layers: list[Layer], session_id: str, seed_mode
         "parameters": {layer.name: layer.parameters for layer in layers},
         "indices": {name: [tensor.index for tensor in sent] for name, sent in tensors.items()},
         "variances": {
-            index: place[name.replace("moving_variance", "moving_mean")]
-            for name, index in place.items()
+            index: positions[name.replace("moving_variance", "moving_mean")]
+            for name, index in positions.items()
             if name.endswith("/moving_variance")
         },
     }
 
 
 def read_settings(text: str) -> dict:
-    """Return the settings in the source of server functions that ``source`` made.
+    """Return the settings in a text from ``source``.
 
     Raises
     ------
-    ValueError : it is of another make.
+    ValueError : the text has no settings.
     """
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "settings":
@@ -92,11 +92,11 @@ def read_settings(text: str) -> dict:
 
 
 def source(settings: dict) -> str:
-    """Return the text of a class ``ServerFunctions`` with `settings`, ready for FEDn.
+    """Return the text of the class ``ServerFunctions`` with `settings`, for FEDn.
 
     Raises
     ------
-    UserCodeError : a custom merge rule or codec cannot run there, or makes the text too large.
+    UserCodeError : a custom merge rule or codec has unsupported imports, or the text is too large.
     """
     custom = [name for name in (settings["client"]["merge"], settings["client"]["codec"]) if names.is_custom(name)]
     sources = {}
@@ -109,8 +109,8 @@ def source(settings: dict) -> str:
     coded = base64.b85encode(zlib.compress(json.dumps(sources).encode(), 9)).decode()
     if custom and len(coded) > MAX_SOURCES:
         raise UserCodeError(
-            f"The server functions with {' and '.join(custom)} take {len(coded):,} bytes, {MAX_SOURCES:,} at most, as "
-            "every client downloads them in every round. Make these modules shorter"
+            f"the server functions with {' and '.join(custom)} take {len(coded):,} bytes, {MAX_SOURCES:,} at most, as "
+            "every client downloads them in every round; shorten these modules"
         )
     return TEMPLATE.format(
         version=fedn_partial.__version__,
@@ -122,14 +122,14 @@ def source(settings: dict) -> str:
 
 
 def load(text: str) -> type:
-    """Return the class ``ServerFunctions`` of a text, executed as FEDn's hooks process does."""
+    """Return the class ``ServerFunctions`` of a text, executed as in FEDn's hooks process."""
     namespace = {}
     exec(compile(text, "<server functions>", "exec"), {}, namespace)
     return namespace["ServerFunctions"]
 
 
 def _add_module(name: str, sources: dict[str, str]) -> None:
-    """Add the source of a module of ``exchange`` to `sources`, after those of the modules that it imports."""
+    """Add the source of a module of ``exchange`` to `sources`, preceded by the modules that it imports."""
     text = (Path(exchange.__file__).parent / f"{name}.py").read_text()
     for node in ast.parse(text).body:
         if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module not in sources:

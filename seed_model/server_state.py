@@ -1,4 +1,4 @@
-"""Whether a FEDn server can start a session of a case now: checked before anything is created there."""
+"""Checks whether a FEDn server can start a session of a case, before anything is created on it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 from fedn_partial.client.fedn_api import package_archive
 from fedn_partial.client.fedn_api.api import Api, ApiError, TokenError, read_date
 from fedn_partial.errors import FednPartialError
-from fedn_partial.exchange.server import PATIENCE
+from fedn_partial.exchange.server import GRACE
 from fedn_partial.exchange.wire import plain
 from fedn_partial.seed_model import custom_checks, package, seed
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel.layers import Layer
 
-MOST_STARTED = 20  # sessions that are looked at, the newest
-MOST_NAMES = 20  # that an error lists
-PAGE = 4  # rounds that are asked for at once: each carries the session's settings twice
+MAX_STARTED = 20  # newest sessions checked
+MAX_NAMES = 20  # listed in an error
+PAGE = 4  # rounds per request: each contains the session's settings twice
 MINUTE = timedelta(minutes=1)
-CONTROL_TIMEOUT = 5  # seconds that a combiner may take to accept server functions
+CONTROL_TIMEOUT = 5  # seconds for a combiner to accept server functions
 
 
-def check_server(api: Api, case: Case, layers: list[Layer], say=print) -> tuple[str, str]:
+def check_server(api: Api, case: Case, layers: list[Layer], on_message=print) -> tuple[str, str]:
     """Return the id of the model that a session of `case` would start from, and its digest.
 
     Parameters
     ----------
-    layers : of the case's model. say : called with a line about what is no obstacle.
+    layers : of the case's model. on_message : called with each message that is not an error.
 
     Raises
     ------
-    FednPartialError : what is missing or in the way, by name, and what to do.
+    FednPartialError : the server is not ready; the message states the remedy.
     """
     check_package(api, case)
     check_combiners(api)
     check_clients(api, case.session.min_clients)
-    check_idle(api, say)
+    check_idle(api, on_message)
     model_id = seed.newest_model(api)
     with tempfile.TemporaryDirectory() as folder:
         return model_id, seed.check_seed(api, model_id, layers, Path(folder) / "model.npz")
@@ -44,19 +44,19 @@ def check_server(api: Api, case: Case, layers: list[Layer], say=print) -> tuple[
 
 def check_package(api: Api, case: Case) -> None:
     """Raise FednPartialError unless FEDn's active compute package is one of fedn-partial, with the case's modules."""
-    way_out = "upload one with 'fedn-partial package build' and 'fedn-partial package upload'"
-    answer = api.response("packages/active")
-    if answer.status_code == 404:
-        raise FednPartialError(f"FEDn has no compute package yet; {way_out}")
-    name = api.get("packages/active")["name"]  # which raises what another answer means
+    remedy = "upload one with 'fedn-partial package build' and 'fedn-partial package upload'"
+    response = api.response("packages/active")
+    if response.status_code == 404:
+        raise FednPartialError(f"FEDn has no compute package yet; {remedy}")
+    name = api.get("packages/active")["name"]  # raises for other errors
     try:
         ours = _is_ours(api, case)
-    except TokenError:  # FEDn hands the file out to a client's token only
+    except TokenError:  # only a client's token may download it
         ours = name == package.NAME
     except package_archive.PackageError as error:
-        raise FednPartialError(f"FEDn's active compute package {name!r} cannot be run ({error}); {way_out}") from None
+        raise FednPartialError(f"FEDn's active compute package {name!r} cannot be run ({error}); {remedy}") from None
     if not ours:
-        raise FednPartialError(f"FEDn's active compute package {name!r} is not of fedn-partial; {way_out}")
+        raise FednPartialError(f"FEDn's active compute package {name!r} is not of fedn-partial; {remedy}")
 
 
 def _is_ours(api: Api, case: Case) -> bool:
@@ -72,51 +72,51 @@ def _is_ours(api: Api, case: Case) -> bool:
 def check_combiners(api: Api) -> None:
     """Raise FednPartialError unless FEDn has one combiner.
 
-    FEDn 0.33 takes the unweighted mean of the combiners' models, whatever the number of clients of each. It keeps a
-    combiner that has ended.
+    FEDn 0.33 takes the unweighted mean of the combiners' models, regardless of their numbers of clients, and lists
+    combiners that have ended.
     """
     combiners = api.get("combiners/")["result"]
     if not combiners:
-        raise FednPartialError("FEDn has no combiner; whoever runs the server must start one")
+        raise FednPartialError("FEDn has no combiner; start one on the server")
     if len(combiners) > 1:
         named = sorted(f"{combiner['name']}, id {combiner['combiner_id']}" for combiner in combiners)
         raise FednPartialError(
-            f"FEDn has {len(combiners)} combiners ({'; '.join(named)}), whose models it would average without regard "
-            "to their clients. Stop all but one, and remove each of the others, dead ones too, with "
+            f"FEDn has {len(combiners)} combiners ({'; '.join(named)}) and would average their models regardless of "
+            "their numbers of clients. Stop all but one, and remove the others, including ended ones, with "
             f"DELETE {api.connection.base_url}/api/v1/combiners/ID"
         )
 
 
-def check_clients(api: Api, wanted: int) -> None:
-    """Raise FednPartialError unless as many clients as the session requires are online."""
+def check_clients(api: Api, required: int) -> None:
+    """Raise FednPartialError unless `required` clients are online."""
     online = api.get("clients/", params={"status": "online"})["result"]
-    if len(online) >= wanted:
+    if len(online) >= required:
         return
     names = sorted(plain(str(client["name"])) for client in online)
-    if len(names) > MOST_NAMES:
-        names[MOST_NAMES:] = [f"and {len(names) - MOST_NAMES} more"]
+    if len(names) > MAX_NAMES:
+        names[MAX_NAMES:] = [f"and {len(names) - MAX_NAMES} more"]
     raise FednPartialError(
-        f"session: min_clients is {wanted}, but {len(online)} {'client is' if len(online) == 1 else 'clients are'} "
+        f"session: min_clients is {required}, but {len(online)} {'client is' if len(online) == 1 else 'clients are'} "
         f"online{': ' if names else ''}{', '.join(names)}. Start others with 'fedn-partial client start', or lower "
         "min_clients"
     )
 
 
-def check_idle(api: Api, say=print) -> None:
-    """Raise FednPartialError if a session is running: FEDn may start a second one beside it, and mix the two.
+def check_idle(api: Api, on_message=print) -> None:
+    """Raise FednPartialError if a session is running, as FEDn may mix concurrent sessions.
 
-    FEDn leaves a session "Started" whose controller was killed. One whose newest round has not changed for longer than
-    a round may take is dead.
+    FEDn leaves a session "Started" whose controller was killed. It counts as dead if its newest round has not changed
+    for the timeout of a round plus ``GRACE``.
     """
     for session in _started(api):
         rounds, changed = _progress(api, session)
         config, now = session["session_config"], _now(api)
-        limit = timedelta(seconds=float(config["round_timeout"])) + timedelta(seconds=PATIENCE)
+        limit = timedelta(seconds=float(config["round_timeout"])) + timedelta(seconds=GRACE)
         name = f"session {session['name']!r} ({session['session_id']})"
         if None not in (now, changed) and now - changed > limit:
-            say(
-                f"{name} is 'Started', but nothing has changed in it for {(now - changed) // MINUTE:,} min, in round "
-                f"{rounds} of {config['rounds']}: it is dead"
+            on_message(
+                f"{name} is 'Started', but has not changed for {(now - changed) // MINUTE:,} min, in round "
+                f"{rounds} of {config['rounds']}: ignored as dead"
             )
             continue
         url = f"{api.connection.base_url}/api/v1/sessions/{session['session_id']}"
@@ -127,15 +127,15 @@ def check_idle(api: Api, say=print) -> None:
 
 
 def _started(api: Api) -> list[dict]:
-    found = api.get("sessions/", params={"status": "Started"}, limit=MOST_STARTED, order="desc")["result"]
-    return [session for session in found if session["status"] == "Started"]
+    sessions = api.get("sessions/", params={"status": "Started"}, limit=MAX_STARTED, order="desc")["result"]
+    return [session for session in sessions if session["status"] == "Started"]
 
 
 def _progress(api: Api, session: dict) -> tuple[int, datetime | None]:
-    """Return how many rounds of a session FEDn has begun, and when the session or its newest round last changed."""
+    """Return the number of begun rounds of a session, and when it or its newest round last changed."""
     began, changed = read_date(session.get("committed_at")), _changed(session)
     count, skip = 0, 0
-    while True:  # FEDn cannot be asked for the rounds of one session
+    while True:  # FEDn cannot filter rounds by session
         page = api.get("rounds/", limit=PAGE, order="desc", skip=skip)["result"]
         for round_ in page:
             if (round_.get("round_config") or {}).get("session_id") == session["session_id"]:
@@ -153,10 +153,7 @@ def _changed(row: dict) -> datetime | None:
 
 
 def _now(api: Api) -> datetime | None:
-    """Return the time by the clock that FEDn dates its rows with, None if it does not tell.
-
-    Online clients send telemetry every 5 s.
-    """
+    """Return the time by FEDn's clock, from the newest telemetry, which online clients send every 5 s; or None."""
     try:
         newest = api.get("telemetry/", limit=1, order="desc")["result"]
     except ApiError:
@@ -164,27 +161,28 @@ def _now(api: Api) -> datetime | None:
     return read_date(newest[0].get("committed_at")) if newest else None
 
 
-def release(api: Api, say=print) -> None:
-    """Give FEDn's combiners FEDn's own server functions back, after a session has ended.
+def release(api: Api, on_message=print) -> None:
+    """Restore FEDn's own server functions on its combiners after a session.
 
-    FEDn 0.33 keeps a session's functions for the sessions after it that bring none. A combiner that cannot be reached
-    is named; there the functions step aside by themselves. Nothing is done if another session has started meanwhile:
-    the functions are then its own.
+    FEDn 0.33 keeps a session's functions for later sessions without any. Combiners that cannot be reached are reported;
+    there the functions average foreign models themselves. Does nothing if another session has started meanwhile.
     """
     try:
         if _started(api):
             return
         combiners = api.get("combiners/")["result"]
     except ApiError as error:
-        say(f"FEDn keeps this session's server functions until the next session: {error}")
+        on_message(f"FEDn keeps this session's server functions until the next session: {error}")
         return
     for combiner in combiners:
-        if why := _release(combiner):
-            say(f"combiner {combiner['name']!r} keeps this session's server functions until the next session ({why})")
+        if reason := _release(combiner):
+            on_message(
+                f"combiner {combiner['name']!r} keeps this session's server functions until the next session ({reason})"
+            )
 
 
 def _release(combiner: dict) -> str | None:
-    """Return why a combiner did not take FEDn's own server functions, or None if it did."""
+    """Set FEDn's own server functions on a combiner; return the reason of a failure, or None."""
     import inspect
 
     import fedn.network.grpc.fedn_pb2 as messages
@@ -204,7 +202,7 @@ def _release(combiner: dict) -> str | None:
         try:
             rpc.ControlStub(channel).SetServerFunctions(request, timeout=CONTROL_TIMEOUT)
         except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.PERMISSION_DENIED:  # of 'network up', which does that by itself
+            if error.code() == grpc.StatusCode.PERMISSION_DENIED:  # the local network restores them itself
                 return None
-            return f"{address} answers {error.code().name}"
+            return f"{address}: {error.code().name}"
     return None

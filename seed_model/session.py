@@ -1,4 +1,4 @@
-"""A session on FEDn with our server functions."""
+"""Starting and finding sessions on FEDn."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fedn_partial.settings.case import Case
 from fedn_partial.settings.schema import parse
 from fedn_partial.submodel.layers import Layer
 
-START_TIMEOUT = 30  # seconds that FEDn may take to start a session
+START_TIMEOUT = 30  # seconds for FEDn to start a session
 
 
 def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
-    """Start a session of `case` from FEDn's newest model and return its id and the model's layers.
+    """Start a session of `case` from FEDn's newest model; return its id and the model's layers.
 
     Raises
     ------
-    FednPartialError : something is missing or in the way, see ``check_case`` and ``check_server``; nothing was
-    created. ApiError : FEDn refuses; the session that was created is marked as terminated.
+    FednPartialError : a check failed, see ``check_case`` and ``check_server``; no session was created.
+    ApiError : FEDn failed to start the session, which is marked as terminated.
     """
     layers = check_case(case)
     model_id, digest = check_server(api, case, layers)
@@ -63,29 +63,29 @@ def start_session(api: Api, case: Case) -> tuple[str, list[Layer]]:
 
 
 def _wait_until_started(api: Api, session_id: str) -> None:
-    """Wait until FEDn has started a session: it answers before that, and leaves it where another one was faster.
+    """Wait until FEDn has started a session; it skips the start silently if another session is starting.
 
     Raises
     ------
-    ApiError : it has not been started in time.
+    ApiError : not started within ``START_TIMEOUT``.
     """
     deadline = time.monotonic() + START_TIMEOUT
     while api.get(f"sessions/{session_id}")["status"] == "Created":
         if time.monotonic() > deadline:
             raise ApiError(
-                f"FEDn has not started session {session_id} within {START_TIMEOUT} s: another one may have been "
-                "started at the same moment, or its combiner does not answer; the controller's log says more"
+                f"FEDn has not started session {session_id} within {START_TIMEOUT} s: another session may have started "
+                "at the same time, or the combiner does not respond; see the controller's log"
             )
         time.sleep(0.2)
 
 
 @dataclass(frozen=True)
-class Known:
-    """What FEDn keeps of a session of ours.
+class StoredSession:
+    """A session of fedn-partial stored in FEDn.
 
     Attributes
     ----------
-    layers : {name: parameters}, from input to output. began : when, as FEDn writes it.
+    layers : {name: parameters}, from input to output. began : date in FEDn's format.
     """
 
     id: str
@@ -94,22 +94,22 @@ class Known:
     began: str
 
 
-def find_session(api: Api, name: str) -> Known:
-    """Return the session that is called `name`, or has that id; of several with one name, the newest.
+def find_session(api: Api, name: str) -> StoredSession:
+    """Return the newest session with the name or id `name`.
 
     Raises
     ------
-    FednPartialError : there is none, or it was not started by fedn-partial. ApiError : FEDn does not answer.
+    FednPartialError : no such session, or not started by fedn-partial. ApiError : FEDn does not respond.
     """
-    found = api.get("sessions/", params={"name": name}, limit=1, order="desc")["result"]
-    session = found[0] if found and found[0]["name"] == name else None
+    matches = api.get("sessions/", params={"name": name}, limit=1, order="desc")["result"]
+    session = matches[0] if matches and matches[0]["name"] == name else None
     if session is None:
         try:
             session = api.get(f"sessions/{name}")
         except ApiError:
             names = [other["name"] for other in api.get("sessions/", limit=20, order="desc")["result"]]
-            known = f"its newest are {', '.join(map(str, dict.fromkeys(names)))}" if names else "it has none at all"
-            raise FednPartialError(f"FEDn has no session called {name!r}; {known}") from None
+            newest = f"its newest are {', '.join(map(str, dict.fromkeys(names)))}" if names else "it has no sessions"
+            raise FednPartialError(f"FEDn has no session called {name!r}; {newest}") from None
     config = session["session_config"]
     try:
         settings = server_functions.read_settings(config["server_functions"])
@@ -119,4 +119,4 @@ def find_session(api: Api, name: str) -> Known:
         raise FednPartialError(
             f"session {name!r} was not started by this version of fedn-partial ({error!r})"
         ) from None
-    return Known(session["session_id"], case, settings["parameters"], str(session.get("committed_at")))
+    return StoredSession(session["session_id"], case, settings["parameters"], str(session.get("committed_at")))

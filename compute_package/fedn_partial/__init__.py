@@ -1,7 +1,6 @@
-"""Federated training of a few layers per round over FEDn.
+"""Federated training of a few layers per round over FEDn: the library that runs on devices.
 
-The library that runs on a device. Importing this package does not import TensorFlow;
-modules that need it import it where it is used.
+Importing it does not import TensorFlow; functions that need it import it locally.
 """
 
 __version__ = "0.1.0"

@@ -1,13 +1,13 @@
-"""The base of this package's errors."""
+"""Base classes of this package's errors."""
 
 
 class FednPartialError(ValueError):
-    """An error that its message explains: what is wrong, and what to do. Shown without a traceback."""
+    """An error whose message states the problem and the remedy. Shown without a traceback."""
 
 
 class DataError(FednPartialError):
-    """Data that are missing, incomplete, inconsistent, or cannot be partitioned as asked."""
+    """Data that are missing, incomplete or inconsistent, or cannot be partitioned as configured."""
 
 
 class ModelError(FednPartialError):
-    """A model file that is damaged, or not of this session."""
+    """A model file that is damaged or of another session."""

@@ -1,4 +1,4 @@
-"""Lines about what goes on. Standard library only: the thin entry points use it, too."""
+"""Logging to standard error. Standard library only, for the thin entry points."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sys
 
 
 def log(line: str) -> None:
-    """Write one line to standard error, where FEDn's own log lines go."""
+    """Write one line to standard error, as FEDn's own log does."""
     print(f"[fedn-partial] {line}", file=sys.stderr, flush=True)

@@ -81,7 +81,7 @@ def _limit(servicer) -> int:
 def _is_ours(servicer) -> bool:
     """Return whether the updates are fedn-partial's, which are not compressed."""
     functions = servicer.server_functions
-    return hasattr(functions, "skip") and not functions.aside
+    return hasattr(functions, "skip") and not functions.foreign
 
 
 def _skip(servicer, client_id: str, problem: str) -> None:

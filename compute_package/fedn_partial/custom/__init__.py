@@ -1,1 +1,1 @@
-"""Custom modules: models, selectors, codecs, merge rules and data sets from a folder of the user's own."""
+"""Custom modules: models, selectors, codecs, merge rules and data sets from the user's folder."""

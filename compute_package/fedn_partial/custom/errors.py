@@ -1,4 +1,4 @@
-"""Errors in a user's own code: the file, the line and the reason instead of a traceback."""
+"""Errors in custom modules, with file, line and reason instead of a traceback."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ class UserCodeError(FednPartialError):
 
 @contextmanager
 def user_code(folder: Path, called=None) -> Iterator[None]:
-    """Turn an exception that a module in `folder` raised into a UserCodeError; others pass through.
+    """Turn an exception raised by a module in `folder` into a UserCodeError.
 
     Parameters
     ----------
-    called : the function or class in `folder` that is called here, if one is: an exception that passed through none of
-        its lines then comes from the call itself, and so is about its signature.
+    called : the function or class in `folder` that is called, if any. An exception outside its lines then comes from
+        the call itself, such as a wrong signature.
     """
     try:
         yield
     except FednPartialError:
         raise
     except (Exception, SystemExit) as error:
-        place = _place(error, folder) or (called and at(called))
-        if place is None:
+        location = _location(error, folder) or (called and at(called))
+        if location is None:
             raise
         text = error.msg if isinstance(error, SyntaxError) else error
-        raise UserCodeError(f"{place}: {type(error).__name__}: {text}") from error
+        raise UserCodeError(f"{location}: {type(error).__name__}: {text}") from error
 
 
 def at(function_or_class) -> str:
-    """Return file and line of a function or class, for an error about it."""
+    """Return file and line of a function or class, for error messages."""
     import inspect
 
     return f"{inspect.getsourcefile(function_or_class)}, line {inspect.getsourcelines(function_or_class)[1]}"
 
 
-def _place(error: BaseException, folder: Path) -> str | None:
+def _location(error: BaseException, folder: Path) -> str | None:
     """Return file and line of the innermost code in `folder` that the exception passed through, or None."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve().parent == folder:
         return f"{error.filename}, line {error.lineno}"

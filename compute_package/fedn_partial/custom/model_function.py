@@ -1,6 +1,6 @@
-"""A model as a function of the user's own: ``def small_cnn(*, filters: int = 8) -> keras.Model``.
+"""Custom models as functions, such as ``def small_cnn(*, filters: int = 8) -> keras.Model``.
 
-Its parameters are the model's options: annotated with int, float, str, bool, ``tuple[str, ...]`` or one of them
+The parameters are the model's options, annotated with int, float, str, bool, ``tuple[str, ...]`` or one of these
 ``| None``; those without a default are required in the case.
 """
 
@@ -22,7 +22,9 @@ def options_class(function: types.FunctionType) -> type:
     fields = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise UserCodeError(f"{at(function)}: parameter {str(parameter)!r} cannot be an option; name each option")
+            raise UserCodeError(
+                f"{at(function)}: parameter {str(parameter)!r} cannot be an option; use named parameters"
+            )
         hint = _type(function, parameter)
         if parameter.default is parameter.empty:
             fields.append((parameter.name, hint))
@@ -32,11 +34,11 @@ def options_class(function: types.FunctionType) -> type:
 
 
 def build(function: types.FunctionType, options):
-    """Return the Keras model that `function` makes of `options`, an instance of its ``options_class``.
+    """Return the Keras model that `function` builds from `options`, an instance of its ``options_class``.
 
     Raises
     ------
-    UserCodeError : it raises, or returns something that cannot be trained here.
+    UserCodeError : the function raises, or returns an unsupported value.
     """
     import keras
 
@@ -46,20 +48,20 @@ def build(function: types.FunctionType, options):
         raise UserCodeError(f"{at(function)}: {function.__name__} returned {model!r}, expected a keras.Model")
     if not model.built or not hasattr(model.layers[-1] if model.layers else None, "output"):
         raise UserCodeError(
-            f"{at(function)}: the model that {function.__name__} returned has no known input shape; begin it with "
+            f"{at(function)}: the model that {function.__name__} returned has no known input shape; start it with "
             "keras.Input(shape)"
         )
-    for what, tensors in (("inputs", model.inputs), ("outputs", model.outputs)):
+    for kind, tensors in (("inputs", model.inputs), ("outputs", model.outputs)):
         if len(tensors) != 1:
             raise UserCodeError(
-                f"{at(function)}: the model that {function.__name__} returned has {len(tensors)} {what}, expected one"
+                f"{at(function)}: the model that {function.__name__} returned has {len(tensors)} {kind}, expected one"
             )
-    # A Sequential model has no `input` and `output` before it is called; others may have lists with one tensor.
+    # A Sequential model lacks `input` and `output` before its first call; others may have lists with one tensor.
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def _type(function: types.FunctionType, parameter: inspect.Parameter):
-    """Return the type of a parameter: its annotation, else that of its default."""
+    """Return the type of a parameter: its annotation, or the type of its default."""
     hint = parameter.annotation
     if hint is parameter.empty:
         hint = type(parameter.default)  # not a supported type if there is no default either

@@ -1,8 +1,8 @@
-"""The folder of custom modules: which modules a name may refer to.
+"""The folder of custom modules, to which names in the settings may refer.
 
-On an operator's machine it is the folder that ``use`` was given (the option ``--with``, or ``package: with:`` in a
-case). On a device it is the folder ``custom_modules`` of the compute package, beside the library; its manifest lists
-the modules, and no other can be imported by a name in the settings.
+On the operator's machine it is the argument of ``use`` (the option ``--with``, or ``package: with:`` in a case). On a
+device it is the folder ``custom_modules`` of the compute package; names in the settings can import only the modules in
+its manifest.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ RESERVED = ("train", "validate", "startup", "fedn_partial")  # modules of a comp
 
 @dataclass(frozen=True)
 class CustomModules:
-    """A folder of custom modules, and the names of those that may be imported."""
+    """A folder of custom modules, and the names of the importable ones."""
 
     folder: Path
     names: tuple[str, ...]
 
     def path(self, name: str) -> Path:
-        """Return the file of the module called `name`."""
+        """Return the file of the module `name`."""
         return self.folder / f"{name}.py"
 
     def digests(self) -> dict[str, str]:
@@ -44,31 +44,31 @@ _in_use: CustomModules | None = None
 
 
 def use(folder: str | Path | None) -> None:
-    """Let names refer to the modules in `folder`; with None, to those of the compute package if this is one.
+    """Use the custom modules in `folder`; with None, those of the compute package, if any.
 
     Raises
     ------
-    SettingsError : no such folder, or no module in it.
+    SettingsError : no such folder, or no modules in it.
     """
     global _in_use
     if _in_use is not None:
-        _forget(_in_use.folder)
+        _unload(_in_use.folder)
     _in_use = None if folder is None else read_folder(folder)
 
 
 def active() -> CustomModules | None:
-    """Return the modules that a name may refer to, or None if there are none."""
+    """Return the custom modules in use, or None."""
     return _in_use or _packaged()
 
 
 def read_folder(folder: str | Path) -> CustomModules:
-    """Return the modules in a folder of the user's (raises SettingsError as ``use``)."""
+    """Return the modules in a folder (raises SettingsError as ``use``)."""
     path = Path(folder).resolve()
     if not path.is_dir():
-        raise SettingsError(f"{folder}, named as the folder of custom modules, is not a folder")
+        raise SettingsError(f"custom modules: {folder} is not a folder")
     names = tuple(sorted(file.stem for file in path.glob("*.py") if file.stem.isidentifier()))
     if not names:
-        raise SettingsError(f"{folder}, named as the folder of custom modules, has no Python modules (.py)")
+        raise SettingsError(f"custom modules: {folder} has no Python modules (.py)")
     for name in names:
         if name in RESERVED or name in sys.stdlib_module_names:
             owner = "the compute package" if name in RESERVED else "Python"
@@ -77,17 +77,17 @@ def read_folder(folder: str | Path) -> CustomModules:
 
 
 def load(name: str, where: str):
-    """Return the custom module called `name`.
+    """Return the custom module `name`.
 
     Raises
     ------
-    SettingsError : it is not one of ``active``, or Python has another module of that name.
+    SettingsError : it is not in ``active``, or Python has another module of that name.
     UserCodeError : it cannot be imported.
     """
     custom = active()
     if custom is None:
         raise SettingsError(
-            f"{where}: module {name!r} is not allowed: there are no custom modules. Name their folder with "
+            f"{where}: module {name!r} is not allowed: there are no custom modules. Set their folder with "
             "--with FOLDER or 'package: with:' in the case, and build the compute package with it"
         )
     if name not in custom.names:
@@ -95,21 +95,19 @@ def load(name: str, where: str):
             f"{where}: module {name!r} is not allowed. The modules in {custom.folder} are: {', '.join(custom.names)}"
         )
     if str(custom.folder) not in sys.path:
-        sys.path.append(
-            str(custom.folder)
-        )  # last: a custom module never hides one of Python or of an installed package
+        sys.path.append(str(custom.folder))  # last, so that custom modules never hide installed ones
         importlib.invalidate_caches()
     with user_code(custom.folder):
         module = importlib.import_module(name)
     if not is_below(getattr(module, "__file__", None), custom.folder):
-        raise SettingsError(f"{where}: {custom.path(name)} has the name of another module of this Python; rename it")
+        raise SettingsError(f"{where}: {custom.path(name)} has the name of an installed module; rename it")
     return module
 
 
 def calling(value) -> AbstractContextManager:
-    """Return a context in which errors of the custom function or class `value` name file and line.
+    """Return a context manager that turns errors of the custom function or class `value` into UserCodeError.
 
-    For those of the library it does nothing.
+    It does nothing for functions and classes of the library.
     """
     custom = active()
     if custom is None or value.__module__ not in custom.names:
@@ -129,12 +127,12 @@ def _packaged() -> CustomModules | None:
     except OSError:
         return None
     except (ValueError, LookupError, TypeError) as error:
-        raise SettingsError(f"{folder / MANIFEST} is damaged ({error!r}); build the compute package anew") from None
+        raise SettingsError(f"{folder / MANIFEST} is damaged ({error!r}); rebuild the compute package") from None
     return CustomModules(folder, tuple(names))
 
 
-def _forget(folder: Path) -> None:
-    """Undo what ``load`` did for `folder`."""
+def _unload(folder: Path) -> None:
+    """Undo ``load`` for `folder`."""
     for name, module in list(sys.modules.items()):
         if "." not in name and is_below(getattr(module, "__file__", None), folder):  # resolving thousands takes 0.2 s
             del sys.modules[name]

@@ -1,8 +1,7 @@
-"""Names of the form ``my_module:MyClass`` in a case: what they may refer to, and how they are resolved.
+"""Resolution of names of the form ``my_module:MyClass`` in a case.
 
-A name is resolved in three steps, each of which refuses everything that it does not know: the module must be one of
-``modules.active``; the attribute must be defined in that module, not imported by it; and it must be a subclass of the
-base, or a function with the return type, that the key asks for.
+The module must be in ``modules.active``; the attribute must be defined in the module, not imported by it, and be a
+subclass of the key's base or a function with the key's return type.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ FORM = r"[A-Za-z_]\w*:[A-Za-z_]\w*"
 
 
 def is_custom(name) -> bool:
-    """Return whether `name` is meant as ``my_module:MyClass`` and not as a short name."""
+    """Return whether `name` has the form ``my_module:MyClass``, unlike a short name."""
     return isinstance(name, str) and ":" in name
 
 
@@ -27,12 +26,12 @@ def check(key: str, value: str, names) -> None:
     """Raise SettingsError unless `value` is one of `names` or of the form ``my_module:MyClass``."""
     if value not in names and not re.fullmatch(FORM, value):
         raise SettingsError(
-            f"{key} must be one of {', '.join(names)}, found {value!r} (one of your own: my_module:MyClass)"
+            f"{key} must be one of {', '.join(names)}, found {value!r} (custom classes: my_module:MyClass)"
         )
 
 
 def name_of(cls: type) -> str:
-    """Return the name that finds a custom class."""
+    """Return the name of a custom class, ``my_module:MyClass``."""
     return f"{cls.__module__}:{cls.__name__}"
 
 
@@ -41,7 +40,7 @@ def find_class(name: str, base: type, where: str) -> type:
 
     Raises
     ------
-    SettingsError : the name is refused; the message has the key, the value and what is allowed.
+    SettingsError : invalid name; the message has the key, the value and the allowed names.
     UserCodeError : its module cannot be imported.
     """
 

@@ -1,7 +1,7 @@
-"""A client's data on disk: one folder, a shard, with memory-mapped arrays and a description.
+"""Shards: one client's data on disk, a folder of memory-mapped arrays and a description.
 
 A shard folder holds ``x_train.npy``, ``y_train.npy``, ``x_test.npy``, ``y_test.npy`` and ``shard.json``.
-Images are uint8 and scaled to [0, 1] where they are used; features are float32; words are int32.
+Images are uint8 (scaled to [0, 1] when used), features float32, words int32.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Shard:
     x_train, x_test : (examples, *shape) uint8, float32 or int32.
     y_train, y_test : (examples,) int32 class numbers.
     classes : names of the classes.
-    origin : what shard.json says beside that: official files with checksums, partition, seed, clients; for JSON.
-    texts : small files that belong to the data, such as a vocabulary: {name: text}.
+    origin : further JSON values of shard.json: source files with checksums, partition, seed, clients.
+    texts : small additional files, such as a vocabulary: {name: text}.
     """
 
     x_train: np.ndarray
@@ -42,7 +42,7 @@ class Shard:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, as hexadecimal digits."""
+    """Return the hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -51,9 +51,9 @@ def sha256(path: Path) -> str:
 
 
 def write_shard(folder: str | Path, shard: Shard, source: str) -> None:
-    """Write a shard to `folder`, which is made; `source` says where the data come from.
+    """Write a shard to `folder`, which is created; `source` describes the origin of the data.
 
-    The checksums in shard.json are those of the ``.npy`` files, as ``sha256sum`` prints them.
+    The checksums in shard.json are those of the files as printed by ``sha256sum``.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,11 +76,11 @@ def write_shard(folder: str | Path, shard: Shard, source: str) -> None:
 
 
 def open_shard(folder: str | Path) -> Shard:
-    """Open the shard in `folder`; of shard.json only `classes` is needed.
+    """Open the shard in `folder`; shard.json needs only `classes`.
 
     Raises
     ------
-    DataError : a file is missing or damaged, or the arrays do not belong together.
+    DataError : a file is missing or damaged, or the arrays are inconsistent.
     """
     folder = Path(folder)
     try:
@@ -90,7 +90,7 @@ def open_shard(folder: str | Path) -> Shard:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
     except FileNotFoundError as error:
         raise DataError(
-            f"no data: {error.filename} does not exist; 'data:' in client.yaml names the shard's folder"
+            f"no data: {error.filename} does not exist; set 'data:' in client.yaml to the shard's folder"
         ) from None
     except (OSError, EOFError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"{folder}: damaged data: {error}") from None
@@ -100,19 +100,21 @@ def open_shard(folder: str | Path) -> Shard:
         if y.ndim != 1:
             raise DataError(f"{folder}: y_{part} has shape {y.shape}, expected one class number an example")
         if len(x) != len(y) or len(y) == 0:
-            raise DataError(f"{folder}: {len(x)} x_{part} and {len(y)} y_{part}; both must be equal, and at least 1")
+            raise DataError(
+                f"{folder}: x_{part} has {len(x)} examples, y_{part} {len(y)}; expected equal numbers of at least 1"
+            )
         if x.dtype not in (np.uint8, np.float32, np.int32) or y.dtype != np.int32:
             raise DataError(
-                f"{folder}: x_{part} is {x.dtype} and y_{part} {y.dtype}; x must be uint8 (images, 0 to 255), float32 "
-                "(features) or int32 (words), y int32"
+                f"{folder}: x_{part} is {x.dtype} and y_{part} {y.dtype}; expected x uint8 (images, 0 to 255), float32 "
+                "(features) or int32 (words), and y int32"
             )
         if x.dtype == np.float32 and not np.isfinite(x).all():
             raise DataError(f"{folder}: x_{part} has values that are not finite")
         if x.dtype == np.int32 and x.min(initial=0) < 0:
-            raise DataError(f"{folder}: x_{part} has the word {x.min()}; words are numbered from 0")
-        wrong = [number for number in (y.min(), y.max()) if not 0 <= number < len(classes)]
-        if wrong:
-            raise DataError(f"{folder}: y_{part} has class {wrong[0]}, but shard.json names {len(classes)} classes")
+            raise DataError(f"{folder}: x_{part} has word number {x.min()}; expected at least 0")
+        invalid = [number for number in (y.min(), y.max()) if not 0 <= number < len(classes)]
+        if invalid:
+            raise DataError(f"{folder}: y_{part} has class {invalid[0]}, but shard.json has {len(classes)} classes")
     return shard
 
 
@@ -122,24 +124,26 @@ def _by_class(y: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:
 
 
 def verify(folder: Path) -> None:
-    """Raise DataError if a shard's files are not those whose checksums its shard.json has; it need not have any."""
-    told = json.loads((folder / "shard.json").read_text()).get("sha256", {})
-    for name, expected in told.items():
+    """Raise DataError unless a shard's files match the checksums in shard.json, if it has any."""
+    checksums = json.loads((folder / "shard.json").read_text()).get("sha256", {})
+    for name, expected in checksums.items():
         if not (folder / name).exists() or sha256(folder / name) != expected:
-            raise DataError(f"{folder / name} is missing, or is not what its shard.json says; prepare the data again")
+            raise DataError(
+                f"{folder / name} is missing or does not match its checksum in shard.json; prepare the data again"
+            )
 
 
 def check_fits(shard: Shard, model) -> None:
-    """Raise DataError if a Keras model cannot take the data."""
-    wanted = tuple(model.input.shape[1:])
+    """Raise DataError unless the data fit a Keras model."""
+    expected = tuple(model.input.shape[1:])
     for part in (shard.x_train, shard.x_test):
-        if part.shape[1:] != wanted:
-            raise DataError(f"the data have shape {part.shape[1:]} an example, the model takes {wanted}")
+        if part.shape[1:] != expected:
+            raise DataError(f"examples have shape {part.shape[1:]}, the model expects {expected}")
         if (part.dtype == np.int32) != (model.input.dtype == "int32"):
-            raise DataError(f"the data are {part.dtype}, the model takes {model.input.dtype}")
-        words = min((layer.input_dim for layer in model.layers if hasattr(layer, "input_dim")), default=None)
-        if words is not None and not 0 <= part.min() <= part.max() < words:
-            raise DataError(f"the data have words {part.min()} to {part.max()}, the model knows 0 to {words - 1}")
+            raise DataError(f"examples are {part.dtype}, the model expects {model.input.dtype}")
+        vocabulary = min((layer.input_dim for layer in model.layers if hasattr(layer, "input_dim")), default=None)
+        if vocabulary is not None and not 0 <= part.min() <= part.max() < vocabulary:
+            raise DataError(f"words are {part.min()} to {part.max()}, the model expects 0 to {vocabulary - 1}")
     outputs = model.output.shape[-1]
     if len(shard.classes) > max(2, outputs):
-        raise DataError(f"the data have {len(shard.classes)} classes, the model {outputs} outputs")
+        raise DataError(f"the data have {len(shard.classes)} classes, the model has {outputs} outputs")

@@ -1,7 +1,7 @@
-"""Text as numbers: a vocabulary fitted on training text, and reviews of the length that the model takes.
+"""Encoding of text: a vocabulary fitted on training text, and padding to the input length of the model.
 
-The vocabulary is a text file, one word a line; a word's number is that of its line, from 0. It lies in the shard
-folder, so that a device can encode new text:
+The vocabulary is a text file with one word per line, numbered from 0. It is part of the shard, so that a device can
+encode new text:
 ``encode(["what a film"], read_vocabulary("shard/vocabulary.txt"))``.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from fedn_partial.errors import DataError
 
-SIZE = 20_000  # numbers, those of padding and of unknown words included (Alawadi et al. 2023, Table 2)
+SIZE = 20_000  # including padding and unknown words (Alawadi et al. 2023, Table 2)
 LENGTH = 100  # words of a review
 FILE = "vocabulary.txt"
 PADDING, UNKNOWN = 0, 1
@@ -28,12 +28,12 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 
 def split(text: str) -> list[str]:
-    """Return the words of a text: small letters and digits, apostrophes only within a word, no markup."""
+    """Return the words of a text: lower-case letters and digits, apostrophes within a word, no markup."""
     return _WORD.findall(_BREAK.sub(" ", text.lower()))
 
 
 def fit(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the vocabulary of training texts: the `SIZE` - 2 most frequent words, equal ones by alphabet."""
+    """Return the vocabulary of training texts: the `SIZE` - 2 most frequent words, ties in alphabetical order."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(split(text))
@@ -42,7 +42,7 @@ def fit(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def with_reserved(ranked: Iterable[str]) -> tuple[str, ...]:
-    """Return the vocabulary of words that come most frequent first."""
+    """Return the vocabulary of words sorted by descending frequency."""
     return (*_RESERVED, *itertools.islice(ranked, SIZE - len(_RESERVED)))
 
 
@@ -53,10 +53,9 @@ def encode(texts: Iterable[str], vocabulary: tuple[str, ...]) -> np.ndarray:
 
 
 def pad(rows: Iterable[list[int]]) -> np.ndarray:
-    """Return lists of word numbers as (rows, LENGTH) int32: the last `LENGTH` of each, with padding before them.
+    """Return lists of word numbers as (rows, LENGTH) int32: the last `LENGTH` of each, left-padded.
 
-    That is what Keras' pad_sequences does by default. A review's verdict is mostly at its end, and the LSTM then ends
-    on words.
+    This is the default of Keras' pad_sequences: a review's verdict is mostly at its end.
     """
     rows = list(rows)
     padded = np.full((len(rows), LENGTH), PADDING, np.int32)
@@ -76,12 +75,14 @@ def read_vocabulary(path: str | Path) -> tuple[str, ...]:
 
     Raises
     ------
-    DataError : it is missing, or no vocabulary.
+    DataError : the file is missing or not a vocabulary.
     """
     try:
         vocabulary = tuple(Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no vocabulary: {error}") from None
+        raise DataError(f"{path} is not a vocabulary: {error}") from None
     if vocabulary[:2] != _RESERVED:
-        raise DataError(f"{path}: no vocabulary: its first lines must be {' and '.join(_RESERVED)}, then a word each")
+        raise DataError(
+            f"{path} is not a vocabulary: its first lines must be {' and '.join(_RESERVED)}, then one word each"
+        )
     return vocabulary

@@ -1,1 +1,1 @@
-"""What a device is: its memory, its sensors, what training costs on it, and what it can train."""
+"""The device: monitoring, memory, sensors, costs of training, and selection within its limits."""

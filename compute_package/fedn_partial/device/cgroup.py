@@ -1,7 +1,7 @@
-"""What the kernel's control groups allow this process, and what they count: version 1 and version 2.
+"""Limits and usage of this process's control groups, version 1 and version 2.
 
-In a container psutil shows the host's memory and processors. The control group shows the container's. Nothing here
-raises: what a file does not say, or says in a way that cannot be, is None.
+In a container psutil reports the host's memory and processors, the control group those of the container. Nothing here
+raises: missing or invalid values are None.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-UNLIMITED = 1 << 60  # version 1 writes a number near 2**63 where there is no limit
+UNLIMITED = 1 << 60  # version 1 reports a number near 2**63 for no limit
 MEMINFO = Path("/proc/meminfo")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")  # above memory.high processes are throttled to a halt
@@ -20,7 +20,7 @@ _USAGE = ("memory.current", "memory.usage_in_bytes")  # in version 2, in version
 
 @dataclass(frozen=True)
 class Cgroup:
-    """The folders of this process's control groups, from its own up to the root of what it can see."""
+    """The folders of this process's control groups, from its own up to the visible root."""
 
     memory: tuple[Path, ...]
     cpu: tuple[Path, ...]
@@ -31,9 +31,9 @@ class Cgroup:
         return _memory_limit(folder) if (folder := self._memory_limited()) else None
 
     def memory_used(self) -> int | None:
-        """Return the bytes in use in the group with the lowest limit (or the own one), or None.
+        """Return the bytes in use in the group with the lowest limit (or the process's own), or None.
 
-        As Docker counts: file cache that is in no use is left out.
+        Inactive file cache is excluded, as in Docker's statistics.
         """
         limited = self._memory_limited()
         for folder in (limited,) if limited else self.memory:
@@ -43,9 +43,9 @@ class Cgroup:
         return None
 
     def memory_left(self) -> int | None:
-        """Return the bytes up to the limit that is nearest, file cache counted as free, or None if there is none.
+        """Return the fewest bytes left below a limit, counting file cache as free, or None if there is no limit.
 
-        That need not be the lowest limit: other groups below the same parent use what the parent allows.
+        That limit need not be the lowest, as other groups share a parent's.
         """
         left = []
         for folder in self.memory:
@@ -60,7 +60,7 @@ class Cgroup:
         return min(limited, key=_memory_limit, default=None)
 
     def cpu_limit(self) -> float | None:
-        """Return the lowest limit in processors (0.5 is half of one), or None if there is none."""
+        """Return the lowest limit in processors, such as 0.5, or None if there is none."""
         limits = []
         for folder in self.cpu:
             words = _text(folder / "cpu.max").split()
@@ -72,7 +72,7 @@ class Cgroup:
         return min(limits, default=None)
 
     def cpu_seconds(self) -> float | None:
-        """Return the processor seconds used in the group so far, or None."""
+        """Return the processor seconds used by the group so far, or None."""
         for folder in self.cpuacct:
             usage = _table(folder / "cpu.stat").get("usage_usec")
             if usage is not None:
@@ -84,12 +84,12 @@ class Cgroup:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that could still be had without swapping, on the machine or in the control group, or None."""
+    """Return the available memory in bytes (the lower of host and control group), or None if unknown."""
     return min((size for size in (host_memory("MemAvailable"), find().memory_left()) if size is not None), default=None)
 
 
 def memory_kills() -> int | None:
-    """Return how many processes the kernel has killed for memory, here and in this process's control groups.
+    """Return how many processes the kernel has killed for memory, on the machine and in this process's control groups.
 
     None if it does not count them (before Linux 4.13).
     """
@@ -99,19 +99,19 @@ def memory_kills() -> int | None:
 
 
 def machine_memory() -> int | None:
-    """Return the bytes of memory that this process may use: the machine's, or less by its control group; or None."""
+    """Return the total memory in bytes (the lower of host and control group limit), or None if unknown."""
     return min((size for size in (host_memory("MemTotal"), find().memory_limit()) if size is not None), default=None)
 
 
 def host_memory(key: str) -> int | None:
-    """Return the bytes that /proc/meminfo has under `key`, such as "MemTotal", or None."""
+    """Return the value of `key` in /proc/meminfo, such as "MemTotal", in bytes, or None."""
     rows = [row for row in _rows(MEMINFO) if len(row) == 3 and row[0] == f"{key}:"]
     kibibytes = _parsed(rows[0][1]) if rows else None
     return None if kibibytes is None else kibibytes * 1024
 
 
 def processors() -> float:
-    """Return how many processors this process may use, by its affinity and its control groups."""
+    """Return the number of processors of this process, by its affinity and control groups."""
     return min(len(os.sched_getaffinity(0)), find().cpu_limit() or float("inf"))
 
 
@@ -120,29 +120,29 @@ def find(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") ->
 
     Parameters
     ----------
-    root : where the control groups are mounted.
-    membership : the kernel's list of this process's groups.
+    root : mount point of the control groups.
+    membership : file that lists this process's groups.
     """
-    places = {"": "/"}
+    paths = {"": "/"}
     for line in _text(Path(membership)).splitlines():
         _, _, line = line.partition(":")
         controllers, colon, path = line.partition(":")
-        if colon and ".." not in Path(path).parts:  # ".." leads out of what can be seen: the mount is all there is
-            places |= dict.fromkeys(controllers.split(","), path)
+        if colon and ".." not in Path(path).parts:  # ".." is outside the visible tree: use the mount
+            paths |= dict.fromkeys(controllers.split(","), path)
 
     def folders(controller: str) -> tuple[Path, ...]:
         mounted = Path(root) / controller if os.path.isdir(Path(root) / controller) else Path(root)
-        path = places.get(controller, places[""])
-        below = mounted / path.lstrip("/")
-        chain = [below, *below.parents]
-        # Inside a container the path is the host's and does not exist; the mount itself is then the container's group.
+        path = paths.get(controller, paths[""])
+        own = mounted / path.lstrip("/")
+        chain = [own, *own.parents]
+        # In a container the path is the host's and does not exist; the mount itself is then the container's group.
         return tuple(folder for folder in chain if os.path.isdir(folder) and folder.is_relative_to(mounted))
 
     return Cgroup(memory=folders("memory"), cpu=folders("cpu"), cpuacct=folders("cpuacct"))
 
 
 def _memory_limit(folder: Path) -> int | None:
-    """Return the limit in bytes of a group, in version 1 also that of parents which a container does not see."""
+    """Return a group's limit in bytes, in version 1 including parents invisible to a container."""
     limits = [_number(folder / name) for name in _LIMITS]
     limits.append(_table(folder / "memory.stat").get("hierarchical_memory_limit"))
     return min((limit for limit in limits if limit and limit < UNLIMITED), default=None)
@@ -170,7 +170,7 @@ def _number(path: Path) -> int | None:
 
 def _parsed(text: str) -> int | None:
     text = text.strip()
-    return int(text) if _NUMBER.fullmatch(text) else None  # "max" is no number
+    return int(text) if _NUMBER.fullmatch(text) else None  # None for "max"
 
 
 def _table(path: Path) -> dict[str, int]:

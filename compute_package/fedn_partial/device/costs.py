@@ -1,7 +1,7 @@
-"""What training a part of a model costs at least: bytes, operations, memory. Counted from the layers, not measured.
+"""Computed costs of training part of a model: bytes, operations and memory.
 
-The formulas are those of the limits that `make bench` compares with. S is the selection, M_l the forward MACs of
-layer l for one sample.
+`make bench` compares measurements with these formulas. S is the selection, M_l the forward MACs of layer l for one
+sample.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fedn_partial.settings.case import Training
 from fedn_partial.submodel.layers import Layer
 
 FLOAT = 4  # bytes
-# What an update has beside its tensors: the frame of an npz file, and FEDn's message with our metadata (measured).
+# Overhead of an update: the npz format, and FEDn's message with the metadata (measured).
 MESSAGE_BYTES = 2500
 
 
@@ -22,9 +22,9 @@ def upload_bytes(selected: list[Layer]) -> int:
 
 
 def encoded_bytes(tensors, codec: str) -> int:
-    """Return the bytes of an update of these tensors on the wire at most, see fedn_partial.exchange.encoding.
+    """Return the maximum bytes of an update of these tensors on the wire, see fedn_partial.exchange.encoding.
 
-    For int8 that is before deflation, which takes off what there is to take.
+    For int8 that is before deflation.
     """
     size = MESSAGE_BYTES
     for tensor in tensors:
@@ -34,7 +34,7 @@ def encoded_bytes(tensors, codec: str) -> int:
             size += 2 * tensor.size
         elif names.is_custom(codec):
             size += len(pack(b"")) + _max_bytes(codec, tensor.shape)
-        else:  # a byte a value, and a step size for each output channel
+        else:  # one byte per value, and a step size per output channel
             size += tensor.size + FLOAT * tensor.shape[-1]
     return size
 
@@ -48,50 +48,50 @@ def _max_bytes(codec: str, shape: tuple[int, ...]) -> int:
 def training_macs(layers: list[Layer], selected: list[Layer]) -> int:
     """Return the multiply-accumulates of one training step for one sample.
 
-    Sum over all l of M_l (forward), over l above the lowest of S (gradient of the layer's input), over S (gradient
-    of its weights).
+    Sum of M_l over all layers (forward), over those above the lowest of S (gradients of inputs), and over S (gradients
+    of weights).
     """
     above = _above_lowest(layers, selected)
     return sum(layer.macs for layer in [*layers, *above[1:], *selected])
 
 
 def state_bytes(layers: list[Layer], selected: list[Layer], training: Training) -> int:
-    """Return the bytes of weights, of the gradients of S, and of the optimiser's slots for S."""
+    """Return the bytes of all weights, and of the gradients and optimiser slots of S."""
     slots = 2 if training.optimizer == "adam" else 1 if training.momentum else 0
     return upload_bytes(layers) + (1 + slots) * upload_bytes(selected)
 
 
 def ideal_activation_bytes(layers: list[Layer], selected: list[Layer], batch_size: int) -> float:
-    """Return the bytes that backpropagation must keep of a batch's forward pass at least.
+    """Return the minimum bytes of activations that backpropagation stores for a batch.
 
-    The input of each trained layer, the input of its BatchNormalization, and for every layer from the lowest
-    trained one on a bit a value for the ReLU and two bits a pooled value for the pooling's index.
+    The input of each trained layer, the input of its BatchNormalization, and for every layer from the lowest trained
+    one on one bit per value for the ReLU and two bits per pooled value for the pooling's index.
     """
     above = _above_lowest(layers, selected)
-    kept = sum(layer.inputs + (layer.outputs if layer.normalised else 0) for layer in selected)
+    stored = sum(layer.inputs + (layer.outputs if layer.normalised else 0) for layer in selected)
     bits = sum(layer.outputs + 2 * layer.pooled for layer in above[: -1 if above[-1] is layers[-1] else None])
-    return batch_size * (FLOAT * kept + bits / 8)
+    return batch_size * (FLOAT * stored + bits / 8)
 
 
 def framework_activation_bytes(layers: list[Layer], selected: list[Layer], batch_size: int) -> int:
-    """Return the bytes that a framework keeps of a batch's forward pass.
+    """Return the bytes of activations that a framework stores for a batch.
 
-    For every layer from the lowest trained one on what goes into its BatchNormalization, what comes out of its
-    activation, and what comes out of the pooling; and the lowest one's input.
+    For every layer from the lowest trained one on the input of its BatchNormalization and the outputs of its activation
+    and pooling; and the input of the lowest.
     """
     above = _above_lowest(layers, selected)
-    kept = sum(layer.outputs * (2 if layer.normalised else 1) + layer.pooled for layer in above)
-    return batch_size * FLOAT * (kept + above[0].inputs)
+    stored = sum(layer.outputs * (2 if layer.normalised else 1) + layer.pooled for layer in above)
+    return batch_size * FLOAT * (stored + above[0].inputs)
 
 
 def activation_bytes(layers: list[Layer], selected: list[Layer], batch_size: int) -> int:
-    """Return the bytes that TensorFlow keeps of a batch's forward pass with frozen BatchNormalization.
+    """Return the bytes of activations that TensorFlow stores for a batch with frozen BatchNormalization.
 
-    As ``framework_activation_bytes``, but what goes into a frozen layer's BatchNormalization is not kept.
+    As ``framework_activation_bytes``, without the inputs of frozen BatchNormalization.
     """
     above = _above_lowest(layers, selected)
-    kept = sum(layer.outputs * (2 if layer.normalised and layer in selected else 1) + layer.pooled for layer in above)
-    return batch_size * FLOAT * (kept + above[0].inputs)
+    stored = sum(layer.outputs * (2 if layer.normalised and layer in selected else 1) + layer.pooled for layer in above)
+    return batch_size * FLOAT * (stored + above[0].inputs)
 
 
 def _above_lowest(layers: list[Layer], selected: list[Layer]) -> list[Layer]:

@@ -1,7 +1,7 @@
-"""Which of the layers that the server asks for this device trains: as many as its limits allow.
+"""Selection of layers within the limits of this device.
 
-The limits come from its owner (client.yaml), from the session (selector `budget`), from the memory that is free,
-and from what the kernel once killed; the lowest holds.
+The limits come from client.yaml, the session (selector `budget`), the available memory, and earlier out-of-memory
+kills; the lowest applies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fedn_partial.errors import FednPartialError
 from fedn_partial.submodel import selection
 from fedn_partial.submodel.layers import Layer
 
-# Bytes of the programs' own code that must stay in memory for them to run: not anonymous, so not in the predictions.
+# Bytes of program code that must stay in memory: file-backed, so not in the predictions of anonymous memory.
 HOT_FILES = 30e6
 
 
@@ -25,7 +25,7 @@ class Choice:
 
     Attributes
     ----------
-    predicted_mb : memory, or None if this system does not report what processes hold.
+    predicted_mb : predicted memory, or None if this system does not report the memory of processes.
     """
 
     selection: selection.Selection
@@ -33,16 +33,16 @@ class Choice:
     planner: Planner
     calibration: Calibration
 
-    def mark(self) -> None:
+    def write_oom_marker(self) -> None:
         """Write a marker that survives an out-of-memory kill."""
         if self.predicted_mb is not None:
             layers = len(self.selection.layers)
             oom_marker.write(oom_marker.OomMarker(layers, self.predicted_mb, self.planner.base_mb))
 
-    def learn(self, seconds: float, train_seconds: float) -> None:
-        """Update the calibration by a request that took `seconds`, of which `train_seconds` in the training loop."""
+    def calibrate(self, seconds: float, train_seconds: float) -> None:
+        """Update the calibration from a request of `seconds`, including `train_seconds` in the training loop."""
         per_gmac = train_seconds / self.planner.gmacs(self.selection.layers)
-        self.calibration.keep(fixed_seconds=max(seconds - train_seconds, 1e-3), seconds_per_gmac=per_gmac)
+        self.calibration.save(fixed_seconds=max(seconds - train_seconds, 1e-3), seconds_per_gmac=per_gmac)
 
 
 def select_within_limits(
@@ -54,15 +54,15 @@ def select_within_limits(
     ----------
     device, settings : see fedn_partial.settings.case. context : without ``fits``.
     planner : without the calibration.
-    free_bytes : of memory when the planner's base was measured, or None.
+    free_bytes : available memory when the planner's base was measured, or None.
 
     Raises
     ------
-    FednPartialError : not one layer is within the limits; the message says by how much.
+    FednPartialError : no layer is within the limits; the message has the prediction and the limit.
     """
     calibration = _calibration(device, settings)
     if calibration.memory_mb is not None and planner.base_mb is not None:
-        # A kill that another program caused must not exclude the cheapest layer for ever.
+        # A kill caused by another program must not exclude the cheapest layer permanently.
         cheapest = min(planner.estimate([layer]).memory_mb for layer in planner.layers)
         calibration = replace(calibration, memory_mb=max(calibration.memory_mb, cheapest))
     planner = replace(planner, fixed_seconds=calibration.fixed_seconds, seconds_per_gmac=calibration.seconds_per_gmac)
@@ -77,22 +77,22 @@ def select_within_limits(
         return ", ".join(filter(None, reasons))
 
     try:
-        chosen = selection.choose(selector, planner.layers, context, explain)
+        selected = selection.select(selector, planner.layers, context, explain)
     except selection.NothingFits as error:
         requested = selection.requested_layers(selector, planner.layers, context)
         costs = [planner.estimate([layer]) for layer in requested]
         cheapest = min(costs, key=lambda cost: (cost.memory_mb or 0, cost.upload_mb))
-        raise FednPartialError(f"{error}; the cheapest: {_exceeded(cheapest, limits, calibration)}") from None
-    predicted = planner.estimate(chosen.layers).memory_mb
-    return Choice(chosen, None if predicted is None else round(predicted, 2), planner, calibration)
+        raise FednPartialError(f"{error}; the cheapest layer: {_exceeded(cheapest, limits, calibration)}") from None
+    predicted = planner.estimate(selected.layers).memory_mb
+    return Choice(selected, None if predicted is None else round(predicted, 2), planner, calibration)
 
 
 def _calibration(device, settings) -> Calibration:
-    """Return what this device knows of itself, an attempt that was killed just now included."""
+    """Return this device's calibration, updated by a request that was just killed for memory."""
     machine = cgroup.machine_memory()
-    known = Calibration.load(Path(device.workdir), settings.fingerprint, machine and machine / MB)
+    calibration = Calibration.load(Path(device.workdir), settings.fingerprint, machine and machine / MB)
     killed = oom_marker.take_killed()
-    return known.after_kill(killed.predicted_mb, killed.base_mb) if killed else known
+    return calibration.after_kill(killed.predicted_mb, killed.base_mb) if killed else calibration
 
 
 def _limits(device, selector, calibration: Calibration, base_mb: float | None, free_bytes: int | None) -> Limits:
@@ -105,10 +105,10 @@ def _limits(device, selector, calibration: Calibration, base_mb: float | None, f
 
 
 def _exceeded(estimate: Estimate, limits: Limits, calibration: Calibration) -> str:
-    """Return in words which of the limits the estimate exceeds."""
+    """Return a description of the limits that the estimate exceeds."""
     reasons = [
-        f"{what} {predicted:.1f} {unit} predicted, {limit:.1f} allowed"
-        for what, predicted, limit, unit in (
+        f"{quantity} {predicted:.1f} {unit} predicted, {limit:.1f} allowed"
+        for quantity, predicted, limit, unit in (
             ("memory", estimate.memory_mb, limits.memory_mb, "MB"),
             ("upload", estimate.upload_mb, limits.upload_mb, "MB"),
             ("time", estimate.seconds, limits.seconds, "s"),
@@ -116,7 +116,7 @@ def _exceeded(estimate: Estimate, limits: Limits, calibration: Calibration) -> s
         if predicted is not None and limit is not None and predicted > limit
     ]
     if reasons and limits.memory_mb is not None and limits.memory_mb == calibration.memory_mb:
-        reasons.append("since more was killed for memory")
+        reasons.append("lowered after an out-of-memory kill")
     if limits.seconds is not None and estimate.seconds is None:
-        reasons.append(f"{limits.seconds:.1f} s allowed, and how fast this device is will be known after this round")
+        reasons.append(f"time {limits.seconds:.1f} s allowed, prediction unavailable before the first round")
     return ", ".join(reasons)

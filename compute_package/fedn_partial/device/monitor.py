@@ -1,6 +1,6 @@
-"""What a task costs: processor, memory and seconds, of the task's whole process family and of its machine.
+"""Resource monitor: CPU, memory and time of a task's process tree and its machine.
 
-The monitor never raises and never makes up a number: what cannot be measured is None (n/a where people read it).
+The monitor never raises; values that cannot be measured are None (shown as n/a).
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from fedn_partial.device import cgroup, sensors
 from fedn_partial.runtime.atomic import append_text
 
 MB = 1e6
-SAMPLES_LIMIT = 10_000_000  # bytes of a samples file, after which it is set aside and a new one begun
+SAMPLES_LIMIT = 10_000_000  # bytes of a samples file, after which it is rotated
 
 
 class ResourceMonitor:
-    """Measures while it is entered; a round is one task.
+    """Context manager that measures one task.
 
     Parameters
     ----------
     interval : seconds between two samples.
-    roots : process ids whose families are measured; this process if None.
-    memory_roots : process ids whose families' anonymous memory is measured at the end of each phase; `roots` if None.
-    samples : JSON-lines file that every sample is appended to, or None.
-    labels : what each sample is marked with, such as task and round.
+    roots : process ids whose process trees are measured; this process if None.
+    memory_roots : process ids whose trees' anonymous memory is measured at the end of each phase; `roots` if None.
+    samples : JSON-lines file to which samples are appended, or None.
+    labels : keys added to each sample, such as task and round.
 
-    A sample holds: time (seconds since the epoch), rss_mb and cpu_percent of the family (100 is one processor),
-    and of the machine, or of the control group where it is limited: ram_used_mb, ram_percent, machine_cpu_percent,
-    cpu_mhz. MB are 10**6 bytes. And of the board: gpu_percent, temperature_c, power_mw (see ``sensors``).
+    A sample holds: time (seconds since the epoch), rss_mb and cpu_percent of the process tree (100 is one processor);
+    ram_used_mb, ram_percent, machine_cpu_percent, cpu_mhz of the machine, or of the control group if it is limited;
+    gpu_percent, temperature_c, power_mw of the board (see ``sensors``). MB are 10**6 bytes.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ResourceMonitor:
 
     @contextmanager
     def phase(self, name: str):
-        """Count the seconds inside as phase `name`; a phase entered again adds up."""
+        """Measure the context as phase `name`; repeated phases accumulate."""
         started = time.monotonic()
         try:
             yield
@@ -88,10 +88,10 @@ class ResourceMonitor:
                 self.memory[name] = max(self.memory.get(name, 0.0), memory / MB)
 
     def summary(self) -> dict:
-        """Return the figures of the task so far, for the update's metadata.
+        """Return the measurements of the task so far, for the update's metadata.
 
         Keys: seconds, phases ({name: seconds}), memory_mb ({name: anonymous memory at the end of that phase}) and
-        memory_peak_mb, the highest of these, cpu_seconds and cpu_percent (mean) of the family, rss_peak_mb,
+        memory_peak_mb, the highest of these, cpu_seconds and cpu_percent (mean) of the process tree, rss_peak_mb,
         ram_used_mb and ram_percent (highest sample), machine_cpu_percent (mean), cpu_mhz (mean), gpu_percent (mean),
         temperature_c (highest), power_mw (mean), samples (how many).
         """
@@ -131,23 +131,23 @@ class ResourceMonitor:
             self._sample(patient=True)
 
     def _sample(self, patient: bool = False) -> None:
-        """Take a sample; `patient` if the task does not wait for it."""
+        """Take a sample; `patient` allows slow sensors, as the task does not wait."""
         try:
             before = sum(self._cpu_seconds.values())
-            rss, now = self._measure_family(), time.monotonic()
+            rss, now = self._measure_tree(), time.monotonic()
             sample = {"time": round(time.time(), 3), "rss_mb": _rounded(rss), **self._machine.read(patient)}
             sample["cpu_percent"] = None
             if self._samples:
-                elapsed = now - self._sampled_at  # by a clock that NTP does not set
+                elapsed = now - self._sampled_at  # monotonic: NTP does not set it
                 used = sum(self._cpu_seconds.values()) - before
                 sample["cpu_percent"] = _rounded(100 * used / elapsed) if elapsed > 0 else None
             self._samples.append(sample)
             self._sampled_at = now
-        except Exception:  # a monitor must never cost the task that it watches
+        except Exception:  # the monitor must never fail its task
             pass
 
-    def _measure_family(self) -> float | None:
-        """Return the family's resident MB, and note each member's processor seconds since it was first seen."""
+    def _measure_tree(self) -> float | None:
+        """Return the resident MB of the process tree, and record each process's CPU seconds since its first sample."""
         members: dict[int, psutil.Process] = {}
         for pid in self.roots:
             try:
@@ -161,7 +161,7 @@ class ResourceMonitor:
             try:
                 times = process.cpu_times()
                 seconds = times.user + times.system
-                # A process that was there before the task brings its past with it, one that came later does not.
+                # Exclude the CPU seconds of processes from before the task.
                 self._seconds_before.setdefault(pid, seconds if first else 0.0)
                 self._cpu_seconds[pid] = seconds - self._seconds_before[pid]
                 rss = (rss or 0.0) + process.memory_info().rss / MB
@@ -183,9 +183,9 @@ class ResourceMonitor:
 
 
 def anonymous_memory(roots) -> int | None:
-    """Return the bytes of memory that the kernel cannot drop, of the families of the processes `roots`, or None.
+    """Return the anonymous memory in bytes of the process trees of `roots`, or None.
 
-    Pages that several of them share are counted once, and what is swapped out counts as well.
+    Shared pages are counted once; swapped pages are included.
     """
     pids = set(roots)
     for root in roots:
@@ -199,7 +199,7 @@ def anonymous_memory(roots) -> int | None:
 
 
 def _anonymous_share(process: Path) -> int:
-    """Return the bytes of anonymous memory of a process, shared pages divided by how many share them."""
+    """Return the proportional anonymous memory of a process in bytes."""
     try:
         table = _kilobytes((process / "smaps_rollup").read_text())
         return 1024 * (table["Pss_Anon"] + table.get("SwapPss", 0))
@@ -220,28 +220,28 @@ def _kilobytes(text: str) -> dict[str, int]:
 
 
 class _Machine:
-    """Memory, processor load and frequency of the machine, or of the control group where that is limited; its board."""
+    """Memory, CPU load and frequency of the machine, or of its control group if limited, and its sensors."""
 
     def __init__(self):
-        self._group = _known(cgroup.find) or cgroup.Cgroup((), (), ())
-        self._memory_limit = _known(self._group.memory_limit)
-        self._cpu_limit = _known(self._group.cpu_limit)
+        self._group = _or_none(cgroup.find) or cgroup.Cgroup((), (), ())
+        self._memory_limit = _or_none(self._group.memory_limit)
+        self._cpu_limit = _or_none(self._group.cpu_limit)
         self._last: tuple[float, float | None] | None = None
-        self._board = _known(sensors.find) or sensors.Board()
-        _known(psutil.cpu_percent)  # the first call only sets psutil's starting point
+        self._board = _or_none(sensors.find) or sensors.Board()
+        _or_none(psutil.cpu_percent)  # the first call only sets psutil's starting point
 
     def read(self, patient: bool) -> dict:
-        used, percent = _known(self._memory) or (None, None)
+        used, percent = _or_none(self._memory) or (None, None)
         return {
             "ram_used_mb": _rounded(used),
             "ram_percent": _rounded(percent),
-            "machine_cpu_percent": _rounded(_known(self._cpu_percent)),
-            "cpu_mhz": _rounded(_known(_frequency)),
-            **{key: _rounded(value) for key, value in (_known(lambda: self._board.read(patient)) or {}).items()},
+            "machine_cpu_percent": _rounded(_or_none(self._cpu_percent)),
+            "cpu_mhz": _rounded(_or_none(_frequency)),
+            **{key: _rounded(value) for key, value in (_or_none(lambda: self._board.read(patient)) or {}).items()},
         }
 
     def _memory(self) -> tuple[float, float] | None:
-        """Return MB and percent in use."""
+        """Return memory in use in MB and percent."""
         total = cgroup.host_memory("MemTotal")
         if self._memory_limit is not None and (total is None or self._memory_limit < total):
             used, total = self._group.memory_used(), self._memory_limit
@@ -259,22 +259,22 @@ class _Machine:
         return 100 * (used - last[1]) / (now - last[0]) / self._cpu_limit
 
 
-def _known(measure):
-    """Return what `measure` returns, or None where this machine does not tell."""
+def _or_none(measure):
+    """Return the result of `measure`, or None if it fails on this machine."""
     try:
         return measure()
-    except Exception:  # psutil raises what the operating system's files make of it
+    except Exception:  # psutil raises many types
         return None
 
 
 def _frequency() -> float | None:
-    """Return the mean MHz of the cores that are on: psutil shows the others with 0."""
+    """Return the mean MHz of the online cores; psutil reports 0 for the others."""
     running = [core.current for core in psutil.cpu_freq(percpu=True) if core.current > 0]
     return sum(running) / len(running) if running else None
 
 
 def _peak_rss(pid: int) -> float | None:
-    """Return the highest resident MB of one process, as the kernel kept it (Linux), or None."""
+    """Return the peak resident MB of one process as recorded by Linux, or None."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -1,7 +1,7 @@
 """A marker that survives an out-of-memory kill of a training request. Standard library only.
 
-The request writes it before it trains. After a kill, the process that waits for the request finds it and has the
-request tried again, which reads it and selects fewer layers. It lies in the compute package's folder, the current one.
+A request writes it before training. After a kill, the waiting entry point confirms it and retries the request, which
+reads it and selects fewer layers. It is stored in the compute package's folder, the current folder.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _KILLED = ".state/killed.json"
 
 @dataclass(frozen=True)
 class OomMarker:
-    """What a training request was about to need.
+    """The predicted memory of a training request.
 
     Attributes
     ----------
     layers : number of layers to train.
-    predicted_mb : predicted memory. base_mb : the part of it that the import of TensorFlow takes.
+    predicted_mb : predicted memory. base_mb : its part after the import of TensorFlow.
     """
 
     layers: int
@@ -34,7 +34,7 @@ class OomMarker:
 
 
 def write(marker: OomMarker) -> None:
-    """Write the marker of the request that begins to train."""
+    """Write the marker of a request that begins to train."""
     with contextlib.suppress(OSError):
         write_text(_TRAINING, json.dumps(asdict(marker)), durable=False)
 
@@ -46,7 +46,7 @@ def clear() -> None:
 
 
 def confirm_kill() -> OomMarker | None:
-    """Keep the marker as that of a killed request and return it, or None if the request had not begun to train."""
+    """Save and return the marker of a killed request, or None if the request had not begun to train."""
     with contextlib.suppress(OSError):
         os.replace(_TRAINING, _KILLED)
         return _read()
@@ -54,7 +54,7 @@ def confirm_kill() -> OomMarker | None:
 
 
 def take_killed() -> OomMarker | None:
-    """Return the marker of the killed request and remove it, or None."""
+    """Remove and return the marker of the killed request, or None."""
     marker = _read()
     with contextlib.suppress(OSError):
         os.unlink(_KILLED)

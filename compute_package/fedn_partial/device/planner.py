@@ -1,8 +1,8 @@
-"""What training a selection will cost on this device, and whether that is within its limits.
+"""Prediction of the costs of training a selection on this device.
 
-Memory is predicted as what the processes hold once TensorFlow is imported (measured), plus what TensorFlow adds to
-that in any request, plus weights, gradients and optimiser slots, plus the activations above the lowest trained
-layer. Seconds are predicted from the last round's.
+Predicted memory is the sum of the processes' memory after the import of TensorFlow (measured), TensorFlow's overhead in
+any request, weights, gradients and optimiser slots, and the activations from the lowest trained layer on. Predicted
+seconds scale with the operations of the last round.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
 
 MB = 1e6
 # Measured with the three models (see tests/benchmarks): the runtime, the traced graph and the kernels' scratch space;
-# and the pages of a fork server that its child copies by writing to them.
+# and the fork server's pages that its child copies on write.
 RUNTIME_MB = 40.0
 COPIED_MB = 36.0
-# A killed attempt shows that what was predicted over the base does not fit; try this share of it next.
+# Share of the predicted memory above the base that is allowed after an out-of-memory kill.
 NEXT_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a training request may cost, None where there is no limit. MB are 10**6 bytes.
+    """Limits of a training request, None for no limit. MB are 10**6 bytes.
 
     Attributes
     ----------
-    memory_mb : anonymous memory of FEDn's client and of ours together.
+    memory_mb : anonymous memory of FEDn's client and the compute package together.
     upload_mb : of the update.
     seconds : of the training request.
     """
@@ -54,14 +54,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a selection costs. Seconds are None as long as no round was measured, memory where no base was."""
+    """Predicted costs of a selection. Seconds are None before the first measured round, memory without a base."""
 
     memory_mb: float | None
     upload_mb: float
     seconds: float | None
 
     def within(self, limits: Limits) -> bool:
-        """Whether no limit is exceeded. Unknown seconds count as too many where seconds are limited."""
+        """Return whether no limit is exceeded. Unknown seconds exceed any limit of seconds."""
         if limits.memory_mb is not None and self.memory_mb is not None and self.memory_mb > limits.memory_mb:
             return False
         if limits.upload_mb is not None and self.upload_mb > limits.upload_mb:
@@ -75,8 +75,8 @@ class Planner:
 
     Attributes
     ----------
-    base_mb : anonymous memory of FEDn's client and of ours once TensorFlow is imported (see ``monitor``), or None
-        if this system does not tell.
+    base_mb : anonymous memory of FEDn's client and the compute package after the import of TensorFlow (see
+        ``monitor``), or None if unknown.
     forked : whether the request runs in a child of the fork server.
     examples : training examples in a round, all epochs together.
     fixed_seconds, seconds_per_gmac : of an earlier round, or None.
@@ -94,31 +94,31 @@ class Planner:
     batchnorm_statistics: str = "with_layer"
 
     def estimate(self, selected: list[Layer]) -> Estimate:
-        """Return what training `selected` for one round costs."""
+        """Return the predicted costs of training `selected` for one round."""
         memory = costs.state_bytes(self.layers, selected, self.training)
-        # Frozen BatchNormalization that follows the batch keeps what goes into it, as if it were trained.
-        follows = self.batchnorm_statistics != "with_layer"
-        activations = costs.framework_activation_bytes if follows else costs.activation_bytes
+        # Frozen BatchNormalization in training mode stores its input, as a trained one does.
+        training_mode = self.batchnorm_statistics != "with_layer"
+        activations = costs.framework_activation_bytes if training_mode else costs.activation_bytes
         memory += activations(self.layers, selected, self.training.batch_size)
-        parts = tensors_of(selected, update_tensors(self.layers, self.batchnorm_statistics))
+        sent = tensors_of(selected, update_tensors(self.layers, self.batchnorm_statistics))
         overhead = RUNTIME_MB + (COPIED_MB if self.forked else 0)
         return Estimate(
             memory_mb=None if self.base_mb is None else self.base_mb + overhead + memory / MB,
-            upload_mb=costs.encoded_bytes(itertools.chain(*parts.values()), self.codec) / MB,
+            upload_mb=costs.encoded_bytes(itertools.chain(*sent.values()), self.codec) / MB,
             seconds=self._seconds(selected),
         )
 
     def fits(self, selected: list[Layer], limits: Limits) -> bool:
-        """Whether `selected` is within `limits`.
+        """Return whether `selected` is within `limits`.
 
-        A single layer always is within the seconds: it tells how fast the device is, and whether it still is so slow.
+        The seconds of a single layer are not limited, so that the device's speed is measured in every round.
         """
         if len(selected) == 1:
             limits = replace(limits, seconds=None)
         return self.estimate(selected).within(limits)
 
     def gmacs(self, selected: list[Layer]) -> float:
-        """Return the 10**9 multiply-accumulates of a round's training."""
+        """Return the multiply-accumulates of a round's training in units of 10**9."""
         return self.examples * costs.training_macs(self.layers, selected) / 1e9
 
     def _seconds(self, selected: list[Layer]) -> float | None:
@@ -129,13 +129,13 @@ class Planner:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a device learnt about itself with one model; kept in a file, so that a restart does not forget it.
+    """Calibration of the predictions for one model on this device, saved in a file.
 
     Attributes
     ----------
-    memory_mb : more than this was killed for memory, or None.
-    machine_mb : memory of the machine (or container) when that happened; with another one it is forgotten.
-    fixed_seconds : of the last round, all but the training loop. seconds_per_gmac : of its training loop.
+    memory_mb : memory limit after an out-of-memory kill, or None.
+    machine_mb : memory of the machine (or container) then; if it changes, the limit is removed.
+    fixed_seconds : of the last round, without the training loop. seconds_per_gmac : of its training loop.
     """
 
     memory_mb: float | None = None
@@ -146,30 +146,30 @@ class Calibration:
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str, machine_mb: float | None) -> Calibration:
-        """Read what was kept in `folder` about a model; nothing is known if there is no such file, or no sound one."""
+        """Read a model's calibration from `folder`; return an empty one if it is missing or damaged."""
         path = folder / f"calibration-{fingerprint}.json"
-        known = cls(path=path, machine_mb=machine_mb)
+        empty = cls(path=path, machine_mb=machine_mb)
         try:
             raw = json.loads(path.read_text())
             values = {key: raw[key] for key in ("fixed_seconds", "seconds_per_gmac", "memory_mb", "machine_mb")}
-            sound = all(value is None or 0 < value / 1 < math.inf for value in values.values())
+            valid = all(value is None or 0 < value / 1 < math.inf for value in values.values())
         except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
-            return known
-        if not sound:
-            return known
+            return empty
+        if not valid:
+            return empty
         if values["machine_mb"] != machine_mb:
             values["memory_mb"] = None
-        return replace(known, **values | {"machine_mb": machine_mb})
+        return replace(empty, **values | {"machine_mb": machine_mb})
 
-    def keep(self, **changes) -> Calibration:
-        """Return it with `changes`, and write it."""
+    def save(self, **changes) -> Calibration:
+        """Save and return the calibration with `changes`."""
         changed = replace(self, **changes)
         values = {key: value for key, value in vars(changed).items() if key != "path"}
-        with contextlib.suppress(OSError):  # a full disk costs what was learnt, not the round
+        with contextlib.suppress(OSError):  # a full disk costs the calibration, not the round
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, json.dumps(values))
         return changed
 
     def after_kill(self, predicted_mb: float, base_mb: float) -> Calibration:
-        """Return it with a lower memory limit, as a request predicted to take so much was killed; and write it."""
-        return self.keep(memory_mb=base_mb + NEXT_SHARE * (predicted_mb - base_mb))
+        """Save and return the calibration with a lower memory limit, after the kill of a request predicted so."""
+        return self.save(memory_mb=base_mb + NEXT_SHARE * (predicted_mb - base_mb))

@@ -1,1 +1,1 @@
-"""Models and updates as bytes."""
+"""Encoding, checking and merging of models and updates."""

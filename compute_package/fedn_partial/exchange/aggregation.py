@@ -1,8 +1,8 @@
-"""The weighted mean of the updates of a round, layer by layer, streamed.
+"""Weighted mean of the updates of a round, per layer, streamed.
 
-BatchNormalization's moving statistics are averages, not steps: they never move further than to the mean of those sent.
-Moving variances are pooled: the merged variance is that of the mixture of the clients' distributions (with merge rule
-``all_clients``, clients that did not send a layer count with the global model's mean and variance).
+BatchNormalization's moving statistics never move beyond the mean of those sent. Moving variances are pooled: the merged
+variance is that of the mixture of the clients' distributions (with merge rule ``all_clients``, clients that did not
+send a layer count with the global model's mean and variance).
 
 Memory: float64 sums of one model.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-PIECE = 32768  # values added at once: faster, and no second copy of a layer
+CHUNK = 32768  # values added at once: faster, and no second copy of a layer
 
 
 def second_moment(variance, mean):
@@ -29,19 +29,19 @@ class Aggregate:
 
     Attributes
     ----------
-    weights : {layer: sum of w_k of those who sent it}. coverage : {layer: how many sent it}.
+    weights : {layer: sum of w_k of the clients that sent it}. coverage : {layer: number of clients that sent it}.
     squared_change : {layer: sum of w_k |D_k|^2}, if scores are computed.
     """
 
     def __init__(self, indices, variances):
         self.indices, self.variances = indices, variances
         self.statistics = {*variances, *variances.values()}
-        self.buffer = np.empty(PIECE)
+        self.buffer = np.empty(CHUNK)
         self.sums = {}  # index -> float64 sum of w_k W_k (variances: of w_k E[x^2])
         self.weights, self.coverage, self.squared_change = {}, {}, {}
 
     def add(self, model, tensors, weights, scores):
-        """Add an update's tensors {layer: arrays}; `model` is the global model that it started from."""
+        """Add an update's tensors {layer: arrays}; `model` is the global model it is based on."""
         for name, arrays in tensors.items():
             self.add_layer(name, arrays, weights[name])
             self.weights[name] = self.weights.get(name, 0) + weights[name]
@@ -61,28 +61,28 @@ class Aggregate:
             if index not in self.sums:
                 self.sums[index] = np.zeros(array.shape)
             sums, new = self.sums[index].reshape(-1), array.reshape(-1)
-            for start in range(0, new.size, PIECE):
-                piece = slice(start, start + PIECE)
-                term = self.buffer[: new[piece].size]
-                np.multiply(new[piece], weight, out=term, dtype=np.float64)
-                sums[piece] += term
+            for start in range(0, new.size, CHUNK):
+                chunk = slice(start, start + CHUNK)
+                term = self.buffer[: new[chunk].size]
+                np.multiply(new[chunk], weight, out=term, dtype=np.float64)
+                sums[chunk] += term
 
     def squared_norm(self, model, name, arrays=None):
-        """Return |W_k - W|^2 of one layer, or |W|^2 without `arrays`; BatchNormalization's statistics are left out."""
+        """Return |W_k - W|^2 of one layer, or |W|^2 without `arrays`, excluding BatchNormalization's statistics."""
         total = 0.0
-        for place, index in enumerate(self.indices[name]):
+        for position, index in enumerate(self.indices[name]):
             if index not in self.statistics:
-                change = model[index] if arrays is None else arrays[place] - model[index]
+                change = model[index] if arrays is None else arrays[position] - model[index]
                 total += float(np.sum(np.square(change, dtype=np.float64)))
         return total
 
     def merge(self, model, new, name, step, kernel_dtype):
-        """Put the merged tensors of one layer into the list `new`.
+        """Write the merged tensors of one layer to the list `new`.
 
         Parameters
         ----------
-        model : the global model of this round. step : see ``merge_rules.MergeRule``.
-        kernel_dtype : of the session's tensors with more than one dimension.
+        model : the global model of this round. step : see ``merge_rules.MergeRule.step_size``.
+        kernel_dtype : dtype of the global model's tensors with more than one dimension.
         """
         merged = {}
         for index in self.indices[name]:
@@ -91,7 +91,7 @@ class Aggregate:
             mean = self.sums.pop(index) / self.weights[name]
             if index in self.variances:
                 moment = (1 - share) * second_moment(old, model[self.variances[index]]) + share * mean
-                # Keras keeps the moving mean before the moving variance, so its merged value is there already.
+                # Keras stores the moving mean before the moving variance, so the mean is already merged.
                 value = np.maximum(moment - merged[self.variances[index]] ** 2, 0.0)
             else:
                 value = mean if share == 1 else (1 - share) * old + share * mean

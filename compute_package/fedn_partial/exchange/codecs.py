@@ -1,7 +1,7 @@
-"""Custom codecs: how the kernels of an update travel, in a class of the user's own.
+"""Base class of custom codecs, which encode the kernels of an update.
 
-A kernel is a tensor with more than one dimension; the others always travel as they are. Both ends run the codec, the
-device and FEDn's hooks process, so its module imports NumPy and the standard library only, and its base as
+A kernel is a tensor with more than one dimension; other tensors are always sent as float32. A codec runs on the device
+and in FEDn's hooks process, so its module may import only NumPy, the standard library, and its base with
 ``from fedn_partial.exchange.codecs import Codec``.
 """
 
@@ -13,31 +13,32 @@ import math
 class Codec:
     """Base of custom codecs.
 
-    What ``decode`` does not give back of a change stays on the device and is added to the next one (error feedback).
+    The part of a change that ``decode`` does not restore stays on the device and is added to the next change (error
+    feedback).
     """
 
     def encode(self, change):
-        """Return the bytes that stand for `change`, a read-only float32 array: new weights less those of the round."""
+        """Return `change` encoded as bytes; a read-only float32 array: trained weights minus global weights."""
         raise NotImplementedError
 
     def decode(self, data, shape):
-        """Return the float32 array of `shape` that `data` (bytes) stands for; raise ValueError if it cannot be."""
+        """Return the float32 array of `shape` encoded in `data` (bytes); raise ValueError if it is invalid."""
         raise NotImplementedError
 
     def max_bytes(self, shape):
-        """Return how many bytes a kernel of `shape` takes at most, which a device's upload limit goes by."""
+        """Return the maximum number of encoded bytes of a kernel of `shape`, for the device's upload limit."""
         return 4 * math.prod(shape)
 
 
 def pack(data):
-    """Return the bytes of a kernel, after their number."""
+    """Return the bytes of a kernel, prefixed with their length."""
     return len(data).to_bytes(4, "little") + data
 
 
 def unpack(coded, start):
-    """Return the bytes of the kernel that begins at `start` of a uint8 array, and where the next one begins."""
+    """Return the bytes of the kernel at offset `start` of a uint8 array, and the offset of the next one."""
     first = start + 4
     end = first + int.from_bytes(coded[start:first].tobytes(), "little")
     if end > coded.size:
-        raise ValueError("has kernels that are truncated")
+        raise ValueError("has truncated kernels")
     return coded[first:end].tobytes(), end

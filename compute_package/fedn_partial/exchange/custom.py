@@ -1,4 +1,4 @@
-"""Custom codecs and merge rules, whose modules travel beside those of this folder (see the seed model's bundle)."""
+"""Lookup of custom codecs and merge rules, whose modules are bundled with this folder's (see server_functions)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import sys
 
 
 def find(name, classes):
-    """Return the class called `name`: one of `classes`, or ``my_module:MyClass`` of a custom module."""
+    """Return the class `name`: a key of `classes`, or ``my_module:MyClass`` of a custom module."""
     module, colon, attribute = name.partition(":")
     return getattr(sys.modules[f"{__package__}.custom.{module}"], attribute) if colon else classes[name]

@@ -1,4 +1,4 @@
-"""Merge rules: how much each client counts in a layer, and how far the layer moves.
+"""Merge rules: the weight of each client in a layer, and the step size of the layer.
 
 With W the global model, D_k = W_k - W the change that client k sent, n_k its number of examples, for each layer l the
 set S_l of the m_l clients that sent it, and M_l = sum over S_l of n_k D_k / sum over S_l of n_k their mean:
@@ -7,26 +7,26 @@ all_clients : W_l += M_l times (sum of n_k over S_l / sum of n_k over ALL client
 contributors : W_l += M_l
 shrunk : W_l += M_l times m_l / (m_l + shrinkage)
 inverse_probability : W_l += sum over S_l of n_k D_k / p_kl / sum of n_k over ALL clients, with p_kl the probability
-    that client k trained l, by its own account, at least 0.1 (Horvitz & Thompson 1952). Where more clients than
-    expected trained a layer, it goes further than any of them did.
+    that client k trained l, as reported by the client, at least 0.1 (Horvitz & Thompson 1952). Where more clients
+    than expected trained a layer, its step exceeds that of each client.
 
-A rule of the user's own is a subclass of ``MergeRule`` in a custom module. It runs in FEDn's hooks process, so its
-module imports NumPy and the standard library only, and its base as
+A custom rule is a subclass of ``MergeRule`` in a custom module. It runs in FEDn's hooks process, so its module may
+import only NumPy, the standard library, and its base with
 ``from fedn_partial.exchange.merge_rules import MergeRule``.
 """
 
 from __future__ import annotations
 
-LEAST_PROBABILITY = 0.1  # of a layer, with inverse_probability: no client counts more than tenfold
+MIN_PROBABILITY = 0.1  # with inverse_probability: no client counts more than tenfold
 
 
 class MergeRule:
-    """Base of all merge rules: the mean of those who sent a layer, each with its number of examples.
+    """Base of all merge rules: the mean over the clients that sent a layer, weighted by their examples.
 
     Attributes
     ----------
     settings : of the session, see ``fedn_partial.seed_model.server_functions.session_settings``.
-    needs_probabilities : whether clients tell how probable it was that they train each of their layers.
+    needs_probabilities : whether clients report the probability of each layer that they trained.
     """
 
     needs_probabilities = False
@@ -35,16 +35,16 @@ class MergeRule:
         self.settings = settings
 
     def client_weights(self, names, examples, metadata, trainable):
-        """Return the weight of an update in each of the layers `names`, {layer: above 0}; n_k if not overridden.
+        """Return the weight of an update in each of the layers `names`, {layer: above 0}; n_k by default.
 
         Parameters
         ----------
-        metadata : of the update, as the client sent it.
+        metadata : of the update, as sent by the client.
         trainable : names of the layers that are trained; other tensors have probability 1.
 
         Raises
         ------
-        ValueError : the update must be skipped; the message says why.
+        ValueError : the update must be skipped; the message is the reason.
         """
         return dict.fromkeys(names, examples)
 
@@ -53,39 +53,39 @@ class MergeRule:
 
         Parameters
         ----------
-        weight : sum of the weights of those who sent the layer. contributors : how many they are.
-        all_examples : examples of all clients of the round.
+        weight : sum of the weights of the clients that sent the layer. contributors : number of these clients.
+        all_examples : number of examples of all clients of the round.
         """
         return 1.0
 
 
 class AllClients(MergeRule):
-    """Clients that did not send a layer count as no change."""
+    """Count clients that did not send a layer as no change."""
 
     def step_size(self, weight, contributors, all_examples):
         return weight / all_examples
 
 
 class Shrunk(MergeRule):
-    """The fewer clients sent a layer, the shorter its step."""
+    """Shorten the step of layers that few clients sent."""
 
     def step_size(self, weight, contributors, all_examples):
         return contributors / (contributors + self.settings["client"]["shrinkage"])
 
 
 class InverseProbability(AllClients):
-    """The less probable it was that a client trains a layer, the more it counts there."""
+    """Weight a client in each layer by the inverse of its probability of training that layer."""
 
     needs_probabilities = True
 
     def client_weights(self, names, examples, metadata, trainable):
-        given = metadata.get("probabilities")
-        given = given if isinstance(given, dict) else {}
-        probable = {name: given.get(name) if name in trainable else 1.0 for name in names}
-        for name, value in probable.items():
+        reported = metadata.get("probabilities")
+        reported = reported if isinstance(reported, dict) else {}
+        probabilities = {name: reported.get(name) if name in trainable else 1.0 for name in names}
+        for name, value in probabilities.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-                raise ValueError(f"has probability {value!r} of {name}, expected a number above 0, at most 1")
-        return {name: examples / max(value, LEAST_PROBABILITY) for name, value in probable.items()}
+                raise ValueError(f"has probability {value!r} of {name}, expected a number above 0 and at most 1")
+        return {name: examples / max(value, MIN_PROBABILITY) for name, value in probabilities.items()}
 
 
 RULES = {

@@ -1,4 +1,4 @@
-"""Global models as FEDn's numpyhelper writes them."""
+"""Reading of global models in the format of FEDn's numpyhelper."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from fedn_partial.exchange.npz import check_npz, read_member
 
 
 def read_model(path: str, tensors=None, only=None):
-    """Yield the arrays of a global model as FEDn's numpyhelper writes it: an npz file with arrays "0" to "n-1".
+    """Yield the arrays of a global model: an npz file with arrays "0" to "n-1".
 
-    One after the other, so that a device need not hold two models. What the file declares is checked before an array
-    is read, so that no file takes more memory than the model does.
+    Arrays are read one at a time, so that a device need not hold two models. The headers are checked before an array is
+    read, so that no file takes more memory than the model.
 
     Parameters
     ----------
-    tensors : list of all Tensor of the model: an array that is not exactly as one of them, with finite values, is
-        refused. It may be float16 as well, if the session keeps its global model so.
-    only : list of the Tensor that are wanted, if not all.
+    tensors : list of all Tensor of the model; arrays must have their shapes, their dtypes or float16, and finite
+        values.
+    only : list of the Tensor to read; None for all.
 
     Raises
     ------
-    ModelError : not such a file, or not such a model.
+    ModelError : not an npz file of arrays, or not this model.
     """
     try:
-        headers = check_npz(path, limit_bytes=math.inf)  # the tensors say how large each array may be
+        headers = check_npz(path, limit_bytes=math.inf)  # the tensors limit the size of each array
     except ModelError as error:
         raise ModelError(f"{path} is not a model in FEDn's npz format: it {error}") from None
     if tensors is not None:
@@ -43,16 +43,16 @@ def read_model(path: str, tensors=None, only=None):
                 yield array
     except (MemoryError, ModelError):
         raise
-    except Exception as error:  # zipfile, zlib and numpy have many ways to say that a file is damaged
+    except Exception as error:  # zipfile, zlib and numpy raise many types for damaged files
         raise ModelError(f"{path} is not a model in FEDn's npz format: {error}") from None
 
 
 def _check_headers(headers, tensors) -> None:
     if len(headers) != len(tensors):
-        raise ModelError(f"global model has {len(headers)} tensors, this model has {len(tensors)}")
+        raise ModelError(f"global model has {len(headers)} tensors, expected {len(tensors)}")
     for header, tensor in zip(headers, tensors, strict=True):
         if header.shape != tensor.shape or header.dtype not in (np.dtype(tensor.dtype), np.dtype(np.float16)):
             raise ModelError(
                 f"global model's tensor {tensor.index} ({tensor.name}) is {header.dtype} {header.shape}, "
-                f"this model's is {tensor.dtype} {tensor.shape}"
+                f"expected {tensor.dtype} {tensor.shape}"
             )

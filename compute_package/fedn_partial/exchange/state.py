@@ -1,4 +1,4 @@
-"""What a session's server functions keep over a restart of FEDn's hooks process."""
+"""State of a session's server functions, which survives a restart of FEDn's hooks process."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ LOG = logging.getLogger("fedn")
 
 
 def new_state(seed_model):
-    """Return the state of a session that begins; `seed_model` is the digest of its global model."""
+    """Return the initial state of a session; `seed_model` is the digest of its seed model."""
     return {
         "round": 0,
         "merged_rounds": 0,
-        "base": "",  # digest of the global model that the last round started from
-        "known": [seed_model],  # digests of the global models that may come next
-        "asked": [],  # FEDn's ids of the clients of the round
+        "base": "",  # digest of the global model of the last round
+        "known": [seed_model],  # digests of the global models that the next round may have
+        "asked": [],  # FEDn's ids of the clients selected for the round
         "staleness": {},  # layer -> rounds since it was last trained
-        "previous": {},  # report on the round before
+        "previous": {},  # report on the previous round
         "names": {},  # FEDn's id of a client -> its name
-        "scores": {},  # layer -> relative change when it was last trained
+        "scores": {},  # layer -> relative change when last trained
     }
 
 
 def load_state(path, seed_model):
-    """Return the state in the file `path`, or a new one if there is none or it is damaged."""
+    """Return the state in the file `path`, or the initial state if it is missing or damaged."""
     state = new_state(seed_model)
     try:
         with open(path) as file:
@@ -34,15 +34,15 @@ def load_state(path, seed_model):
             return saved
     except (OSError, ValueError, LookupError, TypeError) as error:
         if not isinstance(error, FileNotFoundError):
-            LOG.warning(f"fedn-partial: unusable session state, counting anew: {error!r}")
+            LOG.warning(f"fedn-partial: damaged session state {path}, starting from round 1: {error!r}")
     return state
 
 
 def save_state(path, state):
-    """Write the state to the file `path`, whole or not at all."""
+    """Write the state to the file `path` atomically."""
     try:
         with open(path + ".new", "w") as file:
             json.dump(state, file)
         os.replace(path + ".new", path)
     except OSError as error:
-        LOG.warning(f"fedn-partial: cannot keep the state of the session: {error}")
+        LOG.warning(f"fedn-partial: cannot save the session state: {error}")

@@ -1,4 +1,4 @@
-"""Digests, checksums and text on the wire, used by both ends."""
+"""Digests, checksums and text sanitising, shared by client and server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORMAT = 2  # of updates
 
 
 def digest(arrays) -> str:
-    """Return a hash of a global model (a list of arrays): equal exactly if all values, shapes and dtypes are."""
+    """Return a hash of the values, shapes and dtypes of a global model (a list of arrays)."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(f"{array.dtype.str}{array.shape}".encode())
@@ -20,16 +20,16 @@ def digest(arrays) -> str:
 
 
 def short_digest(full: str) -> int:
-    """Return the first 48 bits of a ``digest`` as a number, which FEDn can show among the metrics of a validation."""
+    """Return the first 48 bits of a ``digest`` as an int, which FEDn can store as a validation metric."""
     return int(full[:12], 16)
 
 
 def checksum(values, start=0) -> int:
-    """Return the CRC-32 of a contiguous array's bytes, going on from `start`."""
+    """Return the CRC-32 of a contiguous array's bytes, continued from `start`."""
     return zlib.crc32(values.data, start)
 
 
 def plain(text, limit=200):
-    """Return what a client said fit for a log or a terminal: one line, printable, at most `limit` characters."""
+    """Return a client's text sanitised for logs and terminals: one printable line of at most `limit` characters."""
     printable = "".join(character if character.isprintable() else " " for character in str(text))
     return " ".join(printable.split())[:limit]

@@ -1,7 +1,7 @@
-"""The model architectures, one file each, by name.
+"""Model architectures by name, one file each.
 
-A new model is one module with a frozen dataclass ``Options`` and ``build(options) -> keras.Model``,
-and one line in ``MODELS``; or a function in a custom module, see ``fedn_partial.custom.model_function``.
+A new model is a module with a frozen dataclass ``Options`` and ``build(options) -> keras.Model``, registered in
+``MODELS``; or a function in a custom module, see ``fedn_partial.custom.model_function``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from fedn_partial.custom import model_function, names
 from fedn_partial.models import lstm_har, text_cnn, vgg16
 from fedn_partial.settings.schema import parse, parse_named
 
-# None of these modules imports TensorFlow before it builds, so that the command line can check a case at once.
+# These modules import TensorFlow only to build a model, so that the command line checks a case fast.
 MODELS = {"lstm_har": lstm_har, "text_cnn": text_cnn, "vgg16": vgg16}
 
 
 def options(section: dict, where: str = "model"):
-    """Return the options of the model that a `model:` section names, as that model's ``Options``.
+    """Return the options in a `model:` section, as the model's ``Options``.
 
     Raises
     ------
-    SettingsError : unknown model or option, wrong type, impossible value.
-    UserCodeError : a custom model that cannot be imported, or whose parameters cannot be options.
+    SettingsError : unknown model or option, wrong type, invalid value.
+    UserCodeError : a custom model that cannot be imported, or has unsupported parameters.
     """
     if names.is_custom(section.get("name")):
         others = {key: value for key, value in section.items() if key != "name"}
@@ -31,15 +31,15 @@ def options(section: dict, where: str = "model"):
 
 
 def build(section: dict, empty: bool = False):
-    """Build the Keras model that a `model:` section names (raises as ``options``).
+    """Build the Keras model of a `model:` section (raises as ``options``).
 
-    Keras numbers the layers that have no name of their own from the beginning, so that equal sections give equal names.
+    Keras' numbering of unnamed layers is reset, so that equal sections give equal layer names.
 
     Parameters
     ----------
-    empty : leave out the random initial values, which cost a device time and memory: weights will be put in.
+    empty : initialise weights with zeros, which saves time and memory where they are replaced.
     """
-    checked = options(section)  # first: the name may be none
+    checked = options(section)  # first: the name may be missing
     from keras.src.utils.naming import reset_uids  # keras.backend.clear_session resets random seeds as well
 
     reset_uids()
@@ -50,13 +50,13 @@ def build(section: dict, empty: bool = False):
 
 
 def _custom(section: dict, where: str):
-    """Return the function in a custom module that builds the model."""
+    """Return the custom function that builds the model."""
     return names.find_function(section["name"], "keras.Model", f"{where}: name")
 
 
 @contextmanager
 def _zeros():
-    """Let every layer's weights begin as zeros, whatever its initialiser."""
+    """Initialise all weights with zeros, regardless of initialisers."""
     import keras
 
     original = keras.layers.Layer.add_weight

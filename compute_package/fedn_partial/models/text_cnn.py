@@ -1,8 +1,8 @@
 """Convolution and LSTM for review sentiment (IMDB data).
 
 Alawadi et al. 2023, Table 2: Embedding 20,000 x 128, Dropout 0.25, Conv1D 64 x 5, MaxPooling 4, LSTM 70, Dense.
-Their table has a Dense of 2 outputs (2,638,966 parameters); their published code one sigmoid output
-(2,638,895 parameters). Both have 4 layers.
+The table's Dense has 2 outputs (2,638,966 parameters), the published code's one sigmoid output (2,638,895 parameters).
+Both have 4 layers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from fedn_partial.settings.schema import bounded
 
 @dataclass(frozen=True)
 class Options:
-    """`vocabulary` counts word numbers, 0 for padding included; `length` is the words of a review.
+    """`vocabulary` is the number of word numbers including padding (0); `length` is the number of words of a review.
 
-    `head` is "softmax" for the paper's 2 outputs, "sigmoid" for the published code's single one.
+    `head` is "softmax" for the paper's 2 outputs, "sigmoid" for the published code's single output.
     """
 
     vocabulary: int = bounded(20000, at_least=2)

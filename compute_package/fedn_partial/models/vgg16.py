@@ -1,7 +1,7 @@
 """VGG16 for 32x32 images, with BatchNormalization after every convolution.
 
-Alawadi et al. 2023, Table 1: 14 layers, 14,736,714 parameters at width 1.0. At width 0.5 it has
-3,691,178: the lighter version of their Jetson Nano runs (section 5.2.7).
+Alawadi et al. 2023, Table 1: 14 layers, 14,736,714 parameters at width 1.0; 3,691,178 at width 0.5, the lighter version
+of their Jetson Nano runs (section 5.2.7).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ PLAN = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512,
 
 @dataclass(frozen=True)
 class Options:
-    """`width` is a factor on every convolution's channels.
+    """`width` multiplies every convolution's channels.
 
-    `batchnorm_momentum` is the share of the old moving statistics that is kept at each step. Keras' 0.99 needs some
-    hundred steps to follow, and a round on a small shard has few.
+    `batchnorm_momentum` is the weight of the old moving statistics in each step. Keras' default 0.99 adapts in some
+    hundred steps, more than a round on a small shard has.
     """
 
     width: float = bounded(1.0, at_least=1 / 64, at_most=4)

@@ -1,1 +1,1 @@
-"""What runs a request of FEDn on a device, and what a client keeps from round to round."""
+"""Execution of FEDn's requests on a device, and the client's state between rounds."""

@@ -1,4 +1,4 @@
-"""Writing files that are whole or not there, whatever ends the writing: a full disk, a kill. Standard library only."""
+"""Atomic file writes, safe against full disks and kills. Standard library only."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class WriteError(FednPartialError, OSError):
-    """A file that cannot be written. An OSError as well, for those who can do without the file."""
+    """A file that cannot be written. Also an OSError, for callers that can continue without the file."""
 
 
 @contextlib.contextmanager
 def write_atomically(path: str | Path, mode: int | None = None, durable: bool = True) -> Iterator[BinaryIO]:
-    """Yield a binary file; when it is closed it takes the place of `path`, and if anything fails nothing changes.
+    """Yield a binary file that replaces `path` on success; on failure `path` is unchanged.
 
     Parameters
     ----------
-    mode : permissions; None: those of the file before, or the usual ones.
-    durable : wait for the disk, so that the file outlives a power cut. False where a lost file costs little.
+    mode : permissions; None for those of the existing file, or the default.
+    durable : call fsync, so that the file survives a power cut.
 
     Raises
     ------
-    WriteError : it cannot be written.
+    WriteError : the file cannot be written.
     """
     path = Path(path)
-    target = Path(os.path.realpath(path))  # a link stays one
+    target = Path(os.path.realpath(path))  # keep symbolic links
     new = target.with_name(f"{target.name}.new")
     with _naming(path, new):
         if target.exists() and not target.is_file():  # /dev/stdout, a pipe
@@ -60,13 +60,13 @@ def write_atomically(path: str | Path, mode: int | None = None, durable: bool = 
 
 
 def write_text(path: str | Path, text: str, mode: int | None = None, durable: bool = True) -> None:
-    """Write `text` to `path` in UTF-8, as `write_atomically` does."""
+    """Write `text` to `path` as UTF-8, see `write_atomically`."""
     with write_atomically(path, mode, durable) as file:
         file.write(text.encode())
 
 
 def append_text(path: str | Path, text: str) -> None:
-    """Append `text` to the file `path`, all of it or nothing (raises WriteError)."""
+    """Append `text` to the file `path`, completely or not at all (raises WriteError)."""
     with _naming(Path(path), Path(path)), open(path, "ab", buffering=0) as file:
         length = file.seek(0, os.SEEK_END)
         try:
@@ -79,7 +79,7 @@ def append_text(path: str | Path, text: str) -> None:
 
 
 def _open_new(new: Path) -> BinaryIO:
-    """Open the file `new` empty; one that a kill left behind is overwritten, one that is being written waited for."""
+    """Open the file `new` empty: overwrite one left by a killed process, wait for one that is being written."""
     while True:
         file = os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT, 0o666), "wb")
         try:
@@ -90,12 +90,12 @@ def _open_new(new: Path) -> BinaryIO:
         except BaseException:
             file.close()
             raise
-        file.close()  # it was renamed by then
+        file.close()  # renamed meanwhile
 
 
 @contextlib.contextmanager
 def _naming(path: Path, new: Path) -> Iterator[None]:
-    """Raise a WriteError that names `path` for an OSError in writing it or `new`; others pass."""
+    """Turn an OSError in writing `path` or `new` into a WriteError that names `path`."""
     try:
         yield
     except WriteError:
@@ -103,9 +103,9 @@ def _naming(path: Path, new: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None and Path(error.filename) not in (path, new, Path(os.path.realpath(path))):
             raise
-        why = f"{path} cannot be written: {error.strerror or error}"
-        if error.errno in _FULL or (error.errno is None and "requested and" in str(error)):  # the latter is numpy's
-            why += "; free some space there, or write to another disk"
-        failed = WriteError(why)
+        message = f"{path} cannot be written: {error.strerror or error}"
+        if error.errno in _FULL or (error.errno is None and "requested and" in str(error)):  # the latter by numpy
+            message += "; free disk space, or write to another disk"
+        failed = WriteError(message)
         failed.errno = error.errno
         raise failed from None

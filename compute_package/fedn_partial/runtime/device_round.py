@@ -1,4 +1,4 @@
-"""A device as the client of a round: measured, and within its limits."""
+"""The client of a round on a device: monitored, and within the device's limits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fedn_partial.submodel.selection import Selection
 
 
 class DeviceClient(Client):
-    """The client of the device with these settings, for one request.
+    """Client on a device, for one request.
 
     Attributes
     ----------
-    monitor : of the request's resources; its context lasts as long as the request.
-    choice : selection of this round with its predicted costs, once it is made.
+    monitor : measures the resources of the request.
+    choice : selection of this round with its predicted memory; None before it is made.
     """
 
     def __init__(self, request: Request, device: Device, name: str, settings: RoundSettings):
@@ -35,7 +35,7 @@ class DeviceClient(Client):
         self._free_bytes: int | None = None
 
     def build_model(self, section: dict) -> tuple:
-        self._free_bytes = cgroup.available_memory()  # with TensorFlow imported, and before it holds a model
+        self._free_bytes = cgroup.available_memory()  # after the import of TensorFlow, before it holds a model
         return super().build_model(section)
 
     def select(self, layers: list[Layer], settings: RoundSettings, examples: int) -> Selection:
@@ -50,20 +50,20 @@ class DeviceClient(Client):
         )
         context = self.context(settings)
         self.choice = device_limits.select_within_limits(self.device, settings, context, planner, self._free_bytes)
-        chosen = self.choice.selection
-        if chosen.limited:
-            log(f"round {settings.round}: {chosen.limited}")
-        names = " ".join(layer.name for layer in chosen.layers)
-        log(f"round {settings.round}: training {len(chosen.layers)} of {len(layers)} layers: {names}")
-        self.choice.mark()
-        return chosen
+        selected = self.choice.selection
+        if selected.limited:
+            log(f"round {settings.round}: {selected.limited}")
+        names = " ".join(layer.name for layer in selected.layers)
+        log(f"round {settings.round}: training {len(selected.layers)} of {len(layers)} layers: {names}")
+        self.choice.write_oom_marker()
+        return selected
 
 
 def _monitor(request: Request, device: Device, client: str, settings: RoundSettings) -> ResourceMonitor:
     return ResourceMonitor(
         interval=device.monitor_interval,
         roots=[os.getpid(), request.pid],
-        # With FEDn's client, and with the fork server, most of whose memory this process shares.
+        # Including FEDn's client, and the fork server, whose memory this process largely shares.
         memory_roots=[os.getpid(), os.getppid(), request.pid, *([request.launcher.pid] if request.launcher else [])],
         samples=Path(device.workdir) / "samples.jsonl",
         labels={"client": client, "round": settings.round, "task": request.kind},

@@ -1,10 +1,10 @@
-"""TensorFlow is imported once per client, not once per request.
+"""Fork server that imports TensorFlow once per client instead of once per request.
 
-``start`` leaves a small server behind that has TensorFlow imported and has run no operation. ``request`` hands it a
-request over a socket that only this user can open; each request runs in a forked child, whose memory goes back
-to the system when it ends. The server ends with the FEDn client that started it.
+``start`` launches a server that imports TensorFlow and runs no operation. ``request`` sends it a request over a socket
+that only this user can open; each request runs in a forked child, whose memory is released when it ends. The server
+ends with the FEDn client that started it.
 
-This module imports the standard library only, so that the thin entry points stay thin.
+Standard library only, so that the entry points start fast.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from fedn_partial.runtime import launch
 
 STATE = ".state"  # folder in the compute package, closed to other users
 SOCKET = os.path.join(STATE, "server.sock")
-KILL_PATIENCE = 5  # seconds that a killed request has to be gone
-CHILD_POLL = 0.1  # seconds between two looks at whether a request without a server has ended
-POLL = 1.0  # seconds between two looks at whether the client still lives
+KILL_TIMEOUT = 5  # seconds until a killed request has ended
+CHILD_POLL = 0.1  # seconds between two checks whether a request without a server has ended
+POLL = 1.0  # seconds between two checks whether the client still runs
 
 
 def request(kind: str, model: str, output: str, timeout: float | None = None) -> dict | None:
-    """Let the server carry out a request; the current folder is the compute package.
+    """Execute a request in the server; the current folder is the compute package.
 
     Parameters
     ----------
     kind : "train" or "validate". model, output : absolute paths.
-    timeout : seconds after which the request is killed, None for never.
+    timeout : seconds after which the request is killed; None for no limit.
 
     Returns
     -------
-    ``{"exit": code}``, or ``{"signal": number}`` if the child was killed, ``{"timed_out": True}`` if that was for its
-    timeout, or ``{"lost": True}`` if the server went away; None if there is no server.
+    ``{"exit": code}``, ``{"signal": number}`` if the child was killed, ``{"timed_out": True}`` after the timeout, or
+    ``{"lost": True}`` if the server ended; None if there is no server.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
@@ -56,30 +56,30 @@ def request(kind: str, model: str, output: str, timeout: float | None = None) ->
             connection.sendall(json.dumps(request).encode() + b"\n")
             reply = connection.makefile().readline()
         except TimeoutError:
-            _let_it_be_killed(connection)
+            _cancel(connection)
             return {"timed_out": True}
         except OSError:
             reply = ""
     return json.loads(reply) if reply else {"lost": True}
 
 
-def _let_it_be_killed(connection: socket.socket) -> None:
-    """Tell the server that nobody waits for this request, and wait until its child is gone: it may be writing."""
-    connection.settimeout(KILL_PATIENCE)
+def _cancel(connection: socket.socket) -> None:
+    """Have the server kill this request's child, and wait for its end, as it may be writing."""
+    connection.settimeout(KILL_TIMEOUT)
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_WR)
         connection.recv(4096)
 
 
 def was_started() -> bool:
-    """Return whether a server was started in the compute package, which then was killed, or still runs."""
+    """Return whether a server of the compute package runs or was killed."""
     return os.path.exists(SOCKET)
 
 
 def start(launcher: launch.Launcher) -> None:
-    """Start the server for the compute package in the current folder, and return at once.
+    """Start the server for the compute package in the current folder and return immediately.
 
-    Requests that come while TensorFlow is still being imported wait for it.
+    Requests wait until TensorFlow is imported.
     """
     os.makedirs(STATE, mode=0o700, exist_ok=True)
     os.chmod(STATE, 0o700)
@@ -102,7 +102,7 @@ def start(launcher: launch.Launcher) -> None:
     except Exception as error:
         log(f"fork server: {type(error).__name__}: {error}")
         with contextlib.suppress(OSError):
-            os.unlink(SOCKET)  # another would end so as well; each request on its own says why
+            os.unlink(SOCKET)  # a restart would fail as well; each request then reports the error
     finally:
         os._exit(code)
 
@@ -110,11 +110,11 @@ def start(launcher: launch.Launcher) -> None:
 def run_alone(
     kind: str, model: str, output: str, launcher: launch.Launcher | None, timeout: float | None = None
 ) -> dict:
-    """Carry out a request in a child that imports TensorFlow itself and ends; return the same as ``request``."""
-    asker = os.getpid()
+    """Execute a request in a child that imports TensorFlow itself; return the same as ``request``."""
+    parent = os.getpid()
     pid = os.fork()
     if not pid:
-        _run({"kind": kind, "input": model, "output": output, "pid": asker}, launcher, prepare=_save_memory)
+        _run({"kind": kind, "input": model, "output": output, "pid": parent}, launcher, prepare=_save_memory)
     if timeout is None:
         return _reply(os.waitpid(pid, 0)[1])
     deadline = time.monotonic() + timeout
@@ -129,16 +129,16 @@ def run_alone(
 
 
 def _save_memory() -> None:
-    """Let this process hold little: call it before TensorFlow is imported."""
+    """Reduce this process's memory; call before the import of TensorFlow."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return_freed_memory()
-    # Where Keras finds these it imports them: 80 MB that no request needs.
+    # Optional imports of Keras: 80 MB that no request needs.
     for unused in ("matplotlib", "pandas", "PIL", "scipy", "sklearn"):
         sys.modules.setdefault(unused, None)
 
 
 def import_tensorflow() -> None:
-    """Import what a request needs. No operation may run before the fork: TensorFlow's threads do not survive it."""
+    """Import the modules of a request. No operation may run before the fork: TensorFlow's threads do not survive it."""
     _save_memory()
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
@@ -148,11 +148,11 @@ def import_tensorflow() -> None:
     from fedn_partial.runtime import device_round, task  # noqa: F401
     from fedn_partial.training import evaluation, local_training  # noqa: F401
 
-    gc.freeze()  # the children's garbage collector need not look at, and so copy, what was there before them
+    gc.freeze()  # keeps the children's garbage collector from copying shared pages
 
 
 def return_freed_memory() -> None:
-    """Let the C library give freed blocks of a megabyte or more back to the system, and keep no heap a thread."""
+    """Make the C library return freed blocks of 1 MiB or more to the system, and use few arenas."""
     with contextlib.suppress(OSError, AttributeError):
         allocator = ctypes.CDLL(None)
         allocator.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
@@ -160,31 +160,31 @@ def return_freed_memory() -> None:
 
 
 class _Server:
-    """Accepts requests and runs each in a child of its own."""
+    """Server that runs each request in a forked child."""
 
     def __init__(self, listener: socket.socket, launcher: launch.Launcher):
         self.listener = listener
         self.launcher = launcher
-        self.born = _birth(launcher.pid)
+        self.launcher_start = _start_time(launcher.pid)
         self.inode = os.stat(SOCKET).st_ino
-        self.watched = [listener]
-        with contextlib.suppress(OSError, AttributeError):  # an older kernel: then the look every POLL seconds must do
-            self.watched.append(os.pidfd_open(launcher.pid))
+        self.sources = [listener]
+        with contextlib.suppress(OSError, AttributeError):  # an older kernel: the check every POLL seconds remains
+            self.sources.append(os.pidfd_open(launcher.pid))
         self.children: dict[int, socket.socket] = {}
-        self.wakeup, written = os.pipe()
-        os.set_blocking(written, False)
+        self.wakeup, wakeup_writer = os.pipe()
+        os.set_blocking(wakeup_writer, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(written)
+        signal.set_wakeup_fd(wakeup_writer)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def run(self) -> None:
-        while self._is_wanted():
-            ready, _, _ = select.select([*self.watched, self.wakeup, *self.children.values()], [], [], POLL)
+        while self._is_needed():
+            ready, _, _ = select.select([*self.sources, self.wakeup, *self.children.values()], [], [], POLL)
             if self.wakeup in ready:
                 os.read(self.wakeup, 512)
             self._reap()
             for pid, connection in list(self.children.items()):
-                if connection in ready:  # it has said all it had to say: the asker is gone
+                if connection in ready:  # closed by the entry point before the reply
                     os.kill(pid, signal.SIGKILL)
             if self.listener in ready:
                 self._accept()
@@ -193,9 +193,10 @@ class _Server:
         if self._has_socket():
             os.unlink(SOCKET)
 
-    def _is_wanted(self) -> bool:
-        """Whether the client still lives, and has not started another server."""
-        return self.born is not None and _birth(self.launcher.pid) == self.born and self._has_socket()
+    def _is_needed(self) -> bool:
+        """Return whether the client still runs and has not started another server."""
+        start = self.launcher_start
+        return start is not None and _start_time(self.launcher.pid) == start and self._has_socket()
 
     def _has_socket(self) -> bool:
         try:
@@ -219,31 +220,31 @@ class _Server:
         if pid:
             self.children[pid] = connection
         else:
-            _run(request, self.launcher, prepare=self._forget_signals)
+            _run(request, self.launcher, prepare=self._reset_signals)
 
-    def _forget_signals(self) -> None:
+    def _reset_signals(self) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def _reap(self) -> None:
         for pid in list(self.children):
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if not found:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
                 continue
             with self.children.pop(pid) as connection, contextlib.suppress(OSError):
                 connection.sendall(json.dumps(_reply(status)).encode() + b"\n")
 
 
 def _run(request: dict, launcher: launch.Launcher | None, prepare) -> None:
-    """Carry out a request in this process, a child that was made for it, and end it."""
+    """Execute a request in this process, its forked child, and exit."""
     code = 1
     try:
         die_with_parent(signal.SIGKILL)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")  # if the memory runs out, this process is the one to go, and not FEDn's client
-        # The request's own, which the client removes; the server's may be there for months.
+            file.write("500")  # out of memory, the kernel kills this process and not FEDn's client
+        # The client removes the request's folder; the server's may exist for months.
         os.environ["TMPDIR"] = os.path.dirname(request["output"])
-        tempfile.tempdir = None  # Python keeps the folder that an import has asked for
+        tempfile.tempdir = None  # Python caches the folder
         prepare()
         from fedn_partial.runtime import task
 
@@ -258,13 +259,13 @@ def _run(request: dict, launcher: launch.Launcher | None, prepare) -> None:
 
 
 def _reply(status: int) -> dict:
-    """Return what to tell the asker about a child that ended with `status`, as the kernel gave it."""
+    """Return the reply about a child that ended with the wait status `status`."""
     code = os.waitstatus_to_exitcode(status)
     return {"exit": code} if code >= 0 else {"signal": -code}
 
 
-def _birth(pid: int) -> str | None:
-    """Return when process `pid` began, in the kernel's ticks, or None if it is gone: a number may be used again."""
+def _start_time(pid: int) -> str | None:
+    """Return the start time of process `pid` in clock ticks, which tells reused ids apart, or None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -274,6 +275,6 @@ def _birth(pid: int) -> str | None:
 
 
 def die_with_parent(number: int) -> None:
-    """Ask Linux to send this process signal `number` when its parent ends, however that ends."""
+    """Make Linux send signal `number` to this process when its parent ends."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, number)  # 1 is PR_SET_PDEATHSIG

@@ -1,8 +1,8 @@
-"""Who started this compute package: the FEDn client above us, its python, its client.yaml, its name.
+"""Find the FEDn client process that launched this package, and its Python, configuration file and name.
 
-FEDn 0.33 tells an entry point nothing but file names, and runs whatever ``python3`` comes first on the PATH. So
-that a plain ``fedn client start -in client.yaml`` works, also from a virtual environment that is not activated,
-its command line is read from the process above. Standard library only.
+FEDn 0.33 passes only file names to an entry point, and runs the first ``python3`` on the PATH. Reading the parent
+process's command line makes a plain ``fedn client start -in client.yaml`` work, even in a virtual environment that is
+not activated. Standard library only.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Launcher:
     Attributes
     ----------
     pid : its process id.
-    python : the interpreter it runs on.
-    config : path of the client.yaml it was given, or None.
-    name : as given on its command line, or None.
+    python : its interpreter.
+    config : path of its client.yaml, or None.
+    name : client name on its command line, or None.
     """
 
     pid: int
@@ -35,7 +35,7 @@ class Launcher:
 
 
 def find_launcher() -> Launcher | None:
-    """Return the process that started this script, the shell between them left out, or None."""
+    """Return the process that launched this script, skipping shells, or None."""
     pid = os.getppid()
     while pid > 1 and os.path.basename(_command(pid)[:1][0] if _command(pid) else "") in ("bash", "sh"):
         pid = _parent(pid)
@@ -45,18 +45,18 @@ def find_launcher() -> Launcher | None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-in", "--init", "--config", dest="config")
     parser.add_argument("-n", "--name", dest="name")
-    given, _ = parser.parse_known_args(command[command.index("start") + 1 :] if "start" in command else [])
-    config = os.path.join(os.readlink(f"/proc/{pid}/cwd"), given.config) if given.config else None
-    return Launcher(pid, command[0], config, given.name)
+    options, _ = parser.parse_known_args(command[command.index("start") + 1 :] if "start" in command else [])
+    config = os.path.join(os.readlink(f"/proc/{pid}/cwd"), options.config) if options.config else None
+    return Launcher(pid, command[0], config, options.name)
 
 
 def device_config(launcher: Launcher | None) -> str | None:
-    """Return the path of this device's client.yaml: from the environment, else from the client's command line."""
+    """Return the path of this device's client.yaml: from the environment, or the client's command line."""
     return os.environ.get(CONFIG_VARIABLE) or (launcher.config if launcher else None)
 
 
 def client_name(config: str | None, launcher: Launcher | None) -> str | None:
-    """Return this client's name: from the client's command line, else ``name`` or ``client_id`` in client.yaml."""
+    """Return this client's name: from its command line, or ``name`` or ``client_id`` in client.yaml."""
     if launcher and launcher.name:
         return launcher.name
     if config is None:
@@ -67,15 +67,15 @@ def client_name(config: str | None, launcher: Launcher | None) -> str | None:
     return file.name or file.client_id
 
 
-def use_right_python(launcher: Launcher | None) -> None:
-    """Start this script again with the client's own python, if the present one has no TensorFlow."""
+def use_client_python(launcher: Launcher | None) -> None:
+    """Re-execute this script with the client's Python if this one lacks TensorFlow."""
     if importlib.util.find_spec("tensorflow") is not None:
         return
     if launcher and os.path.isabs(launcher.python) and launcher.python != sys.executable:
         os.execv(launcher.python, [launcher.python, *sys.argv])
     raise SystemExit(
-        f"[fedn-partial] {sys.executable} has no TensorFlow. Activate the virtual environment into which "
-        "fedn-partial was installed, then start the client again."
+        f"[fedn-partial] {sys.executable} has no TensorFlow. Activate the virtual environment in which "
+        "fedn-partial is installed and restart the client."
     )
 
 

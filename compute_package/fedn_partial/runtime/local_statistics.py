@@ -1,4 +1,4 @@
-"""BatchNormalization's moving statistics, where each device keeps its own (SiloBN, Andreux et al. 2020)."""
+"""Device-specific moving statistics of BatchNormalization (SiloBN, Andreux et al. 2020)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fedn_partial.runtime.atomic import write_atomically
 from fedn_partial.submodel.layers import Layer, tensor_list
 
 
-def put(model, layers: list[Layer], folder: Path, session: str) -> None:
-    """Put the statistics that were kept in a session below `folder`, if any, into `model`."""
+def load(model, layers: list[Layer], folder: Path, session: str) -> None:
+    """Assign the session's statistics saved in `folder`, if any, to `model`."""
     statistics = _statistics(layers)
-    with contextlib.suppress(OSError, ValueError, EOFError, LookupError):  # none yet, or damaged
-        kept = np.load(folder / f"{session}.npy", allow_pickle=False)
+    with contextlib.suppress(OSError, ValueError, EOFError, LookupError):  # missing or damaged
+        saved = np.load(folder / f"{session}.npy", allow_pickle=False)
         sizes = [tensor.size for tensor in statistics]
-        if kept.dtype == np.float32 and kept.shape == (sum(sizes),) and np.isfinite(kept).all():
-            for tensor, values in zip(statistics, np.split(kept, np.cumsum(sizes)[:-1]), strict=True):
+        if saved.dtype == np.float32 and saved.shape == (sum(sizes),) and np.isfinite(saved).all():
+            for tensor, values in zip(statistics, np.split(saved, np.cumsum(sizes)[:-1]), strict=True):
                 model.weights[tensor.index].assign(values.reshape(tensor.shape))
 
 
-def keep(model, layers: list[Layer], folder: Path, session: str) -> None:
-    """Keep the statistics of `model` in the place of the last ones; those of other sessions are removed."""
+def save(model, layers: list[Layer], folder: Path, session: str) -> None:
+    """Save the statistics of `model` in `folder`; remove those of other sessions."""
     values = [np.asarray(model.weights[tensor.index]).reshape(-1) for tensor in _statistics(layers)]
     if not values:
         return
@@ -37,7 +37,7 @@ def keep(model, layers: list[Layer], folder: Path, session: str) -> None:
         with write_atomically(path, durable=False) as file:
             np.save(file, np.concatenate(values))
     except OSError as error:  # a full disk costs precision, not the round
-        log(f"cannot keep this device's BatchNormalization statistics: {error}")
+        log(f"cannot save this device's BatchNormalization statistics: {error}")
 
 
 def _statistics(layers: list[Layer]) -> list:

@@ -1,9 +1,8 @@
-"""Saying no to a training request, in a way that FEDn survives.
+"""Refusal of a training request: an empty update with a reason.
 
-A FEDn 0.33 client whose training fails uploads nothing, then crashes on its own result and is gone from the
-fleet. So a device that cannot or must not train answers with an update that holds no layer, and the reason;
-the server functions skip it and log both. Standard library only: it also serves when TensorFlow, numpy or the
-process that had them is gone.
+A FEDn 0.33 client crashes and leaves the fleet when its training fails without a result. A device that cannot train
+therefore uploads an update without layers, which the server functions skip and log with its reason. Standard library
+only, so that it works when TensorFlow or the process that imported it fails.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ EMPTY_ARRAY = b"\x93NUMPY\x01\x00" + (len(_HEADER) + 1).to_bytes(2, "little") + 
 
 
 def empty_update() -> bytes:
-    """Return a model file that holds no values."""
+    """Return the bytes of a model file without values."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("0.npy", EMPTY_ARRAY)
@@ -28,7 +27,7 @@ def empty_update() -> bytes:
 
 
 def refusal_metadata(reason: str, **metadata) -> dict:
-    """Return the metadata of an empty update; `metadata` is what is known of the request, such as round and client."""
+    """Return the metadata of an empty update; `metadata` describes the request, such as round and client."""
     return {**metadata, "num_examples": "0", "layers": [], "refused": reason}
 
 

@@ -1,4 +1,4 @@
-"""What rounding took from the changes that this device sent, kept to be added to the next ones (error feedback)."""
+"""Residuals of error feedback: the rounding errors of the changes that this device sent."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from fedn_partial.runtime.atomic import write_atomically
 
 @dataclass(frozen=True)
 class Residual:
-    """The residual of one tensor, in the file `path`."""
+    """The residual of one tensor, stored in the file `path`."""
 
     path: Path
 
-    def take(self, shape: tuple[int, ...]) -> np.ndarray | float:
-        """Return the residual as an array of `shape`, or zero if there is none."""
+    def load(self, shape: tuple[int, ...]) -> np.ndarray | float:
+        """Return the residual as an array of `shape`, or zero if it is missing or damaged."""
         try:
             residual = np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # none yet, or damaged
+        except (OSError, ValueError, EOFError):  # missing or damaged
             return np.float32(0)
         fits = residual.shape == shape and residual.dtype == np.float32 and np.isfinite(residual).all()
         return residual if fits else np.float32(0)
 
-    def keep(self, residual: np.ndarray) -> None:
-        """Put `residual` in the place of the last one."""
+    def save(self, residual: np.ndarray) -> None:
+        """Replace the stored residual."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(self.path, durable=False) as file:
                 np.save(file, residual)
         except OSError as error:  # a full disk costs precision, not the round
-            with contextlib.suppress(OSError):  # the last one was sent already
+            with contextlib.suppress(OSError):  # the previous one was already sent
                 self.path.unlink()
-            log(f"cannot keep what rounding took: {error}")
+            log(f"cannot save the residual of the update: {error}")
 
 
 def residuals(folder: Path, session: str, tensors) -> list[Residual]:
-    """Return the residuals of `tensors` in a session, below `folder`; those of other sessions are removed."""
+    """Return the residuals of `tensors` in a session, stored below `folder`; remove those of other sessions."""
     for other in folder.glob("*"):
         if other.name != session:
             shutil.rmtree(other, ignore_errors=True)

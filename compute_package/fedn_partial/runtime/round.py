@@ -1,4 +1,4 @@
-"""One client's round, shared by devices and simulated clients: both give the same update, bit for bit."""
+"""One client's round, shared by devices and the simulator, with bit-equal updates."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
 
 
 class Client:
-    """A client of a session. Subclasses override what differs between a device and a simulated client.
+    """A client of a session. Devices and simulated clients override its methods.
 
     Parameters
     ----------
-    name : of the client; it decides which layers it trains.
+    name : of the client; seeds its selection of layers.
     shard : folder of its data.
-    state : folder of what it keeps from round to round, see ``RoundSettings.stateful``; None if it has none.
-    max_layers : it never trains more layers than this in a round; None for no limit.
+    state : folder of its state between rounds, see ``RoundSettings.stateful``; None for none.
+    max_layers : maximum number of layers trained in a round; None for no limit.
     """
 
     evaluation_batch = 32
@@ -41,7 +41,7 @@ class Client:
         self.name, self.shard, self.state, self.max_layers = name, shard, state, max_layers
 
     def context(self, settings: RoundSettings) -> selection.Context:
-        """Return what the selector of this round may look at."""
+        """Return the input of the selector in this round."""
         return selection.Context(
             seed=settings.seed,
             round=settings.round,
@@ -58,28 +58,28 @@ class Client:
         return nullcontext()
 
     def build_model(self, section: dict) -> tuple:
-        """Return the Keras model of a `model:` section, of any weights, and its layers."""
+        """Return the Keras model of a `model:` section, with arbitrary weights, and its layers."""
         from fedn_partial import models
 
         model = models.build(section, empty=True)
         return model, read_layers(model)
 
     def select(self, layers: list[Layer], settings: RoundSettings, examples: int) -> selection.Selection:
-        """Return the layers to train; `examples` : in the client's training set."""
-        return selection.choose(selection.from_dict(settings.selection), layers, self.context(settings))
+        """Select the layers to train; `examples` is the size of the training set."""
+        return selection.select(selection.from_dict(settings.selection), layers, self.context(settings))
 
     def training_step(self, model, layers: list[Layer], selected: list[Layer], x, settings: RoundSettings):
-        """Return a step that was traced before, see ``fedn_partial.training.step.trace``, or None."""
+        """Return a step that is already traced, see ``fedn_partial.training.step.trace``, or None."""
         return None
 
     def evaluation_step(self, model, x):
-        """Return a step that was traced before, see ``fedn_partial.training.evaluation.trace``, or None."""
+        """Return a step that is already traced, see ``fedn_partial.training.evaluation.trace``, or None."""
         return None
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Result of a client's round: what was trained, and the metadata of the update."""
+    """Result of a client's round."""
 
     selection: selection.Selection
     loss: float
@@ -91,12 +91,12 @@ def run_round(settings: RoundSettings, client: Client, model_path: str, update_p
 
     Parameters
     ----------
-    model_path : file of the global model. update_path : of the update; its metadata are left to the caller.
+    model_path : file of the global model. update_path : file of the update; the caller writes its metadata.
 
     Raises
     ------
-    FednPartialError : the model is not the session's, the data do not fit it, no layer is within the client's limits,
-        or the training diverged.
+    FednPartialError : the model is not of this session, the data do not fit it, no layer is within the client's
+        limits, or the training diverged.
     """
     with client.phase("load"):
         shard = open_shard(client.shard)
@@ -109,38 +109,40 @@ def run_round(settings: RoundSettings, client: Client, model_path: str, update_p
     with client.phase("load"):
         check_fits(shard, model)
         if wire.digest(load_model(model, layers, model_path)) != settings.base:
-            raise ModelError("the global model that arrived is not the one that the server functions saw")
+            raise ModelError(
+                "the global model does not match the digest in the round settings; it was damaged or replaced"
+            )
         _load_own_statistics(model, layers, settings, client)
     _seed_layers(model, settings, client.name)
-    chosen = client.select(layers, settings, len(shard.y_train))
+    selected = client.select(layers, settings, len(shard.y_train))
     result = local_training.train(
         model,
         layers,
-        chosen.layers,
+        selected.layers,
         shard.x_train,
         shard.y_train,
         settings.training,
         order=np.random.default_rng([settings.seed, settings.round, *client.name.encode()]),
         update_batchnorm=settings.updates_frozen_batchnorm,
         phase=client.phase,
-        step=client.training_step(model, layers, chosen.layers, shard.x_train, settings),
+        step=client.training_step(model, layers, selected.layers, shard.x_train, settings),
     )
     with client.phase("encode"):
-        checksum = _write_update(update_path, model, layers, chosen.layers, settings, model_path, client)
+        checksum = _write_update(update_path, model, layers, selected.layers, settings, model_path, client)
     metadata = {
-        **_metadata(settings, layers, chosen),
+        **_metadata(settings, layers, selected),
         "num_examples": result.num_examples,
         "client": client.name,
         "checksum": checksum,
         "train_loss": result.loss,
-        "training_macs": costs.training_macs(layers, chosen.layers) * result.num_examples * settings.training.epochs,
+        "training_macs": costs.training_macs(layers, selected.layers) * result.num_examples * settings.training.epochs,
         "download_bytes": os.path.getsize(model_path),
     }
-    return RoundResult(chosen, result.loss, metadata)
+    return RoundResult(selected, result.loss, metadata)
 
 
 def run_evaluation(settings: RoundSettings, client: Client, model_path: str) -> dict:
-    """Test the global model on the client's test examples.
+    """Evaluate the global model on the client's test examples.
 
     Returns
     -------
@@ -148,7 +150,7 @@ def run_evaluation(settings: RoundSettings, client: Client, model_path: str) -> 
 
     Raises
     ------
-    FednPartialError : the model is not the session's, or the data do not fit it.
+    FednPartialError : the model is not of this session, or the data do not fit it.
     """
     from fedn_partial.training import evaluation
 
@@ -180,14 +182,14 @@ def _build_model(settings: RoundSettings, client: Client) -> tuple:
     model, layers = client.build_model(settings.model)
     if fingerprint(layers) != settings.fingerprint:
         raise ModelError(
-            f"model {settings.model} built here has fingerprint {fingerprint(layers)}, the session's is "
-            f"{settings.fingerprint}: the versions of this package or of Keras differ"
+            f"model {settings.model} has fingerprint {fingerprint(layers)}, expected {settings.fingerprint}: install "
+            "the session's versions of fedn-partial and Keras"
         )
     return model, layers
 
 
 def _seed_layers(model, settings: RoundSettings, client: str) -> None:
-    """Seed dropout and other random layers by round and client, so that a run can be repeated."""
+    """Seed dropout and other random layers by round and client, for reproducible runs."""
     for layer in model.layers:
         generator = getattr(layer, "seed_generator", None)
         if generator is not None:
@@ -196,17 +198,17 @@ def _seed_layers(model, settings: RoundSettings, client: str) -> None:
 
 
 def _load_own_statistics(model, layers: list[Layer], settings: RoundSettings, client: Client) -> None:
-    """Assign the client's own BatchNormalization statistics, if the session leaves them to the clients."""
+    """Assign the client's own BatchNormalization statistics, if the session has local statistics."""
     if settings.batchnorm_statistics == "local" and client.state is not None:
-        local_statistics.put(model, layers, client.state / "statistics", settings.session_id)
+        local_statistics.load(model, layers, client.state / "statistics", settings.session_id)
 
 
 def _write_update(
     path: str, model, layers: list[Layer], selected: list[Layer], settings: RoundSettings, base: str, client: Client
 ) -> int:
-    """Write the update and return its checksum; `base` : file of the global model."""
+    """Write the update and return its checksum; `base` is the file of the global model."""
     if settings.batchnorm_statistics == "local":
-        local_statistics.keep(model, layers, client.state / "statistics", settings.session_id)
+        local_statistics.save(model, layers, client.state / "statistics", settings.session_id)
     sent = tensors_of(selected, update_tensors(layers, settings.batchnorm_statistics))
     tensors = [*itertools.chain(*sent.values())]
     return encoding.encode(
@@ -218,20 +220,20 @@ def _write_update(
     )
 
 
-def _metadata(settings: RoundSettings, layers: list[Layer], chosen: selection.Selection) -> dict:
-    """Return the metadata that follow from the settings and the selection, see ``encoding.write_metadata``."""
-    known = {
+def _metadata(settings: RoundSettings, layers: list[Layer], selected: selection.Selection) -> dict:
+    """Return the metadata from the settings and the selection, see ``encoding.write_metadata``."""
+    metadata = {
         "model": settings.fingerprint,
         "base": settings.base,
         "round": settings.round,
         "session": settings.session_id,
         "codec": settings.codec,
-        "layers": list(tensors_of(chosen.layers, update_tensors(layers, settings.batchnorm_statistics))),
-        "trained_params": sum(layer.parameters for layer in chosen.layers),
+        "layers": list(tensors_of(selected.layers, update_tensors(layers, settings.batchnorm_statistics))),
+        "trained_params": sum(layer.parameters for layer in selected.layers),
         "total_params": sum(layer.parameters for layer in layers),
-        "limited": chosen.limited,
+        "limited": selected.limited,
     }
     if settings.probabilities:
-        probable = selection.probabilities(selection.from_dict(settings.selection), layers, chosen.context)
-        known["probabilities"] = {layer.name: round(probable[layer.name], 4) for layer in chosen.layers}
-    return known
+        probabilities = selection.probabilities(selection.from_dict(settings.selection), layers, selected.context)
+        metadata["probabilities"] = {layer.name: round(probabilities[layer.name], 4) for layer in selected.layers}
+    return metadata

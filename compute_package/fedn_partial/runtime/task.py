@@ -1,4 +1,4 @@
-"""One request from FEDn, from its input file to its output file: train the global model a little, or test it."""
+"""Execution of one request from FEDn: train or evaluate the global model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ ROUND_SETTINGS = Path(entry.ROUND_SETTINGS)
 
 @dataclass(frozen=True)
 class Request:
-    """What FEDn asked for.
+    """A request from FEDn; the current folder is the compute package.
 
     Attributes
     ----------
     kind : "train" or "validate".
-    input, output : absolute paths of the global model, and of what is to be written.
-    pid : of the process in which FEDn waits for the answer; its cost is counted, too.
-    launcher : the FEDn client that asks, or None if it is not known.
-
-    The current folder is the compute package.
+    input, output : absolute paths of the global model, and of the file to write.
+    pid : of the entry point that waits for the reply; its resources are measured as well.
+    launcher : the FEDn client that sent the request, or None if unknown.
     """
 
     kind: str
@@ -39,14 +37,14 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Carry out `request`; what happens is logged to standard error.
+    """Execute `request` and log to standard error.
 
-    A training request always leaves an update: where training is refused or fails, an empty one with the reason.
-    A validation request that fails leaves no file.
+    A training request always writes an update, an empty one with the reason if training is refused or fails.
+    A failed validation request writes no file.
 
     Raises
     ------
-    SystemExit : a validation failed (FEDn then sends no metrics and goes on).
+    SystemExit : a validation failed (FEDn then sends no metrics and continues).
     """
     try:
         (_train if request.kind == "train" else _validate)(request)
@@ -76,7 +74,7 @@ def _train(request: Request) -> None:
     with client.monitor:
         result = run_round(settings, client, request.input, request.output)
     resources, update_bytes = client.monitor.summary(), os.path.getsize(request.output)
-    client.choice.learn(resources["seconds"], client.monitor.phases["train"])
+    client.choice.calibrate(resources["seconds"], client.monitor.phases["train"])
     encoding.write_metadata(
         request.output,
         {
@@ -97,8 +95,8 @@ def _validate(request: Request) -> None:
     device, name = _device(request)
     if not ROUND_SETTINGS.exists():
         raise FednPartialError(
-            "FEDn says with a training request only which model it is, and there was none since this client started; "
-            "the next validation will work"
+            "no round settings: this client has had no training request since it started, and FEDn sends them with "
+            "these only; validation works from the next round on"
         )
     settings = load_round_settings(_read_json(ROUND_SETTINGS), device)
     client = DeviceClient(request, device, name, settings)
@@ -118,7 +116,7 @@ def _device(request: Request):
     config = launch.device_config(request.launcher)
     if config is None:
         raise SettingsError(
-            "which client.yaml is this device's? Start it with 'fedn-partial client start --config client.yaml' or "
+            "client.yaml not found: start the client with 'fedn-partial client start --config client.yaml' or "
             "'fedn client start -in client.yaml', or set FEDN_PARTIAL_CLIENT to the file's path"
         )
     device = client_file.load_device(config)

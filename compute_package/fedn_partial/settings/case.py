@@ -1,7 +1,7 @@
 """The settings of a session, of a round, and of a device.
 
-They come from three places. A device's own file wins over the session's settings, which the server functions
-send with every round; those win over the defaults below.
+A device's own file overrides the session's settings, which the server functions send in every round; these override the
+defaults below.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ BATCHNORM_STATISTICS = ("with_layer", "always", "local")
 CODECS = ("float32", "float16", "int8")
 MODEL_DTYPES = ("float32", "float16")
 PARTITIONS = "iid, natural, or dirichlet:ALPHA with ALPHA above 0, such as dirichlet:0.3"
-DATA_SETS = ("digits", "cifar10", "imdb", "casa")  # each a module of the operator's part
+DATA_SETS = ("digits", "cifar10", "imdb", "casa")  # modules of fedn_partial.client.data
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a client trains in one round. Every key may also be set in a device's file."""
+    """Local training in one round. A device's file may override every key."""
 
     epochs: int = bounded(1, at_least=1, at_most=1000)
     batch_size: int = bounded(32, at_least=1, at_most=65_536)
@@ -38,18 +38,18 @@ class Training:
 
     def __post_init__(self):
         if self.momentum and self.optimizer != "sgd":
-            raise SettingsError(f"momentum={self.momentum} is for optimizer sgd, not {self.optimizer}")
+            raise SettingsError(f"momentum={self.momentum} requires optimizer sgd, found {self.optimizer}")
 
 
 @dataclass(frozen=True)
 class Session:
-    """What FEDn is asked for."""
+    """The session on FEDn."""
 
     rounds: int = bounded(10, at_least=1, at_most=100_000)
-    # Seconds that a round waits for its slowest client, at most a week. A device ends a training that takes longer.
+    # Seconds that a round waits for its slowest client, at most a week; devices stop training then.
     round_timeout: int = bounded(180, at_least=1, at_most=604_800)
-    min_clients: int = bounded(1, at_least=1, at_most=100_000)  # fewer connected clients than this: no round
-    # As many are drawn for each round, and the accuracy of a round is then that on their test examples. None: all.
+    min_clients: int = bounded(1, at_least=1, at_most=100_000)  # connected clients that a round requires
+    # Clients drawn for each round, on whose test examples its accuracy is then measured. None: all.
     clients_per_round: int | None = bounded(None, at_least=1, at_most=100_000)
 
 
@@ -59,59 +59,59 @@ class Data:
 
     name: str = "digits"
     clients: int = bounded(3, at_least=1, at_most=100_000)
-    partition: str = "iid"  # or natural (by home, patient, writer), dirichlet:ALPHA
-    examples: int | None = bounded(None, at_least=1)  # only so many to train on, drawn from the whole set
+    partition: str = "iid"  # or natural (by home, patient or writer), dirichlet:ALPHA
+    examples: int | None = bounded(None, at_least=1)  # number of training examples, drawn from the whole set
     test_examples: int | None = bounded(None, at_least=1)
 
     def __post_init__(self):
         if self.name not in DATA_SETS and not names.is_custom(self.name):
-            allowed = f"{', '.join(DATA_SETS)} (one of your own: my_module:read)"
+            allowed = f"{', '.join(DATA_SETS)} (custom: my_module:read)"
             raise SettingsError(f"name {self.name!r} is unknown. Allowed are: {allowed}")
         parse_partition(self.partition)
 
 
 @dataclass(frozen=True)
 class SimulatedDevice:
-    """A machine that simulated clients have: a flavour of a profile, and its network."""
+    """The machine of simulated clients: a flavour of a profile, and its network."""
 
-    profile: str  # folder that 'fedn-partial profile' made
+    profile: str  # folder written by 'fedn-partial profile'
     flavour: str
-    upload_mbit: float | None = bounded(None, above=0)  # 10**6 bits a second; None: bytes take no time
+    upload_mbit: float | None = bounded(None, above=0)  # 10**6 bits per second; None: no transfer time
     download_mbit: float | None = bounded(None, above=0)
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """How the clients of a simulation behave."""
+    """Behaviour of simulated clients."""
 
-    dropout: float = bounded(0.0, at_least=0, below=1)  # probability that a client does not answer in a round
-    straggler: float = bounded(0.0, at_least=0, at_most=1)  # probability that a client is slower in a round,
-    slowdown: float = bounded(4.0, at_least=1, at_most=1e6)  # so many times
-    global_seconds: float = bounded(0.0, at_least=0, at_most=1e6)  # of a round, for merging
-    devices: tuple[SimulatedDevice, ...] = ()  # assigned to the clients in turn; without, no times are simulated
+    dropout: float = bounded(0.0, at_least=0, below=1)  # probability that a client does not respond in a round
+    straggler: float = bounded(0.0, at_least=0, at_most=1)  # probability that a client is slower in a round
+    slowdown: float = bounded(4.0, at_least=1, at_most=1e6)  # factor on the time of a straggler
+    global_seconds: float = bounded(0.0, at_least=0, at_most=1e6)  # duration of merging in a round
+    devices: tuple[SimulatedDevice, ...] = ()  # assigned to the clients cyclically; if empty, no times are simulated
 
     def __post_init__(self):
         if self.straggler and not self.devices:
-            raise SettingsError("straggler needs devices, to know how long a client takes")
+            raise SettingsError("straggler requires devices, which define the time of a client")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings:
-    """The settings of a session, which travel whole: from the case to the server functions, and to every client.
+    """The settings of a session, sent from the case to the server functions and to every client.
 
-    A key that is added here arrives as an attribute of ``RoundSettings`` on the device.
+    A key added here is an attribute of ``RoundSettings`` on the device.
     """
 
-    model: dict  # name and options of a model, see fedn_partial.models
-    selection: dict  # which layers a client trains, see fedn_partial.submodel.selection
+    model: dict  # name and options, see fedn_partial.models
+    selection: dict  # selector and its fields, see fedn_partial.submodel.selection
     seed: int = bounded(1, at_least=0, at_most=2**32 - 1)
     training: Training = Training()
     merge: str = "all_clients"  # merge rule, see fedn_partial.exchange.merge_rules
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
-    # Of BatchNormalization, see fedn_partial.submodel.update_tensors
+    # See fedn_partial.submodel.update_tensors
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     codec: str = "float32"  # of the updates, see fedn_partial.exchange.encoding
-    model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model as FEDn stores and sends it
+    model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model on the wire
     session: Session = Session()
 
     def __post_init__(self):
@@ -121,28 +121,28 @@ class SessionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Case(SessionSettings):
-    """One case: the whole of a file in `configs/`."""
+    """A case, as in a file of `configs/`."""
 
-    name: str = bounded(matches="[A-Za-z0-9._-]+")  # of the session, and the beginning of the run's folder
-    data: Data | None = None  # for a local fleet or a simulation: devices of their own have their own data
+    name: str = bounded(matches="[A-Za-z0-9._-]+")  # of the session; prefix of the run's folder
+    data: Data | None = None  # for a local fleet or a simulation only
     simulation: Simulation = Simulation()
-    package: dict | None = None  # with: folder of custom modules, relative to the file; see fedn_partial.custom.modules
+    package: dict | None = None  # key `with`: folder of custom modules, relative to the file
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundSettings(SessionSettings):
-    """The settings of a round, which the server functions send to every client.
+    """The settings of a round, sent by the server functions to every client.
 
     Attributes
     ----------
     round : of the session, from 1.
     warmup : whether this is a full round, in which every client trains every layer.
     fingerprint : of the model, see ``fedn_partial.submodel.layers.fingerprint``.
-    base : digest of the global model that comes with it, see ``fedn_partial.exchange.wire.digest``.
-    session_id : unique to the session; what a client keeps from round to round is kept under it.
+    base : digest of the global model, see ``fedn_partial.exchange.wire.digest``.
+    session_id : unique id of the session; names the client's state between rounds.
     probabilities : whether the merge rule needs the probability of each trained layer.
-    merged_rounds, participants, scores : what selectors go by, see ``fedn_partial.submodel.selection.Context``.
-    previous : report on the round before (who was merged, who was skipped and why); clients do not read it.
+    merged_rounds, participants, scores : inputs of selectors, see ``fedn_partial.submodel.selection.Context``.
+    previous : report on the previous round (clients merged or skipped, with reasons); not read by clients.
     """
 
     round: int = bounded(at_least=1)
@@ -158,12 +158,12 @@ class RoundSettings(SessionSettings):
 
     @property
     def updates_frozen_batchnorm(self) -> bool:
-        """Whether frozen BatchNormalization follows the batch, see ``fedn_partial.submodel.update_tensors``."""
+        """Whether frozen BatchNormalization updates its statistics, see ``fedn_partial.submodel.update_tensors``."""
         return self.batchnorm_statistics != "with_layer"
 
     @property
     def stateful(self) -> bool:
-        """Whether a client keeps something from round to round: error feedback, or its own statistics."""
+        """Whether clients have state between rounds: error feedback, or their own statistics."""
         return self.codec not in ("float32", "float16") or self.batchnorm_statistics == "local"
 
 
@@ -172,17 +172,17 @@ class Device:
     """The `fedn_partial:` section of a device's client.yaml."""
 
     data: str  # folder of this device's shard
-    workdir: str = "."  # the samples of the monitor go there
-    max_layers: int | None = bounded(None, at_least=1)  # never train more layers than this in a round
-    memory_mb: float | None = bounded(None, above=0)  # nor a selection predicted to take more memory,
-    upload_mb: float | None = bounded(None, above=0)  # to send more,
-    round_seconds: float | None = bounded(None, above=0)  # or to take longer than this
+    workdir: str = "."  # folder of samples and state
+    max_layers: int | None = bounded(None, at_least=1)  # limits of a round: layers trained,
+    memory_mb: float | None = bounded(None, above=0)  # predicted memory,
+    upload_mb: float | None = bounded(None, above=0)  # size of the update,
+    round_seconds: float | None = bounded(None, above=0)  # and predicted time
     monitor_interval: float = bounded(0.5, above=0, at_most=60)  # seconds between two samples
-    training: dict = field(default_factory=dict)  # keys of Training that differ on this device
+    training: dict = field(default_factory=dict)  # overrides keys of Training
 
 
 def parse_partition(text: str) -> tuple[str, float | None]:
-    """Return the kind of a partition and, for Dirichlet's, its alpha (raises SettingsError)."""
+    """Return the kind of a partition and, for dirichlet, its alpha (raises SettingsError)."""
     kind, colon, value = text.partition(":")
     if kind in ("iid", "natural") and not colon:
         return kind, None
@@ -197,15 +197,15 @@ def parse_partition(text: str) -> tuple[str, float | None]:
 
 
 def load_case(path: str | Path, custom: str | Path | None = None) -> Case:
-    """Read a case file and check all of it, model options and selector included.
+    """Read and check a case file, including model options and selector.
 
     Parameters
     ----------
-    custom : folder of custom modules; without, that of the case's key `package: with:`. It is in use from now on.
+    custom : folder of custom modules to use; None for the case's key `package: with:`.
 
     Raises
     ------
-    SettingsError : something in the file is refused. UserCodeError : a custom module is wrong.
+    SettingsError : invalid case. UserCodeError : a custom module fails.
     """
     raw = read_yaml(path)
     modules.use(custom or _custom_folder(raw.get("package"), Path(path)))
@@ -213,7 +213,7 @@ def load_case(path: str | Path, custom: str | Path | None = None) -> Case:
 
 
 def _custom_folder(package, path: Path) -> Path | None:
-    """Return the folder that the section `package:` of the case file `path` names, or None."""
+    """Return the folder of custom modules in the section `package:` of the case file `path`, or None."""
     if package is None:
         return None
     if not isinstance(package, dict) or list(package) != ["with"] or not isinstance(package["with"], str):
@@ -222,7 +222,7 @@ def _custom_folder(package, path: Path) -> Path | None:
 
 
 def parse_case(raw: dict, where: str) -> Case:
-    """Return the case whose keys were read from `where`, all of it checked as in ``load_case``."""
+    """Return the case with the keys `raw` read from `where`, checked as in ``load_case``."""
     case = parse(Case, raw, where)
     models.options(case.model, f"{where}: model")
     selection.from_dict(case.selection, f"{where}: selection")
@@ -233,29 +233,29 @@ def parse_case(raw: dict, where: str) -> Case:
 
 
 def session_part(case: Case) -> dict:
-    """Return the settings of a case that travel, as plain values for JSON."""
+    """Return the session settings of a case as JSON values."""
     settings = dataclasses.asdict(case)
     return {spec.name: settings[spec.name] for spec in dataclasses.fields(SessionSettings)}
 
 
 def load_round_settings(raw: dict, device: Device) -> RoundSettings:
-    """Check what the server functions sent, and put the device's own training settings over it.
+    """Return the checked settings from the server functions, overridden by the device's training settings.
 
     Raises
     ------
-    SettingsError : nothing was sent, or something in it is refused.
+    SettingsError : missing or invalid settings.
     """
     if not raw:
         raise SettingsError(
-            "the server sent no settings: its server functions are not running "
-            "(was the session started with 'fedn-partial session start', and is FEDn's hooks process up?)"
+            "the server sent no settings, so its server functions are not running: start the session with "
+            "'fedn-partial session start' and check FEDn's hooks process"
         )
     training = raw.get("training", {})
-    if isinstance(training, dict):  # if not, it is refused as it is
+    if isinstance(training, dict):  # otherwise parse raises
         if "optimizer" in device.training:
-            training = {**training, "momentum": 0.0}  # the session's was for its own optimiser
+            training = {**training, "momentum": 0.0}  # the session's is for its own optimiser
         training = {**training, **device.training}
     settings = parse(RoundSettings, {**raw, "training": training}, "settings from the server")
-    if names.is_custom(settings.codec):  # model and selector are resolved when they are used, the codec after training
+    if names.is_custom(settings.codec):  # model and selector are resolved at use, the codec only after training
         names.find_class(settings.codec, Codec, "settings from the server: codec")
     return settings

@@ -1,4 +1,4 @@
-"""A device's client.yaml, read strictly: FEDn's keys, those of its earlier versions, and the section `fedn_partial`."""
+"""A device's client.yaml: FEDn's keys, those of earlier versions, and the section `fedn_partial`. Unknown keys fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedn_partial.settings.case import Device, Training
 from fedn_partial.settings.schema import SettingsError, bounded, parse
 from fedn_partial.settings.yaml_file import read_yaml
 
-# Keys that FEDn, today or in an earlier version, takes from this file, and that change nothing here.
+# Keys of FEDn and its earlier versions that are accepted and ignored.
 WITHOUT_EFFECT = (
     "validator",
     "trainer",
@@ -32,20 +32,20 @@ WITHOUT_EFFECT = (
     "reconnect_after_missed_heartbeat",
     "verbosity",
 )
-# FEDn's earlier names of keys, and in a file from the paper's time their places in its section `controller`.
+# FEDn's earlier names of keys, and those of the section `controller` in old files.
 EARLIER_NAMES = {"discover_host": "api_url", "discover_port": "api_port"}
 CONTROLLER = {"host": "api_url", "port": "api_port", "token": "token", **EARLIER_NAMES}
 
 
 @dataclass(frozen=True)
 class ClientFile:
-    """What a client.yaml holds; None is what it does not say.
+    """Content of a client.yaml; None for missing keys.
 
     Attributes
     ----------
-    device : the section `fedn_partial`, its folders counted from the file.
-    ignored : the keys of FEDn that are there and change nothing.
-    Others : as FEDn's own client takes them; `ca` and `insecure` as in fedn-partial.yaml.
+    fedn_partial : the section of this package, see ``load_device``.
+    ignored : FEDn's keys in the file that have no effect.
+    Others : as for FEDn's own client; `ca` and `insecure` as in fedn-partial.yaml.
     """
 
     name: str | None = None
@@ -64,7 +64,7 @@ class ClientFile:
     ignored: tuple[str, ...] = ()
 
     def connection_options(self) -> dict:
-        """Return what the file says of the way to FEDn's controller."""
+        """Return the keys for the connection to FEDn's controller."""
         return {key: getattr(self, key) for key in ("api_url", "api_port", "token", "ca", "insecure")}
 
 
@@ -73,18 +73,18 @@ KEYS = [spec.name for spec in dataclasses.fields(ClientFile) if spec.name != "ig
 
 
 def load_client_file(path: str | Path) -> ClientFile:
-    """Read a client.yaml; the section `fedn_partial` is left to ``load_device``.
+    """Read a client.yaml; ``load_device`` reads the section `fedn_partial`.
 
     Raises
     ------
-    SettingsError : cannot be read, an unknown key, or a wrong value.
+    SettingsError : unreadable file, unknown key, or invalid value.
     """
     values = _as_written(path, read_yaml(path))
     _check_keys(values, [*KEYS, *EARLIER_NAMES, "controller", *WITHOUT_EFFECT], str(path))
     values = {key: value for key, value in values.items() if value is not None and value != ""}
     for key in ("token", "refresh_token"):
         if not isinstance(values.get(key, ""), str):
-            raise SettingsError(f"{path}: {key} must be text")  # without the value, which is secret
+            raise SettingsError(f"{path}: {key} must be text")  # without the secret value
     section = values.pop("controller", {})
     if not isinstance(section, dict):
         raise SettingsError(f"{path}: controller: expected keys and values, found {section!r}")
@@ -92,40 +92,40 @@ def load_client_file(path: str | Path) -> ClientFile:
     ignored = [key for key in values if key in WITHOUT_EFFECT]
     earlier = {CONTROLLER[key]: value for key, value in section.items() if value not in (None, "")}
     earlier |= {EARLIER_NAMES[key]: value for key, value in values.items() if key in EARLIER_NAMES}
-    named = {key: value for key, value in values.items() if key in KEYS}
-    given = {**earlier, **named, "ignored": ignored}
+    current = {key: value for key, value in values.items() if key in KEYS}
+    merged = {**earlier, **current, "ignored": ignored}
     for key in ("api_port", "combiner_port"):
-        if str(given.get(key, "")).isdecimal():
-            given[key] = int(given[key])
-    file = parse(ClientFile, given, str(path))
+        if str(merged.get(key, "")).isdecimal():
+            merged[key] = int(merged[key])
+    file = parse(ClientFile, merged, str(path))
     return dataclasses.replace(file, ca=str(Path(path).resolve().parent / file.ca)) if file.ca else file
 
 
 def load_name(path: str | Path) -> str:
-    """Return the name of the device of this client.yaml (raises SettingsError)."""
+    """Return the device's name in a client.yaml (raises SettingsError)."""
     name = load_client_file(path).name
     if name is None:
-        raise SettingsError(f"{path}: key 'name' is missing; give this device a name of its own")
+        raise SettingsError(f"{path}: key 'name' is missing; set a unique name for this device")
     return name
 
 
 def load_device(path: str | Path) -> Device:
-    """Read the section `fedn_partial` of a client.yaml, and check the rest of the file (raises SettingsError).
+    """Read the section `fedn_partial` of a client.yaml and check the rest of the file (raises SettingsError).
 
-    Its folders count from that file.
+    Folders are relative to the file.
     """
     section = load_client_file(path).fedn_partial
     if section is None:
-        raise SettingsError(f"{path}: section 'fedn_partial' is missing; it needs at least 'data: FOLDER'")
+        raise SettingsError(f"{path}: section 'fedn_partial' is missing; add it with at least 'data: FOLDER'")
     device = parse(Device, section, f"{path}: fedn_partial")
-    # Checked as if for SGD, so that a device may change no more than the momentum of the session's.
+    # Checked as for SGD, so that a device may override only the momentum of a session with SGD.
     parse(Training, {"optimizer": "sgd", **device.training}, f"{path}: fedn_partial: training")
-    home = Path(path).resolve().parent
-    return dataclasses.replace(device, data=str(home / device.data), workdir=str(home / device.workdir))
+    folder = Path(path).resolve().parent
+    return dataclasses.replace(device, data=str(folder / device.data), workdir=str(folder / device.workdir))
 
 
 def _as_written(path: str | Path, values: dict) -> dict:
-    """Return `values` with names and tokens as the file has them: YAML takes 42, on or 0123 for something else."""
+    """Return `values` with texts as written in the file: YAML converts 42, on or 0123."""
     texts = read_yaml(path, as_text=True)
     written = {
         str(key): texts[str(key)]
@@ -140,9 +140,9 @@ def _as_written(path: str | Path, values: dict) -> dict:
     return written
 
 
-def _check_keys(values: dict, known: list[str], where: str) -> None:
+def _check_keys(values: dict, allowed: list[str], where: str) -> None:
     for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+        if key not in allowed:
+            close = difflib.get_close_matches(str(key), allowed, n=1)
             hint = f", did you mean {close[0]!r}?" if close else ""
-            raise SettingsError(f"{where}: unknown key {key!r}{hint}. Keys with an effect are: {', '.join(KEYS)}")
+            raise SettingsError(f"{where}: unknown key {key!r}{hint}. Supported keys are: {', '.join(KEYS)}")

@@ -1,1 +1,1 @@
-"""Which entries of the global model a client trains and sends."""
+"""Layers, selection and the tensors of updates."""

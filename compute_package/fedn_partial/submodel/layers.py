@@ -1,7 +1,6 @@
-"""The layers of a model, as this project counts them.
+"""The layers of a model: the unit of selection, training, updates, merging and costs.
 
-A layer is what is trained or frozen together: one weighted Keras layer with the BatchNormalization
-that follows it. Everything else (selection, training, updates, merging, costs) speaks in these.
+A layer is trained or frozen as a whole: one weighted Keras layer with the BatchNormalization that follows it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from fedn_partial.errors import FednPartialError
 
 @dataclass(frozen=True)
 class Tensor:
-    """One weight array of the model, at its place in ``model.get_weights()``."""
+    """One weight array of the model; `index` is its position in ``model.get_weights()``."""
 
     index: int
     name: str  # "conv0/kernel"
@@ -32,7 +31,7 @@ class Tensor:
 
     @property
     def statistic(self) -> bool:
-        """Whether it is a moving mean or variance of BatchNormalization, which is measured, not trained."""
+        """Whether it is a moving mean or variance of BatchNormalization."""
         return self.name.endswith(("/moving_mean", "/moving_variance"))
 
 
@@ -43,13 +42,13 @@ class Layer:
     Attributes
     ----------
     name : of its weighted Keras layer.
-    keras_layers : names of the Keras layers in it.
+    keras_layers : names of its Keras layers.
     tensors : its weight arrays, in the order of ``model.get_weights()``.
-    macs : multiply-accumulate operations of its forward pass, for one sample.
-    inputs, outputs : values that go into it and come out of it for one sample, before pooling; the outputs of an
-        LSTM are what its backward pass needs of every step (four gates, cell state, output).
-    pooled : values that come out of the pooling after it, 0 if there is none.
-    normalised : whether a BatchNormalization belongs to it.
+    macs : multiply-accumulate operations of its forward pass for one sample.
+    inputs, outputs : number of input and output values for one sample, before pooling; the outputs of an LSTM are the
+        values that its backward pass needs of every step (four gates, cell state, output).
+    pooled : number of output values of the pooling after it, 0 if there is none.
+    normalised : whether it includes a BatchNormalization.
     """
 
     name: str
@@ -95,8 +94,10 @@ def read_layers(model) -> list[Layer]:
         elif groups:
             groups[-1].append(layer)
         else:
-            raise FednPartialError(f"BatchNormalization {layer.name!r} has no weighted layer before it to belong to")
-    return [_layer(group, after, position) for group, after in zip(groups, pooled, strict=True)]
+            raise FednPartialError(
+                f"BatchNormalization {layer.name!r} has no weighted layer before it; add one, such as Dense or Conv2D"
+            )
+    return [_layer(group, pooled_values, position) for group, pooled_values in zip(groups, pooled, strict=True)]
 
 
 def _layer(group: list, pooled: int, position: dict[int, int]) -> Layer:
@@ -104,9 +105,7 @@ def _layer(group: list, pooled: int, position: dict[int, int]) -> Layer:
     for keras_layer in group:
         for weight in keras_layer.weights:
             if weight.dtype != "float32":
-                raise FednPartialError(
-                    f"weight {weight.path!r} is {weight.dtype}; only float32 models can be federated here"
-                )
+                raise FednPartialError(f"weight {weight.path!r} is {weight.dtype}; only float32 models are supported")
             # The weights of a nested model may have equal names, their paths are unique.
             name = weight.path if hasattr(keras_layer, "layers") else weight.name
             tensors.append(
@@ -126,7 +125,7 @@ def _layer(group: list, pooled: int, position: dict[int, int]) -> Layer:
 
 
 def _values(tensor) -> int:
-    """Number of values of one sample."""
+    """Return the number of values of one sample."""
     values = 1
     for extent in tensor.shape[1:]:
         values *= extent
@@ -142,7 +141,7 @@ def _outputs(layer) -> int:
 
 
 def _forward_macs(layer) -> int:
-    """Multiply-accumulates of one sample; BatchNormalization and activations are left out, as usual."""
+    """Return the multiply-accumulates for one sample, without BatchNormalization and activations."""
     import keras
 
     kernel = 1
@@ -153,14 +152,14 @@ def _forward_macs(layer) -> int:
     if isinstance(layer, keras.layers.LSTM):
         steps = layer.input.shape[1]
         return steps * sum(int(weight.shape[0] * weight.shape[1]) for weight in layer.weights[:2])
-    places = 1
+    positions = 1
     for extent in layer.output.shape[1:-1]:  # pixels or steps at which the kernel is applied
-        places *= extent
-    return places * kernel
+        positions *= extent
+    return positions * kernel
 
 
 def fingerprint(layers: list[Layer]) -> str:
-    """Return a hash of names, shapes and dtypes: equal for two models whose weights can be exchanged."""
+    """Return a hash of the tensors' names, shapes and dtypes, equal for models whose weights can be exchanged."""
     description = [
         [tensor.index, tensor.name, tensor.shape, tensor.dtype] for layer in layers for tensor in layer.tensors
     ]
@@ -173,7 +172,7 @@ def tensor_list(layers: list[Layer]) -> list[Tensor]:
 
 
 def pick(layers: list[Layer], names) -> list[Layer]:
-    """Return the layers called `names`, in model order.
+    """Return the layers `names`, in model order.
 
     Raises
     ------
@@ -181,6 +180,6 @@ def pick(layers: list[Layer], names) -> list[Layer]:
     """
     unknown = set(names) - {layer.name for layer in layers}
     if unknown:
-        known = ", ".join(layer.name for layer in layers)
-        raise FednPartialError(f"no layer called {', '.join(sorted(map(repr, unknown)))}; the model has {known}")
+        available = ", ".join(layer.name for layer in layers)
+        raise FednPartialError(f"no layer called {', '.join(sorted(map(repr, unknown)))}; the model has {available}")
     return [layer for layer in layers if layer.name in names]

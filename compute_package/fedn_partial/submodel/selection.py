@@ -1,7 +1,7 @@
-"""Which layers a client trains in a round.
+"""Selection of the layers that a client trains in a round.
 
-A selector is a small frozen dataclass with ``select(layers, context) -> list[str]``. To add one, write the
-class and put it into ``SELECTORS``, or into a custom module; settings, JSON and tests pick it up from there.
+A selector is a frozen dataclass with ``select(layers, context) -> list[str]``. To add one, write the class and register
+it in ``SELECTORS``, or write it in a custom module.
 """
 
 from __future__ import annotations
@@ -21,25 +21,24 @@ from fedn_partial.submodel.layers import Layer, pick
 
 
 class NothingFits(FednPartialError):
-    """This device can train none of the layers that it is asked to train."""
+    """None of the requested layers is within the limits of this device."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a selector may look at.
+    """Input of a selector.
 
     Attributes
     ----------
     seed : of the session.
     round : of the session, from 1.
-    client : id of the client.
+    client : name of the client.
     warmup : whether this is a full round.
     max_layers : the device's own limit, or None.
-    fits : function that tells whether this device can train these layers together, or None if it can train any.
-    merged_rounds : how many rounds before this one made a model.
-    participants : the clients that were asked to train in this round: names, or FEDn's ids of those whose name the
-        server does not know yet.
-    scores : {layer: relative change of its weights when it was last trained}, of the layers that were.
+    fits : function that returns whether this device can train a list of layers together; None for no limits.
+    merged_rounds : number of earlier rounds with merged updates.
+    participants : the clients selected for this round: names, or FEDn's ids before the server has received the names.
+    scores : {layer: relative change of its weights when last trained}, of the layers trained so far.
     """
 
     seed: int | str
@@ -53,7 +52,7 @@ class Context:
     scores: dict[str, float] = field(default_factory=dict)
 
     def random(self, purpose: str = "selection") -> random.Random:
-        """Return the random generator of this client in this round: equal for equal seed, round, client and purpose."""
+        """Return a random generator seeded by seed, round, client and purpose."""
         return random.Random(f"{self.seed}/{self.round}/{self.client}/{purpose}")
 
 
@@ -61,7 +60,7 @@ class Context:
 class Selector:
     """Base of all selectors: `warmup_rounds` full rounds come first.
 
-    `signal` names what the server has to tell clients in every round: "participants", "scores", or nothing.
+    `signal` names the data that the server sends to clients in every round: "participants", "scores", or None.
     """
 
     signal: ClassVar[str | None] = None
@@ -75,10 +74,10 @@ class Selector:
 
 @dataclass(frozen=True)
 class Random(Selector):
-    """`layers` layers, of which those in `always_train` are fixed and the rest drawn at random.
+    """Select `layers` layers: all of `always_train`, the rest uniformly at random.
 
-    The selection that the figures of Alawadi et al. 2023 were made with: for VGG16 the output layer is always
-    trained (``always_train: [dense]``), so their "4 layers" are it and 3 of the 13 convolutions.
+    This is the selection behind the figures of Alawadi et al. 2023: for VGG16 the output layer is always trained
+    (``always_train: [dense]``), so their "4 layers" are the output layer and 3 of the 13 convolutions.
     """
 
     layers: int = bounded(at_least=1)
@@ -86,7 +85,9 @@ class Random(Selector):
 
     def __post_init__(self):
         if len(set(self.always_train)) > self.layers:
-            raise SettingsError(f"always_train has more than layers={self.layers} names: {list(self.always_train)}")
+            raise SettingsError(
+                f"always_train must have at most layers={self.layers} names, found {list(self.always_train)}"
+            )
 
     def select(self, layers: list[Layer], context: Context) -> list[str]:
         fixed = [layer.name for layer in pick(layers, self.always_train)]
@@ -96,7 +97,7 @@ class Random(Selector):
 
 @dataclass(frozen=True)
 class Uniform(Selector):
-    """`layers` layers, all drawn at random (the paper's Algorithm 2, line 3)."""
+    """Select `layers` layers uniformly at random (the paper's Algorithm 2, line 3)."""
 
     layers: int = bounded(at_least=1)
 
@@ -108,10 +109,10 @@ class Uniform(Selector):
 class Stratified(Random):
     """Stratified selection: distribute layers over the round's clients so that each is trained equally often.
 
-    The layers that are not always trained are shuffled and handed out in turn, again and again, to the clients in a
-    random order. The numbers of clients of two layers differ by at most one, and with clients * count >= layers every
-    layer has one. The server learns a client's name with its first update; until then the client selects as with
-    ``random``, and its share of the round goes untrained. With few clients drawn from many, that takes many rounds.
+    The layers not in `always_train` are shuffled and assigned cyclically to the clients in random order. The numbers of
+    clients of two layers differ by at most one, and with clients * count >= layers every layer has one. The server
+    learns a client's name from its first update; until then the client selects as with ``random``, and its share of the
+    round is not trained. With few clients drawn from many, that takes many rounds.
     """
 
     signal = "participants"
@@ -122,21 +123,22 @@ class Stratified(Random):
         fixed = [layer.name for layer in pick(layers, self.always_train)]
         others = [layer.name for layer in layers if layer.name not in fixed]
         count = min(self.layers - len(fixed), len(others))
-        # Every client shuffles with the same generator and takes its own share.
+        # Every client shuffles with the same generator and selects its own share.
         generator = random.Random(f"{context.seed}/{context.round}/deal")
         order = generator.sample(sorted(context.participants), len(context.participants))
         first = order.index(context.client) * count
         shuffled = generator.sample(others, len(others))
-        return fixed + [shuffled[place % len(shuffled)] for place in range(first, first + count)]
+        return fixed + [shuffled[index % len(shuffled)] for index in range(first, first + count)]
 
 
 @dataclass(frozen=True)
 class Cyclic(Selector):
-    """Every client the same `layers` neighbouring layers, from input to output and again (FedPart, NeurIPS 2024).
+    """Select the same `layers` consecutive layers for every client, cyclically (FedPart, NeurIPS 2024).
 
-    The model is cut into groups of so many layers. A cycle begins with `full_rounds` rounds of all layers, then each
-    group has `rounds_per_group` rounds; a round that made no model does not count. FedPart has ``layers: 1,
-    full_rounds: 5, rounds_per_group: 2``. Those in `always_train` are no group's, but trained in every round.
+    The model is divided into groups of `layers` layers. A cycle begins with `full_rounds` rounds of all layers, then
+    trains each group for `rounds_per_group` rounds; rounds without merged updates do not count. FedPart has
+    ``layers: 1, full_rounds: 5, rounds_per_group: 2``. Layers in `always_train` belong to no group and are trained in
+    every round, as part of the `layers`.
     """
 
     layers: int = bounded(at_least=1)
@@ -146,7 +148,9 @@ class Cyclic(Selector):
 
     def __post_init__(self):
         if len(set(self.always_train)) >= self.layers:
-            raise SettingsError(f"always_train leaves none of layers={self.layers} to go round")
+            raise SettingsError(
+                f"always_train must have fewer than layers={self.layers} names, found {list(self.always_train)}"
+            )
 
     def select(self, layers: list[Layer], context: Context) -> list[str]:
         fixed = [layer.name for layer in pick(layers, self.always_train)]
@@ -154,15 +158,15 @@ class Cyclic(Selector):
         size = self.layers - len(fixed)
         groups = [others[start : start + size] for start in range(0, len(others), size)]
         length = self.full_rounds + self.rounds_per_group * len(groups)
-        place = max(0, context.merged_rounds - self.warmup_rounds) % length
-        if place < self.full_rounds:
+        position = max(0, context.merged_rounds - self.warmup_rounds) % length
+        if position < self.full_rounds:
             return [layer.name for layer in layers]
-        return fixed + groups[(place - self.full_rounds) // self.rounds_per_group]
+        return fixed + groups[(position - self.full_rounds) // self.rounds_per_group]
 
 
 @dataclass(frozen=True)
 class Top(Selector):
-    """The last `layers` layers: least computing and memory, as nothing below them is trained (as FedOLF freezes)."""
+    """Select the last `layers` layers, the least computation and memory (frozen as in FedOLF)."""
 
     layers: int = bounded(at_least=1)
 
@@ -172,10 +176,10 @@ class Top(Selector):
 
 @dataclass(frozen=True)
 class Scored(Random):
-    """As ``random``, but a layer is the likelier drawn the more its weights changed when it was last trained.
+    """As ``random``, with probabilities that grow with the change of a layer's weights when last trained.
 
-    A layer that was never trained counts as the mean of those that were. Layers are drawn one after the other; `floor`
-    is the share of the first draw that is given to all evenly, whatever their change, so that none is left for good.
+    A layer that was never trained has the mean score of the others. Layers are drawn without replacement; `floor` is
+    the uniform share of the first draw's probabilities, so that every layer is selected eventually.
     """
 
     floor: float = bounded(0.5, above=0, at_most=1)
@@ -185,15 +189,15 @@ class Scored(Random):
     def select(self, layers: list[Layer], context: Context) -> list[str]:
         fixed = [layer.name for layer in pick(layers, self.always_train)]
         others = [layer.name for layer in layers if layer.name not in fixed]
-        known = [context.scores[name] for name in others if name in context.scores]
-        mean = sum(known) / len(known) if known else 0.0
+        present = [context.scores[name] for name in others if name in context.scores]
+        mean = sum(present) / len(present) if present else 0.0
         scores = {name: context.scores.get(name, mean) for name in others}
         total = sum(scores.values())
         weights = {
             name: self.floor / len(others) + (1 - self.floor) * (score / total if total else 1 / len(others))
             for name, score in scores.items()
         }
-        # The largest of these keys are a weighted draw without replacement (Efraimidis & Spirakis 2006).
+        # The largest keys are a weighted sample without replacement (Efraimidis & Spirakis 2006).
         draw = context.random()
         keys = {name: math.log(draw.random() or math.ulp(0.0)) / weight for name, weight in weights.items()}
         count = min(self.layers - len(fixed), len(others))
@@ -202,7 +206,7 @@ class Scored(Random):
 
 @dataclass(frozen=True)
 class All(Selector):
-    """Every layer: plain federated averaging."""
+    """Select every layer: plain federated averaging."""
 
     def select(self, layers: list[Layer], context: Context) -> list[str]:
         return [layer.name for layer in layers]
@@ -210,7 +214,7 @@ class All(Selector):
 
 @dataclass(frozen=True)
 class Fixed(Selector):
-    """The layers called `names`, in every round."""
+    """Select the layers `names` in every round."""
 
     names: tuple[str, ...] = bounded()
 
@@ -224,10 +228,10 @@ class Fixed(Selector):
 
 @dataclass(frozen=True)
 class Budget(Selector):
-    """As many layers as fit the device's limits and these, drawn at random among those that fit.
+    """Select as many random layers as are within these limits and the device's own.
 
-    `memory_mb` : of FEDn's client and ours together; `upload_mb` : of the update; `seconds` : of the training
-    request. The lower of these and the device's own limits holds.
+    `memory_mb` : of FEDn's client and its compute package together; `upload_mb` : of the update; `seconds` : of the
+    training request. The lower of these and the device's own limits applies.
     """
 
     memory_mb: float | None = bounded(None, above=0)
@@ -251,8 +255,8 @@ SELECTORS = {
     "fixed": Fixed,
     "budget": Budget,
 }
-EARLIER_NAMES = {"dealt": "stratified"}  # of selectors, which cases and runs may still have
-DRAWS = 400  # of ``probabilities``: the share of so many differs from the probability by 0.025 at most, in most cases
+EARLIER_NAMES = {"dealt": "stratified"}  # of selectors in old cases and runs
+DRAWS = 400  # of ``probabilities``, for a standard error of at most 0.025
 
 
 @dataclass(frozen=True)
@@ -261,8 +265,8 @@ class Selection:
 
     Attributes
     ----------
-    layers : in model order. context : that they were selected with.
-    limited : why they are fewer than was asked for, or None.
+    layers : in model order. context : input of the selector.
+    limited : why they are fewer than requested, or None.
     """
 
     layers: list[Layer]
@@ -270,18 +274,18 @@ class Selection:
     limited: str | None = None
 
 
-def choose(selector: Selector, layers: list[Layer], context: Context, explain=lambda requested: "") -> Selection:
-    """Return the selection of this client in this round (raises as ``select_layers``).
+def select(selector: Selector, layers: list[Layer], context: Context, explain=lambda requested: "") -> Selection:
+    """Return the selection of this client in this round, and why it is limited (raises as ``select_layers``).
 
     Parameters
     ----------
-    explain : function of the requested layers that returns which limits they exceed.
+    explain : function that returns which limits the requested layers exceed.
     """
     requested = requested_layers(selector, layers, context)
     selected = _within_limits(selector, requested, context)
     if len(selected) == len(requested):
         return Selection(selected, context)
-    limited = f"{len(selected)} of the {len(requested)} layers asked for"
+    limited = f"{len(selected)} of the {len(requested)} requested layers"
     reasons = explain(requested)
     return Selection(selected, context, f"{limited}: {reasons}" if reasons else limited)
 
@@ -289,14 +293,13 @@ def choose(selector: Selector, layers: list[Layer], context: Context, explain=la
 def select_layers(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
     """Return the layers that a client trains in this round, in model order.
 
-    A warm-up round trains every layer. The device's own limits win over both: of the layers asked for, as many are
-    kept as they allow: one drawn at random, so that each that fits at all gets its turn, then those always trained, if
-    they fit beside it, then others at random.
+    These are the requested layers, as far as they are within the device's limits: first one drawn at random, so that
+    every layer that fits is selected eventually, then `always_train` if it fits as well, then others at random.
 
     Raises
     ------
     FednPartialError : the selector names a layer that the model does not have.
-    NothingFits : not one of the layers asked for fits the device.
+    NothingFits : none of the requested layers is within the device's limits.
     """
     return _within_limits(selector, requested_layers(selector, layers, context), context)
 
@@ -311,36 +314,35 @@ def _within_limits(selector: Selector, requested: list[Layer], context: Context)
         always = [
             layer for layer in requested if layer.name in getattr(selector, "always_train", ()) and layer != first
         ]
-        chosen = [first, *always] if _allowed([first, *always], context) else [first]
+        selected = [first, *always] if _allowed([first, *always], context) else [first]
         for layer in order:
-            if layer not in chosen and _allowed([*chosen, layer], context):
-                chosen.append(layer)
-        return [layer for layer in requested if layer in chosen]
-    raise NothingFits(f"none of the {len(requested)} layers asked for fits the limits of this device")
+            if layer not in selected and _allowed([*selected, layer], context):
+                selected.append(layer)
+        return [layer for layer in requested if layer in selected]
+    raise NothingFits(f"none of the {len(requested)} requested layers is within the limits of this device")
 
 
 def requested_layers(selector: Selector, layers: list[Layer], context: Context) -> list[Layer]:
-    """Return the layers that a client is asked to train, in model order, whatever its limits."""
+    """Return the layers that a client is requested to train, in model order, regardless of its limits."""
     with modules.calling(type(selector).select):
-        chosen = selector.select(layers, context)  # also in warm-up, so that a wrong name is found in the first round
-    return list(layers) if context.warmup else pick(layers, chosen)
+        selected = selector.select(layers, context)  # also in warm-up, so that a wrong name fails in the first round
+    return list(layers) if context.warmup else pick(layers, selected)
 
 
 def probabilities(selector: Selector, layers: list[Layer], context: Context) -> dict[str, float]:
-    """Return how probable it was for each layer to be trained by this client in this round: {layer: above 0 to 1}.
+    """Return the probability that this client trains each layer in this round: {layer: above 0 to 1}.
 
-    Counted over many draws of this client, with its limits, as if the round were each time another with the same
-    participants and scores.
+    Estimated from ``DRAWS`` selections of this client with other seeds, but the same limits, participants and scores.
     """
     draws = [context, *(dataclasses.replace(context, seed=f"{context.seed}/{draw}") for draw in range(1, DRAWS))]
     counts = Counter(layer.name for draw in draws for layer in select_layers(selector, layers, draw))
     return {name: count / DRAWS for name, count in counts.items()}
 
 
-def _allowed(chosen: list[Layer], context: Context) -> bool:
-    if context.max_layers is not None and len(chosen) > context.max_layers:
+def _allowed(selected: list[Layer], context: Context) -> bool:
+    if context.max_layers is not None and len(selected) > context.max_layers:
         return False
-    return context.fits is None or context.fits(chosen)
+    return context.fits is None or context.fits(selected)
 
 
 def from_dict(raw: dict, where: str = "selection") -> Selector:
@@ -348,7 +350,7 @@ def from_dict(raw: dict, where: str = "selection") -> Selector:
 
     Raises
     ------
-    SettingsError : unknown selector or field, wrong type, impossible value.
+    SettingsError : unknown selector or field, wrong type, invalid value.
     UserCodeError : a custom selector that cannot be imported.
     """
     name = raw.get("selector")
@@ -361,8 +363,8 @@ def from_dict(raw: dict, where: str = "selection") -> Selector:
 
 
 def to_dict(selector: Selector) -> dict:
-    """Return the selector as a `selection:` section of plain values; ``from_dict`` reads it back."""
-    short = {cls: name for name, cls in SELECTORS.items()}
-    name = short.get(type(selector)) or names.name_of(type(selector))
+    """Return the selector as a `selection:` section of plain values, which ``from_dict`` reads."""
+    short_names = {cls: name for name, cls in SELECTORS.items()}
+    name = short_names.get(type(selector)) or names.name_of(type(selector))
     fields = dataclasses.asdict(selector)
     return {"selector": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}

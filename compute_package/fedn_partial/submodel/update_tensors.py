@@ -1,22 +1,22 @@
-"""What updates are made of: the tensors of each layer, and BatchNormalization's statistics where a session says."""
+"""The tensors in an update: those of the trained layers, and BatchNormalization's statistics."""
 
 from __future__ import annotations
 
-STATISTICS = "batchnorm statistics"  # the name of a part that is no layer
+STATISTICS = "batchnorm statistics"  # listed among the layers of an update
 
 
 def update_tensors(layers, batchnorm_statistics: str) -> dict[str, list]:
-    """Return what updates are made of, ``{layer: [Tensor, ...]}``, in the order in which the tensors are sent.
+    """Return the tensors that updates may contain, ``{layer: [Tensor, ...]}``, in the order in which they are sent.
 
-    Where BatchNormalization's moving statistics go depends on `batchnorm_statistics`:
+    `batchnorm_statistics` selects how BatchNormalization's moving statistics are sent:
 
-    with_layer : with their layer, when it is trained; else its BatchNormalization runs on the global model's.
-    always : all of them with every update, as one more part that is called ``STATISTICS``.
-    local : nowhere. Each client keeps its own and puts them into every global model, to train it and to test it
-        (SiloBN, Andreux et al. 2020). The global model itself keeps those it began with.
+    with_layer : with their layer if it is trained. Frozen layers use the statistics of the global model.
+    always : all of them with every update, under the name ``STATISTICS``.
+    local : never. Each client uses its own statistics in training and evaluation (SiloBN, Andreux et al. 2020). The
+        global model keeps those of the seed model.
 
-    With the last two, every BatchNormalization normalises by the batch in training and follows it, also where its layer
-    is frozen.
+    With the last two, every BatchNormalization, frozen or not, normalises by the batch and updates its statistics in
+    training.
     """
     if batchnorm_statistics == "with_layer":
         return {layer.name: list(layer.tensors) for layer in layers}
@@ -25,12 +25,12 @@ def update_tensors(layers, batchnorm_statistics: str) -> dict[str, list]:
     return trained | ({STATISTICS: statistics} if statistics and batchnorm_statistics == "always" else {})
 
 
-def shapes(parts) -> dict[str, list[list[int]]]:
-    """Return ``{layer: [shape, ...]}`` of `parts`, as ``fedn_partial.exchange.decoding.decode`` wants it."""
-    return {name: [list(tensor.shape) for tensor in tensors] for name, tensors in parts.items()}
+def shapes(tensors_by_layer) -> dict[str, list[list[int]]]:
+    """Return ``{layer: [shape, ...]}``, the argument `layers` of ``fedn_partial.exchange.decoding.decode``."""
+    return {name: [list(tensor.shape) for tensor in tensors] for name, tensors in tensors_by_layer.items()}
 
 
-def tensors_of(selected, parts) -> dict[str, list]:
-    """Return those of `parts` that the update of a client that trained the layers `selected` has."""
+def tensors_of(selected, tensors_by_layer) -> dict[str, list]:
+    """Return the part of `tensors_by_layer` that is sent after training the layers `selected`."""
     names = {layer.name for layer in selected} | {STATISTICS}
-    return {name: tensors for name, tensors in parts.items() if name in names}
+    return {name: tensors for name, tensors in tensors_by_layer.items() if name in names}

@@ -8,7 +8,7 @@ from fedn_partial.training.step import disable_graph_optimizer, loss_function, s
 def evaluate(model, x, y, batch_size: int = 32, step=None) -> tuple[float, float]:
     """Return accuracy (share of correct predictions) and mean loss of `model` on x (examples, ...), y (examples,).
 
-    `step` is what ``trace`` returned of the same model and kind of examples, or None to trace one here.
+    `step` is the result of ``trace`` for the same model and shape of examples, or None to trace one.
     """
     step = step or trace(model, x)
     correct, total = 0.0, 0.0
@@ -19,7 +19,7 @@ def evaluate(model, x, y, batch_size: int = 32, step=None) -> tuple[float, float
 
 
 def trace(model, x):
-    """Trace the function of (examples, classes) that returns the hits and the sum of the losses of a batch.
+    """Trace the function of (examples, classes) that returns the correct predictions and the summed loss of a batch.
 
     `x` : examples of the shape and dtype of the batches.
     """

@@ -15,7 +15,7 @@ from fedn_partial.training.step import trace
 
 
 class TrainingError(FednPartialError):
-    """Training that cannot go on, such as a loss that is not finite."""
+    """Training that failed, such as by a loss that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,25 @@ def train(
     update_batchnorm=False,
     step=None,
 ) -> TrainResult:
-    """Train the layers in `selected` in place, all others stay bit-equal.
+    """Train the layers `selected` in place; all others stay bit-equal.
 
-    Equal, to float32 rounding, to ``model.fit`` with the other layers frozen: frozen BatchNormalization runs in
-    inference mode, the gradient is taken with respect to the selected variables only, so it stops at the lowest
-    of them, and the optimizer starts anew, with slots for them alone.
+    Equals ``model.fit`` with the other layers frozen, to float32 rounding: frozen BatchNormalization runs in inference
+    mode, gradients are computed for the selected variables only, back to the lowest of them, and a new optimizer has
+    slots for them only.
 
     Parameters
     ----------
-    model : built Keras model. Its layers' ``trainable`` flags are set as `selected` says.
-    layers : all layers of `model`; `selected` : those to train.
-    x : (examples, *input shape), uint8 images or what the model takes. y : (examples,) classes.
-    order : numpy Generator that shuffles each epoch, or None to keep the order of the examples.
+    model : built Keras model; the ``trainable`` flags of its layers are set.
+    layers : all layers of `model`. selected : those to train.
+    x : (examples, *input shape), uint8 images or inputs of the model. y : (examples,) classes.
+    order : numpy Generator that shuffles each epoch, or None for the order of the examples.
     phase : function that returns a context manager for the phases "trace" and "train", or None.
     update_batchnorm : see ``fedn_partial.training.step.trace``.
-    step : what ``trace`` returned for the same model, layers, kind of examples and settings, or None to trace one here.
+    step : result of ``trace`` for the same model, layers, shape of examples and settings, or None to trace one.
 
     Raises
     ------
-    TrainingError : nothing to train, or the loss is not finite.
+    TrainingError : no layer selected, or the loss is not finite.
     """
     phase = phase or (lambda name: nullcontext())
     if not selected:
@@ -76,10 +76,9 @@ def train(
             loss = float(step.total_loss) / len(y)
             if not np.isfinite(loss):
                 raise TrainingError(
-                    f"the loss became {loss}: learning rate {training.learning_rate} is too high, "
-                    "or the data are damaged"
+                    f"training diverged (loss {loss}): lower learning_rate={training.learning_rate} or check the data"
                 )
     del step
     if not reused:
-        gc.collect()  # TensorFlow's graphs are cycles; in a process that trains round after round they would pile up
+        gc.collect()  # graphs of TensorFlow are cycles, which accumulate over the rounds of a process
     return TrainResult(num_examples=len(y), loss=loss)

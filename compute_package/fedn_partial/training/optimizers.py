@@ -1,7 +1,7 @@
-"""Adam and SGD as TensorFlow's fused kernels, with the formulas and defaults of Keras.
+"""Adam and SGD with TensorFlow's fused kernels and the formulas and defaults of Keras.
 
-Keras' own optimizer objects leave a trace of every step function in TensorFlow's registry of gradients, 15 MB a round
-for VGG16 at half width.
+Keras' optimizer objects leak a trace of every step function in TensorFlow's gradient registry, 15 MB per round for
+VGG16 at half width.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 
 from fedn_partial.settings.case import Training
 
-TENSORS_A_LAYER = 4  # kernel, bias, and BatchNormalization's gamma and beta
+TENSORS_PER_LAYER = 4  # kernel, bias, and BatchNormalization's gamma and beta
 
 
 def adam(variables, training: Training):
-    """Return a function that applies gradients by Adam (Kingma & Ba 2015), and its slots with their initial values."""
+    """Return a function that applies gradients with Adam (Kingma & Ba 2015), and its slots with initial values."""
     import tensorflow as tf
 
     beta1, beta2, epsilon = 0.9, 0.999, 1e-7
@@ -42,7 +42,7 @@ def adam(variables, training: Training):
 
 
 def sgd(variables, training: Training):
-    """Return a function that applies gradients by SGD, and its slots (momentum, if any) with their initial values."""
+    """Return a function that applies gradients with SGD, and its slots (momentum, if any) with initial values."""
     import tensorflow as tf
 
     momenta = [tf.Variable(tf.zeros_like(v)) for v in variables] if training.momentum else [None] * len(variables)
@@ -68,13 +68,13 @@ def _zeroed(slots):
 
 
 def _last_first(variables, slots, gradients):
-    """Yield (variable, its slots, its gradient) from output to input, each to be applied when the next are there.
+    """Yield (variable, its slots, its gradient) from output to input, after the gradients of the layer below.
 
-    So that few gradients live at once, and none is applied while the backward pass still reads the old weights:
-    TensorFlow would copy them.
+    This frees gradients early, and applies none while the backward pass still reads the weights, which TensorFlow would
+    copy.
     """
     import tensorflow as tf
 
     for index in reversed(range(len(variables))):
-        with tf.control_dependencies(gradients[max(0, index - TENSORS_A_LAYER) : index]):
+        with tf.control_dependencies(gradients[max(0, index - TENSORS_PER_LAYER) : index]):
             yield variables[index], slots[index], gradients[index]

@@ -11,7 +11,7 @@ from fedn_partial.training import optimizers
 
 
 def disable_graph_optimizer() -> None:
-    """Disable TensorFlow's graph optimizer: it takes longer than it saves in a round."""
+    """Disable TensorFlow's graph optimizer, which takes longer than it saves in a round."""
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -35,12 +35,12 @@ class Step:
 def trace(
     model, layers: list[Layer], selected: list[Layer], x, training: Training, update_batchnorm: bool = False
 ) -> Step:
-    """Trace the step that trains `selected` on batches of examples of the shape and dtype of `x`.
+    """Trace a step that trains `selected` on batches of examples with the shape and dtype of `x`.
 
     Parameters
     ----------
-    update_batchnorm : run frozen BatchNormalization in training mode: it normalises by the batch and updates its moving
-        statistics.
+    update_batchnorm : run frozen BatchNormalization in training mode, which normalises by the batch and updates its
+        moving statistics.
     """
     import keras
     import tensorflow as tf
@@ -60,7 +60,7 @@ def trace(
     loss_of = loss_function(model)
     total_loss = tf.Variable(0.0)
 
-    # The number of examples is left open: the last, shorter batch must not cause a second trace.
+    # The batch size is None, so that the last, shorter batch causes no second trace.
     @tf.function(input_signature=signature(x))
     def step(images, classes):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -71,7 +71,7 @@ def trace(
         total_loss.assign_add(tf.reduce_sum(losses))
 
     step.get_concrete_function()
-    return Step(step, total_loss, lambda: [slot.assign(fresh) for slot, fresh in slots])
+    return Step(step, total_loss, lambda: [slot.assign(initial) for slot, initial in slots])
 
 
 def signature(x):
@@ -89,7 +89,7 @@ def scaled(x):
 
 
 def loss_function(model):
-    """Return the loss of each example: cross-entropy, binary if the model has a single output."""
+    """Return the loss function per example: cross-entropy, binary if the model has a single output."""
     import keras
 
     if model.output.shape[-1] == 1:

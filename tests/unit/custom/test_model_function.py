@@ -110,11 +110,11 @@ def test_a_case_of_ones_own_model_is_checked(custom):
     ("name", "line", "told"),
     [
         ("two_outputs", "def two_outputs", "has 2 outputs, expected one"),
-        ("unbuilt", "def unbuilt", "has no known input shape; begin it with keras.Input(shape)"),
+        ("unbuilt", "def unbuilt", "has no known input shape; start it with keras.Input(shape)"),
         ("forgets", "def forgets", "returned None, expected a keras.Model"),
         ("fails", "layers.Dense(-units)", "ValueError: "),
         ("without_annotation", "def without_annotation", "parameter 'name' of without_annotation needs an annotation"),
-        ("with_rest", "def with_rest", "cannot be an option; name each option"),
+        ("with_rest", "def with_rest", "cannot be an option; use named parameters"),
         ("with_list", "def with_list", "parameter 'sizes' of with_list needs an annotation: int, float, str, bool"),
         (
             "helper",

@@ -97,7 +97,7 @@ def test_a_class_of_another_kind_is_refused_at_its_line(custom):
 
 
 def test_without_a_folder_every_module_is_refused():
-    assert "there are no custom modules. Name their folder with --with FOLDER" in refusal("os:system")
+    assert "there are no custom modules. Set their folder with --with FOLDER" in refusal("os:system")
 
 
 def test_a_module_that_is_not_listed_is_not_imported(custom, tmp_path):
@@ -110,7 +110,7 @@ def test_a_module_that_is_not_listed_is_not_imported(custom, tmp_path):
 
 def test_the_name_of_another_module_of_python_is_refused(custom):
     folder = custom(psutil=SELECTORS)
-    assert f"{folder / 'psutil.py'} has the name of another module of this Python; rename it" in refusal("psutil:X")
+    assert f"{folder / 'psutil.py'} has the name of an installed module; rename it" in refusal("psutil:X")
 
 
 def test_another_folder_replaces_the_modules_of_the_first(custom, tmp_path):
@@ -218,5 +218,5 @@ def test_a_package_is_not_built_of_modules_that_are_not_python(custom, tmp_path)
 
 @pytest.mark.parametrize("make", [lambda folder: folder / "none", lambda folder: folder])
 def test_a_folder_without_modules_is_refused(make, tmp_path):
-    with pytest.raises(SettingsError, match="named as the folder of custom modules"):
+    with pytest.raises(SettingsError, match=r"custom modules: .* (is not a folder|has no Python modules)"):
         modules.use(make(tmp_path))

@@ -1,4 +1,4 @@
-"""What a device trains of what it is asked for."""
+"""Selection within the limits of a device."""
 
 from dataclasses import replace
 
@@ -19,8 +19,8 @@ def test_a_learnt_limit_leaves_the_cheapest_layer(build, tmp_path, monkeypatch):
     monkeypatch.setattr(device_limits.cgroup, "machine_memory", lambda: 10**9)
     layers = read_layers(build("lstm_har"))
     name = fingerprint(layers)
-    Calibration.load(tmp_path, name, 1000.0).keep(memory_mb=50.0)
+    Calibration.load(tmp_path, name, 1000.0).save(memory_mb=50.0)
     told = replace(ROUND_SETTINGS, fingerprint=name, selection={"selector": "all"})
     planner = Planner(layers, Training(), "float32", base_mb=213.0, forked=True, examples=100)
     choice = device_limits.select_within_limits(Device("data", str(tmp_path)), told, Context(1, 1, "c"), planner, 10**9)
-    assert len(choice.selection.layers) == 1 and "killed for memory" in choice.selection.limited
+    assert len(choice.selection.layers) == 1 and "out-of-memory kill" in choice.selection.limited

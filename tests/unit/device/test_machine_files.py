@@ -94,7 +94,7 @@ def test_garbage_is_unknown(tmp_path, monkeypatch, seed):
     list(device_checks.swap(device_checks.read_memory()))
     line = garbage(chance, "tegrastats").decode(errors="replace")
     for reading in (sensors.parse_tegrastats(line), sensors.find(str(tmp_path), tegrastats=None).read()):
-        assert all(may_be(reading[key], *sensors.POSSIBLE[key]) for key in sensors.KEYS)
+        assert all(may_be(reading[key], *sensors.VALID[key]) for key in sensors.KEYS)
     monkeypatch.setattr(monitor, "Path", lambda path: tmp_path)
     assert may_be(monitor.anonymous_memory([1]), 0, large)
     machine = monitor._Machine()

@@ -53,8 +53,8 @@ def test_a_request_killed_for_memory_is_tried_again_with_fewer_layers(device):
         assert group.kills() >= 1
         told = device.metadata()
         assert 1 <= len(told["layers"]) < 14 and "refused" not in told
-        assert f"{len(told['layers'])} of the 14 layers asked for: memory" in told["limited"]
-        assert "killed for memory" in (device.folder / "client.log").read_text()
+        assert f"{len(told['layers'])} of the 14 requested layers: memory" in told["limited"]
+        assert "out-of-memory kill" in (device.folder / "client.log").read_text()
         (calibration,) = device.folder.glob("calibration-*.json")
         assert json.loads(calibration.read_text())["memory_mb"] < 420
         # Another client, started anew on the same device: it knows what fits, though the other program has gone.
@@ -66,7 +66,7 @@ def test_a_request_killed_for_memory_is_tried_again_with_fewer_layers(device):
         device.run("startup")
         assert device.run("train", "model.npz", "update.npz") == 0
         again = device.metadata()
-        assert len(again["layers"]) < 14 and "since more was killed for memory" in again["limited"]
+        assert len(again["layers"]) < 14 and "lowered after an out-of-memory kill" in again["limited"]
         assert group.kills() == kills
 
 
@@ -75,10 +75,10 @@ def test_a_small_device_trains_what_fits_and_says_so(device):
         device.start_client()
         group.add(device.process.pid)
         device.run("startup")
-        assert "TensorFlow is imported for each request" in (device.folder / "client.log").read_text()
+        assert "TensorFlow is imported in each request" in (device.folder / "client.log").read_text()
         assert device.run("train", "model.npz", "update.npz") == 0
         told = device.metadata()
         assert 1 <= len(told["layers"]) < 14
-        assert "of the 14 layers asked for: memory" in told["limited"]
+        assert "of the 14 requested layers: memory" in told["limited"]
         assert group.kills() == 0
         assert told["resources"]["memory_peak_mb"] == pytest.approx(told["predicted_memory_mb"], rel=0.15)

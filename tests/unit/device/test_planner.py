@@ -103,7 +103,7 @@ def test_the_lower_limit_holds():
 
 
 def test_calibration_outlives_a_restart_but_not_another_machine(tmp_path):
-    Calibration.load(tmp_path, "f", 1000.0).keep(seconds_per_gmac=0.5).after_kill(predicted_mb=600, base_mb=200)
+    Calibration.load(tmp_path, "f", 1000.0).save(seconds_per_gmac=0.5).after_kill(predicted_mb=600, base_mb=200)
     known = Calibration.load(tmp_path, "f", 1000.0)
     assert (known.memory_mb, known.seconds_per_gmac) == (200 + 0.75 * 400, 0.5)
     assert Calibration.load(tmp_path, "another model", 1000.0).memory_mb is None

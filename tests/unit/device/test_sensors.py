@@ -171,7 +171,7 @@ def test_tegrastats_tells_what_the_files_do_not(tmp_path, program):
     (pid,) = started(tmp_path)
     assert not psutil.pid_exists(pid) and psutil.Process().children() == before
     assert board.read(patient=True)["power_mw"] is None, "one line in ten seconds is enough"
-    board._ask_at = time.monotonic()
+    board._next_run = time.monotonic()
     assert board.read(patient=True)["power_mw"] == 1234.0 and len(started(tmp_path)) == 2
 
 
@@ -182,12 +182,12 @@ def test_tegrastats_is_left_alone_where_it_is_not_needed_or_does_not_know(tmp_pa
     small = sensors.find(make_tree(tmp_path / "small", BOARDS["Jetson Nano 2GB"][0]), told)
     for _ in range(3):
         assert small.read(patient=True) == BOARDS["Jetson Nano 2GB"][1]
-    assert len(started(tmp_path)) == 1 and small._ask_at == float("inf")
+    assert len(started(tmp_path)) == 1 and small._next_run == float("inf")
 
 
 @pytest.mark.parametrize("script", ["exec sleep 60", "printf 'GR3D_FREQ 7'; exec sleep 60", "exit 1", "kill -9 $$"])
 def test_a_tegrastats_that_says_nothing_is_ended(tmp_path, program, monkeypatch, script):
-    monkeypatch.setattr(sensors, "TEGRASTATS_PATIENCE", 0.2)
+    monkeypatch.setattr(sensors, "TEGRASTATS_TIMEOUT", 0.2)
     board = sensors.find(str(tmp_path), program(script))
     before = time.monotonic()
     assert board.read(patient=True) == NOTHING
@@ -205,7 +205,7 @@ def test_a_tegrastats_that_cannot_be_run_is_as_none(tmp_path, program):
 
 def test_tegrastats_ends_when_the_task_is_killed_while_it_is_asked(tmp_path, program):
     path = program("sleep 0.5; while true; do echo x; sleep 0.1; done")
-    code = "from fedn_partial.device import sensors; sensors.TEGRASTATS_PATIENCE = 60; sensors._tegrastats_line({!r})"
+    code = "from fedn_partial.device import sensors; sensors.TEGRASTATS_TIMEOUT = 60; sensors._tegrastats_line({!r})"
     with subprocess.Popen([sys.executable, "-c", code.format(path)]) as task:
         assert wait_until(lambda: started(tmp_path))
         task.kill()

@@ -30,10 +30,10 @@ def test_a_client_that_was_not_asked_is_skipped_by_name(normalised, start, send,
     drawn = [one for one in clients if f"id-{one.name}" in asked]
     assert_close(result.model, merged_by_hand(normalised, drawn, "all_clients"))
     (other,) = (one.name for one in clients if one not in drawn)
-    assert log_lines(caplog, f"skipped the update of {other}: was not asked to train in this round")
+    assert log_lines(caplog, f"skipped the update of {other}: was not requested to train in this round")
     previous = combiner.round(result.model, []).settings["previous"]
-    assert previous["skipped"] == {f"id-{other}": "was not asked to train in this round"}
-    assert previous["notes"] == ["1 updates of clients not asked"]
+    assert previous["skipped"] == {f"id-{other}": "was not requested to train in this round"}
+    assert previous["notes"] == ["1 updates of clients that were not requested to train"]
 
 
 def test_participants_are_named_once_they_have_sent_an_update(normalised, start, send):
@@ -54,5 +54,5 @@ def test_made_up_ids_cost_no_outcome(normalised, start):
     for number in range(1000):
         late = {"round": 0, "session": functions.client["session_id"]}
         functions.skip(f"{number}" + "x" * 100_000 * (number % 2), late, "x")
-    assert len(functions.skipped) + len(functions.late) <= 20 and functions.uninvited == 1000
+    assert len(functions.skipped) + len(functions.late) <= 20 and functions.unrequested == 1000
     assert max(map(len, functions.skipped)) <= 100

@@ -30,8 +30,8 @@ def test_nothing_is_merged_into_a_model_of_somebody_else(normalised, start, send
     following = combiner.round(model, send(normalised, a, base=model))
     assert_close(following.model, merged_by_hand(normalised, [a], "all_clients", model=model))
     (note,) = following.settings["previous"]["notes"]
-    assert note == "after it, the global model is not of this session"
-    assert len(log_lines(caplog, "the global model is not of this session, session;")) == 1
+    assert note == "after this round, the global model does not belong to this session"
+    assert len(log_lines(caplog, "the global model does not belong to this session, session;")) == 1
 
 
 @pytest.mark.parametrize("when", ["another model", "its rounds are over"])
@@ -71,9 +71,11 @@ def test_a_strange_model_in_a_running_session_never_becomes_the_global_one(norma
     strange = [np.zeros_like(array) for array in normalised.model]
     assert functions.client_settings(strange) == {}
     functions.incremental_aggregate("id-a", strange, {"num_examples": 10}, strange)
-    with pytest.raises(RuntimeError, match="not of this session"):
+    with pytest.raises(RuntimeError, match="does not belong to this session"):
         functions.get_incremental_aggregate_model()
-    assert functions.state["previous"]["notes"] == ["after it, the global model is not of this session"]
+    assert functions.state["previous"]["notes"] == [
+        "after this round, the global model does not belong to this session"
+    ]
     assert functions.state["previous"]["round"] == 0
     assert len(functions.client_selection(["id-a", "id-b"])) == 1
 

@@ -36,7 +36,7 @@ def test_the_round_before_is_told_with_coverage_and_staleness(normalised, start,
 def test_coverage_is_logged(normalised, start, send, caplog):
     start(normalised).round(normalised.model, send(normalised, client(normalised, "a", ["dense"])))
     (line,) = log_lines(caplog, "coverage")
-    assert "1 merged, 0 skipped, coverage 1 of 3 layers, rounds since last trained: conv0 1, conv1 1" in line
+    assert "1 merged, 0 skipped, coverage 1 of 3 layers, staleness: conv0 1, conv1 1" in line
 
 
 HOSTILE = {

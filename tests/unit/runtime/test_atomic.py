@@ -40,7 +40,7 @@ def one_array(file):
 def test_a_full_disk_changes_nothing_and_is_named(full_disk, fill, name):
     with pytest.raises(WriteError) as error, write_atomically(full_disk / name) as file:
         fill(file)
-    assert str(full_disk / name) in str(error.value) and "free some space there" in str(error.value)
+    assert str(full_disk / name) in str(error.value) and "free disk space" in str(error.value)
     assert isinstance(error.value, OSError) and isinstance(error.value, FednPartialError)
     assert names(full_disk) == ["before"] and (full_disk / "before").read_text() == "as it was"
     write_text(full_disk / name, "now")
@@ -50,7 +50,7 @@ def test_a_full_disk_changes_nothing_and_is_named(full_disk, fill, name):
 def test_text_appended_to_a_file_on_a_full_disk_is_all_there_or_not_at_all(full_disk):
     path = full_disk / "rows"
     append_text(path, "one\n")
-    with pytest.raises(WriteError, match=f"{path} cannot be written: No space left on device; free some space"):
+    with pytest.raises(WriteError, match=f"{path} cannot be written: No space left on device; free disk space"):
         append_text(path, "x" * 1_000_000 + "\n")
     append_text(path, "two\n")
     assert path.read_text() == "one\ntwo\n"

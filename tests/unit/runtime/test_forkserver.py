@@ -162,7 +162,7 @@ def test_the_thin_entry_point_imports_neither_numpy_nor_tensorflow(device):
 
 REFUSALS = {
     "fingerprint": ({"fingerprint": "0123456789abcdef"}, "fingerprint"),
-    "base": ({"base": "0" * 32}, "not the one that the server functions saw"),
+    "base": ({"base": "0" * 32}, "does not match the digest in the round settings"),
     "model": ({"model": {"name": "lstm_har", "classes": 5}}, "fingerprint"),
     "selector": ({"selection": {"selector": "best"}}, "selector 'best' is unknown"),
     "layer": ({"selection": {"selector": "fixed", "names": ["conv9"]}}, "no layer called 'conv9'"),

@@ -70,7 +70,7 @@ def write_rows(path):
 @pytest.mark.parametrize("what", WRITERS)
 def test_a_full_disk_is_named_and_no_part_of_the_file_is_left(no_room, what):
     name, write = WRITERS[what]
-    with pytest.raises(WriteError, match=rf"{no_room / name} cannot be written: .*free some space"):
+    with pytest.raises(WriteError, match=rf"{no_room / name} cannot be written: .*free disk space"):
         write(no_room / name)
     left = {path.name: path.stat().st_size for path in no_room.iterdir() if path.name not in ("before", "filler")}
     assert left in ({}, {name: 0} if what == "rows" else {})
@@ -81,15 +81,15 @@ def test_seed_build_says_where_there_is_no_room(no_room, tmp_path):
     config.write_text(yaml.safe_dump({"name": "x", "model": CASE.model, "selection": CASE.selection}))
     done = CliRunner().invoke(cli.main, ["seed", "build", str(config), "-o", str(no_room / "seed.npz")])
     assert done.exit_code == 2 and not (no_room / "seed.npz").exists()
-    assert f"fedn-partial: {no_room / 'seed.npz'} cannot be written: No space left on device; free some" in done.output
+    assert f"fedn-partial: {no_room / 'seed.npz'} cannot be written: No space left on device; free disk" in done.output
 
 
 def test_what_a_device_can_do_without_costs_no_round(no_room, monkeypatch):
     (no_room / "filler").write_bytes((no_room / "filler").read_bytes() + b"x" * 4096)
     residual = residuals.Residual(no_room / "1.npy")
-    residual.keep(np.zeros(9000, np.float32))
-    assert residual.take((9000,)) == 0
-    assert Calibration(path=no_room / "calibration.json").keep(memory_mb=5.0).memory_mb == 5
+    residual.save(np.zeros(9000, np.float32))
+    assert residual.load((9000,)) == 0
+    assert Calibration(path=no_room / "calibration.json").save(memory_mb=5.0).memory_mb == 5
     monkeypatch.chdir(no_room)
     Path(".state").mkdir()
     oom_marker.write(oom_marker.OomMarker(1, 2.0, 3.0))

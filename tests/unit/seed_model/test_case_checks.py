@@ -38,7 +38,7 @@ WRONG = {
         {"session": {"clients_per_round": 4}},
         "clients_per_round is 4, but data: clients is 3",
     ),
-    "data of another shape": ({}, "no client can train: the data have shape (32, 32, 3) an example, the model takes"),
+    "data of another shape": ({}, "no client can train: examples have shape (32, 32, 3), the model expects"),
     "more clients than examples": (
         {"model": {"name": "vgg16", "width": 0.0625}, "data": {"name": "digits", "clients": 1795}},
         "are too few for 1795 clients",

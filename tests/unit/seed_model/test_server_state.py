@@ -105,11 +105,11 @@ def test_a_package_must_have_the_cases_custom_modules(tmp_path):
         check(shipped="x = 1\n", used="x = 2\n")
     source = tmp_path / "used" / "my_selectors.py"
     assert str(error.value) == (
-        f"FEDn's active compute package has another my_selectors.py than {source}; build and upload it anew: "
+        f"FEDn's active compute package has a my_selectors.py that differs from {source}; rebuild and upload it: "
         f"fedn-partial package build --with {tmp_path / 'used'}; fedn-partial package upload"
     )
     with pytest.raises(
-        FednPartialError, match=r"FEDn's active compute package has no my_selectors\.py; build and upload"
+        FednPartialError, match=r"FEDn's active compute package has no my_selectors\.py; rebuild and upload"
     ):
         check(shipped="", used="x = 1\n")
 
@@ -126,7 +126,7 @@ def test_more_than_one_combiner_is_refused_by_name():
     both = [{"name": "b", "combiner_id": "2"}, {"name": "a", "combiner_id": "1"}]
     with pytest.raises(FednPartialError) as error:
         server_state.check_combiners(Server(combiners=both))
-    assert str(error.value).startswith("FEDn has 2 combiners (a, id 1; b, id 2), whose models it would average")
+    assert str(error.value).startswith("FEDn has 2 combiners (a, id 1; b, id 2) and would average their models")
     assert "dead ones too, with DELETE http://fedn:8092/api/v1/combiners/ID" in str(error.value)
     with pytest.raises(FednPartialError, match="FEDn has no combiner"):
         server_state.check_combiners(Server(combiners=[]))
@@ -162,7 +162,7 @@ def test_a_session_in_which_nothing_changes_any_more_is_dead(capsys):
     rounds = [round_of("other", "11:00"), round_of("abc", "10:30"), *[round_of("before", "09:00")] * 50]
     server = Server(sessions=[RUNNING], rounds=rounds, telemetry=telemetry("11:02"))
     server_state.check_idle(server)
-    said = "session 'mine' (abc) is 'Started', but nothing has changed in it for 32 min, in round 1 of 10: it is dead"
+    said = "session 'mine' (abc) is 'Started', but has not changed for 32 min, in round 1 of 10: ignored as dead"
     assert said in capsys.readouterr().out
     assert server.pages == 1  # rounds from before the session are not asked for
     beside = {**RUNNING, "name": "yours", "session_id": "def"}  # one that is alive, behind the dead one
@@ -202,7 +202,7 @@ def test_fedns_own_server_functions_are_given_back(combiner):
     exec(f"from fedn.network.combiner.hooks.serverfunctionsbase import *\n{text}", namespace)
     assert namespace["ServerFunctions"].aggregate and "fedn_partial" not in text
     assert said == [
-        "combiner 'gone' keeps this session's server functions until the next session (127.0.0.1:1 answers UNAVAILABLE)"
+        "combiner 'gone' keeps this session's server functions until the next session (127.0.0.1:1: UNAVAILABLE)"
     ]
 
 

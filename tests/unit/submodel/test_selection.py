@@ -237,7 +237,7 @@ def test_as_many_as_fit_are_kept():
 
 
 def test_a_device_that_fits_nothing_says_so(selector):
-    with pytest.raises(FednPartialError, match=r"none of the .* layers asked for fits the limits of this device"):
+    with pytest.raises(FednPartialError, match=r"none of the .* requested layers is within the limits of this device"):
         chosen(selector, fits=lambda layers: False)
 
 

@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_is_refused(examples):
     x[3, 0, 0, 0] = np.nan
     model = small_model()
     layers = read_layers(model)
-    with pytest.raises(local_training.TrainingError, match=r"loss became nan.*learning rate 0\.001"):
+    with pytest.raises(local_training.TrainingError, match=r"training diverged \(loss nan\).*learning_rate=0\.001"):
         local_training.train(model, layers, layers, x, y, Training(), order=None)
 
 

@@ -118,12 +118,12 @@ def test_labels_of_another_shape_are_refused(tmp_path, shard):
         ({"y_train": np.zeros(5, np.int32)}, "6 x_train and 5 y_train"),
         ({"x_test": np.zeros((3, 4, 4, 3), np.uint8)}, "3 x_test and 2 y_test"),
         ({"x_test": np.zeros((0, 4, 4, 3), np.uint8), "y_test": np.zeros(0, np.int32)}, "0 x_test and 0 y_test"),
-        ({"y_test": np.array([3, 0], np.int32)}, "y_test has class 3, but shard.json names 3 classes"),
+        ({"y_test": np.array([3, 0], np.int32)}, "y_test has class 3, but shard.json has 3 classes"),
         ({"y_train": np.array([0, 1, 2, 0, 1, -1], np.int32)}, "y_train has class -1"),
         ({"x_train": np.zeros((6, 4, 4, 3), np.float64)}, "x_train is float64"),
         ({"y_test": np.zeros(2, np.int64)}, "y_test int64"),
         ({"x_test": np.full((2, 4, 4, 3), np.nan, np.float32)}, "x_test has values that are not finite"),
-        ({"x_test": np.array([[3, 2], [1, -5]], np.int32)}, "x_test has the word -5; words are numbered from 0"),
+        ({"x_test": np.array([[3, 2], [1, -5]], np.int32)}, "x_test has word number -5; expected at least 0"),
     ],
 )
 def test_arrays_that_do_not_belong_together_are_refused(tmp_path, shard, change, told):

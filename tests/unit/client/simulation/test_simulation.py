@@ -201,7 +201,7 @@ def test_a_client_that_cannot_train_is_refused_and_the_others_go_on(pool, data, 
     _, rows = played(case_of(session={"rounds": 1}), tmp_path / "run", pool, broken)
     outcomes = {row.client: row.outcome_text() for row in rows}
     assert outcomes["client-1"] == outcomes["client-2"] == "merged"
-    assert outcomes["client-3"].startswith("refused: the data have shape (1, 35)")
+    assert outcomes["client-3"].startswith("refused: examples have shape (1, 35)")
 
 
 # Simulated time
@@ -254,9 +254,9 @@ def test_a_device_trains_no_more_layers_than_its_profile_could(profile, pool, da
     )
     _, rows = played(case, tmp_path / "run", pool, data)
     assert {row.client: (len(row.layers), row.limited) for row in rows} == {
-        "client-1": (3, "3 of the 6 layers asked for"),
+        "client-1": (3, "3 of the 6 requested layers"),
         "client-2": (6, None),
-        "client-3": (3, "3 of the 6 layers asked for"),
+        "client-3": (3, "3 of the 6 requested layers"),
         "client-4": (6, None),
     }
 
@@ -292,7 +292,7 @@ def test_a_profile_of_another_model_is_refused(profile, pool, data, tmp_path):
 
 
 def test_stragglers_without_devices_are_refused():
-    with pytest.raises(FednPartialError, match="straggler needs devices"):
+    with pytest.raises(FednPartialError, match="straggler requires devices"):
         case_of(simulation={"straggler": 0.1})
 
 
@@ -364,7 +364,7 @@ def test_data_that_are_not_what_their_description_says_are_refused(pool, data, t
     shutil.copytree(data, other)
     labels = np.load(other / "client-3" / "y_train.npy")
     np.save(other / "client-3" / "y_train.npy", labels[::-1])
-    with pytest.raises(FednPartialError, match=r"client-3/y_train\.npy is missing, or is not what its shard.json says"):
+    with pytest.raises(FednPartialError, match=r"client-3/y_train\.npy is missing or does not match its checksum"):
         played(case_of(), tmp_path / "run", pool, other)
 
 
@@ -393,7 +393,9 @@ def test_two_processes_do_not_share_a_folder(pool, data, tmp_path):
 
 def test_where_no_client_can_train_it_does_not_begin_or_ends_and_says_why(pool, data, tmp_path, monkeypatch):
     case = case_of(model={"name": "lstm_har", "classes": 5}, session={"rounds": 3})
-    with pytest.raises(FednPartialError, match="no client can train: the data have 10 classes, the model 5 outputs"):
+    with pytest.raises(
+        FednPartialError, match="no client can train: the data have 10 classes, the model has 5 outputs"
+    ):
         played(case, tmp_path / "run", pool, data)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(simulation, "check_data", lambda case, shards: None)  # as if the data changed afterwards

@@ -91,7 +91,7 @@ def test_a_device_can_encode_new_text_with_its_shard(tmp_path):
 def test_other_files_are_no_vocabulary(tmp_path):
     (tmp_path / "vocabulary.txt").write_text("one\ntwo\n")
     for name in ("vocabulary.txt", "none.txt"):
-        with pytest.raises(DataError, match=f"{name}: no vocabulary"):
+        with pytest.raises(DataError, match=f"{name} is not a vocabulary"):
             vocabulary.read_vocabulary(tmp_path / name)
 
 
