@@ -226,10 +226,14 @@ class ServerFunctions:
         if not self.merged:
             self.log("no valid update, global model unchanged", logging.WARNING)
         model, aggregate = list(self.model), self.aggregate
-        for name in aggregate.weights:
-            aggregate.merge(self.model, model, name, self.step(name), self.client["model_dtype"])
-            if name in aggregate.squared_change:
-                self.state["scores"][name] = aggregate.score(self.model, name)
+        try:
+            for name in aggregate.weights:
+                aggregate.merge(self.model, model, name, self.step(name), self.client["model_dtype"])
+                if name in aggregate.squared_change:
+                    self.state["scores"][name] = aggregate.score(self.model, name)
+        except Exception as error:
+            self.note_failure(f"merge rule {self.client['merge']}: {type(error).__name__}: {error}")
+            raise
         self.state["known"] = [self.state["base"], digest(model)]
         self.report()
         self.start_round()
@@ -297,14 +301,18 @@ class ServerFunctions:
         """Return the mean of the models of another session; raise RuntimeError if the round must fail."""
         average, self.average, self.model = self.average, None, None
         if self.must_fail or average is None:
-            previous = self.state["previous"]
-            previous.setdefault("round", self.state["round"])
-            notes, note = previous.setdefault("notes", []), f"after this round, {FOREIGN_MODEL}"
-            if note not in notes:
-                notes.append(note)
-            self.save()
+            self.note_failure(FOREIGN_MODEL)
             raise RuntimeError(f"fedn-partial: {FOREIGN_MODEL}")
         return average
+
+    def note_failure(self, reason):
+        """Add why the next round failed to the last report, for the operator: a round that fails has no report."""
+        previous = self.state["previous"]
+        previous.setdefault("round", self.state["round"])
+        notes, note = previous.setdefault("notes", []), f"after this round, {plain(reason, 500)}"
+        if note not in notes:
+            notes.append(note)
+        self.save()
 
 
 def bounded(settings):

@@ -249,6 +249,8 @@ def test_a_step_that_is_no_number_fails_the_round_and_not_the_model(custom, laye
     uploads = [Upload(one.client_id, one.data, {**one.metadata, "round": 2}) for one in uploads[:1]]
     result = combiner.round(weights(layers, 0), uploads)
     assert all(np.isfinite(array).all() for array in result.model)
+    (note,) = result.settings["previous"]["notes"]  # which the operator is shown
+    assert note.startswith("after this round, merge rule my_rules:Later: RuntimeError: ")
 
 
 def test_a_weight_that_is_no_number_above_0_skips_the_update(custom, layers, start, tmp_path, caplog):
