@@ -127,7 +127,7 @@ def test_more_than_one_combiner_is_refused_by_name():
     with pytest.raises(FednPartialError) as error:
         server_state.check_combiners(Server(combiners=both))
     assert str(error.value).startswith("FEDn has 2 combiners (a, id 1; b, id 2) and would average their models")
-    assert "dead ones too, with DELETE http://fedn:8092/api/v1/combiners/ID" in str(error.value)
+    assert "including ended ones, with DELETE http://fedn:8092/api/v1/combiners/ID" in str(error.value)
     with pytest.raises(FednPartialError, match="FEDn has no combiner"):
         server_state.check_combiners(Server(combiners=[]))
 

@@ -102,7 +102,7 @@ def test_package_build_ships_the_folder(project):
 def test_without_the_folder_the_name_is_refused_and_nothing_is_left(words, project, monkeypatch):
     monkeypatch.chdir(project)
     output = invoke(*words, code=2)
-    assert "is not allowed: there are no custom modules. Name their folder with --with FOLDER" in output
+    assert "is not allowed: there are no custom modules. Set their folder with --with FOLDER" in output
     assert sorted(path.name for path in project.iterdir()) == ["case.yaml", "mine"]
 
 

@@ -115,9 +115,12 @@ def test_labels_of_another_shape_are_refused(tmp_path, shard):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"y_train": np.zeros(5, np.int32)}, "6 x_train and 5 y_train"),
-        ({"x_test": np.zeros((3, 4, 4, 3), np.uint8)}, "3 x_test and 2 y_test"),
-        ({"x_test": np.zeros((0, 4, 4, 3), np.uint8), "y_test": np.zeros(0, np.int32)}, "0 x_test and 0 y_test"),
+        ({"y_train": np.zeros(5, np.int32)}, "x_train has 6 examples, y_train 5"),
+        ({"x_test": np.zeros((3, 4, 4, 3), np.uint8)}, "x_test has 3 examples, y_test 2"),
+        (
+            {"x_test": np.zeros((0, 4, 4, 3), np.uint8), "y_test": np.zeros(0, np.int32)},
+            "x_test has 0 examples, y_test 0",
+        ),
         ({"y_test": np.array([3, 0], np.int32)}, "y_test has class 3, but shard.json has 3 classes"),
         ({"y_train": np.array([0, 1, 2, 0, 1, -1], np.int32)}, "y_train has class -1"),
         ({"x_train": np.zeros((6, 4, 4, 3), np.float64)}, "x_train is float64"),
