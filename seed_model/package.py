@@ -83,7 +83,7 @@ def check_package(path: Path) -> None:
         except PackageError as error:
             raise PackageError(f"{path} is not uploaded: {error}") from None
         if package.folder != Path(folder):
-            raise PackageError(f"{path} is not uploaded: move its fedn.yaml from a folder to the top level")
+            raise PackageError(f"{path} is not uploaded: its fedn.yaml must be at its top level, not in a folder")
 
 
 def upload_package(api: Api, path: str | Path) -> str:
