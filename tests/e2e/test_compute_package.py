@@ -11,7 +11,7 @@ SESSION = {"rounds": 8, "round_timeout": 60, "min_clients": 3}
 
 def activate(running, folder, command):
     """Upload a package whose train is `command`, past our own checks."""
-    with tarfile.open(running.fleet.folder.parent / "package.tar.bz2") as archive:
+    with tarfile.open(running.fleet.folder.parent / "package.tgz") as archive:
         archive.extractall(folder / "package", filter="data")
     path = folder / "package" / "fedn.yaml"
     path.write_text(path.read_text().replace("command: python3 train.py", command))
@@ -29,7 +29,7 @@ def test_devices_name_a_package_that_they_cannot_run_and_fetch_the_next_by_thems
         wait_until(lambda: any(round_.over for round_ in poller.rounds.values()))
         activate(running, tmp_path, "command: python3 no_such.py")
         wait_until(lambda: sum(len(refused(round_)) for round_ in poller.rounds.values()) >= 3)
-        upload_package(running.api, running.fleet.folder.parent / "package.tar.bz2")
+        upload_package(running.api, running.fleet.folder.parent / "package.tgz")
 
     run = Run(running, tmp_path, make_case(name="packages", session=SESSION), exchange)
     told = [outcome for round_ in run.rounds() for outcome in refused(round_)]

@@ -71,21 +71,6 @@ def test_a_session_whose_controller_ends_says_so_and_the_next_one_starts(running
     assert_models_are_what_clients_sent(running, again, tmp_path)
 
 
-def test_a_controller_that_cannot_be_started_again_ends_the_run_with_its_log(running, tmp_path):
-    settings, killed = running.network.folder / "settings.yaml", []
-
-    def end_controller(poller):
-        wait_until(lambda: len(poller.rounds) >= 2 and is_training(running))
-        settings.rename(settings.with_suffix(".away"))
-        kill(running, "controller")
-        killed.append(time.monotonic())
-
-    case = make_case(session={"rounds": 50, "round_timeout": 60, "min_clients": 3})
-    with pytest.raises(FednPartialError, match=r"(?s)controller ended 4 times in a row.*settings\.yaml"):
-        Run(running, tmp_path, case, end_controller)
-    assert time.monotonic() - killed[0] < 30  # 10 s on an idle machine
-
-
 def test_devices_that_train_for_a_terminated_session_serve_the_next_one(running, tmp_path):
     """With 1,000 epochs they would train for minutes, and round_timeout ends that after 300 s only."""
     terminated = []
@@ -102,3 +87,18 @@ def test_devices_that_train_for_a_terminated_session_serve_the_next_one(running,
     assert [len(round_.rows) for round_ in again.rounds()] == [3, 3]
     assert time.monotonic() - terminated[0] < 150
     assert_models_are_what_clients_sent(running, again, tmp_path)
+
+
+def test_a_controller_that_cannot_be_started_again_ends_the_run_with_its_log(running, tmp_path):
+    settings, killed = running.network.folder / "settings.yaml", []
+
+    def end_controller(poller):
+        wait_until(lambda: len(poller.rounds) >= 2 and is_training(running))
+        settings.rename(settings.with_suffix(".away"))
+        kill(running, "controller")
+        killed.append(time.monotonic())
+
+    case = make_case(session={"rounds": 50, "round_timeout": 60, "min_clients": 3})
+    with pytest.raises(FednPartialError, match=r"(?s)controller ended 4 times in a row.*settings\.yaml"):
+        Run(running, tmp_path, case, end_controller)
+    assert time.monotonic() - killed[0] < 30  # 10 s on an idle machine

@@ -141,13 +141,14 @@ def test_answers_under_made_up_ids_are_no_clients(api, tmp_path):
     events = []
 
     def answer(client, request):
+        model = client.download(request.model_id)  # the combiner deletes it at the end of the round
         take_part(client, request)
         if request.type == fedn_pb2.StatusType.MODEL_UPDATE:
             for number in range(3):
                 stranger = LightClient(api.connection.base_url, f"stranger-{number}")
                 for name in ("connector", "combiner", "models", "metadata"):
                     setattr(stranger, name, getattr(client, name))
-                train(stranger, request)
+                train(stranger, request, model)
 
     clients = [LightClient(api.connection.base_url, "honest", on_request=answer)]
     case = make_case(session={"rounds": 2, "round_timeout": 30, "min_clients": 1})

@@ -150,11 +150,11 @@ def test_an_edited_reader_is_read_anew(project):
 def test_a_run_does_not_go_on_with_edited_modules(project):
     case = load_case(project / "case.yaml", project / "mine")
     RunFolder(project / "run", case, simulated=True, data_digest="d")
-    assert simulation._known(project / "run", case, "d")["name"] == "examples"
+    assert simulation._previous_session(project / "run", case, "d")["name"] == "examples"
     rule = project / "mine" / "my_rules.py"
     rule.write_text(rule.read_text().replace("return 1.0", "return 0.5"))
     with pytest.raises(FednPartialError, match=r"run holds a run with other settings \(custom modules\)"):
-        simulation._known(project / "run", load_case(project / "case.yaml", project / "mine"), "d")
+        simulation._previous_session(project / "run", load_case(project / "case.yaml", project / "mine"), "d")
 
 
 # docs/ARCHITECTURE.md
