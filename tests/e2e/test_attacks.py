@@ -143,7 +143,7 @@ def test_updates_of_an_earlier_session_from_the_same_model_are_not_merged(runnin
     run = Run(running, tmp_path, case, deliver)
     assert run.final["problem"] is None
     assert_models_are_what_clients_sent(running, run, tmp_path)
-    assert running.network.log("hooks").read_text().count(": belongs to session") >= 3
+    assert running.network.log("hooks").read_text().count(": belongs to another session") >= 3
 
 
 def test_nobody_but_the_controller_gives_the_combiner_orders(running):
