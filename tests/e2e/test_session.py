@@ -295,4 +295,4 @@ def test_a_running_session_is_named_and_a_dead_one_is_passed_over(running, start
         database(running, statement, str(hour_ago), str(hour_ago), session)
     said = []
     server_state.check_idle(running.api, said.append)
-    assert len(said) == 1 and re.search("is 'Started', but nothing has changed in it for (59|60) min", said[0])
+    assert len(said) == 1 and re.search("is 'Started', but has not changed for (59|60) min", said[0])
