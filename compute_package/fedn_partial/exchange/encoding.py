@@ -51,7 +51,7 @@ def encode(path: str, values, codec: str = "float32", base=None, residuals=None)
     ------
     SettingsError : invalid codec. UserCodeError : a custom codec fails.
     """
-    encode_kernels = _custom_encoder(codec) if names.is_custom(codec) else _quantise
+    coder = _custom_encoder(codec) if names.is_custom(codec) else _quantiser()
     with (
         write_atomically(path, durable=False) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
@@ -61,48 +61,55 @@ def encode(path: str, values, codec: str = "float32", base=None, residuals=None)
         if codec == "float16":
             crc = _write(archive, "0", "<f4", [value for value in values if len(value.shape) < 2], 0)
             return _write(archive, "1", "<f2", [value for value in values if len(value.shape) > 1], crc)
-        exact, coded = encode_kernels(values, base, residuals)
+        exact, coded = _encode_changes(values, base, residuals, *coder)
         return _write(archive, "1", "|u1", [coded], _write(archive, "0", "<f4", exact, 0))
 
 
-def _quantise(values, base, residuals):
-    """Return the arrays of codec int8: a list of float32 arrays, and the deflated multiples of the steps."""
+def _encode_changes(values, base, residuals, encode_change, flush):
+    """Return the float32 arrays and the bytes of an update whose kernels travel as encoded changes.
+
+    Parameters
+    ----------
+    encode_change : function of a kernel's change that returns float32 arrays, bytes, and the residual.
+    flush : function that returns the last bytes.
+    """
     exact, chunks = [], []
-    deflate = zlib.compressobj(strategy=zlib.Z_RLE)  # as small as the default strategy here, and faster
     for value, old, residual in zip(values, base, residuals, strict=True):
         if len(value.shape) < 2:
             exact.append(value)
             continue
         change = np.asarray(value) - old
         change += residual.load(change.shape)
+        arrays, data, rest = encode_change(change)
+        residual.save(rest)
+        exact += arrays
+        chunks.append(data)
+    return exact, np.frombuffer(b"".join([*chunks, flush()]), np.uint8)
+
+
+def _quantiser():
+    """Return `encode_change` and `flush` of codec int8: the steps, and the deflated multiples of them."""
+    deflate = zlib.compressobj(strategy=zlib.Z_RLE)  # as small as the default strategy here, and faster
+
+    def encode_change(change):
         step = np.abs(change).max(axis=tuple(range(change.ndim - 1))) / np.float32(127)
         step[step < np.finfo(np.float32).tiny] = 1  # no change in this channel
         multiples = np.rint(change / step)
         change -= multiples * step
-        residual.save(change)
-        exact.append(step)
-        chunks.append(deflate.compress(multiples.astype(np.int8).data))
-    return exact, np.frombuffer(b"".join([*chunks, deflate.flush()]), np.uint8)
+        return [step], deflate.compress(multiples.astype(np.int8).data), change
+
+    return encode_change, deflate.flush
 
 
 def _custom_encoder(name: str):
-    """Return a function like ``_quantise`` for the custom codec `name`."""
+    """Return `encode_change` and `flush` of the custom codec `name`."""
     codec = names.find_class(name, Codec, "codec")()
 
-    def encode_kernels(values, base, residuals):
-        exact, chunks = [], []
-        for value, old, residual in zip(values, base, residuals, strict=True):
-            if len(value.shape) < 2:
-                exact.append(value)
-                continue
-            change = np.asarray(value) - old
-            change += residual.load(change.shape)
-            data = encode_kernel(codec, change)
-            residual.save(change - decode_as_server(codec, data, change.shape))
-            chunks.append(pack(data))
-        return exact, np.frombuffer(b"".join(chunks), np.uint8)
+    def encode_change(change):
+        data = encode_kernel(codec, change)
+        return [], pack(data), change - decode_as_server(codec, data, change.shape)
 
-    return encode_kernels
+    return encode_change, bytes
 
 
 def encode_kernel(codec: Codec, change: np.ndarray) -> bytes:
