@@ -132,11 +132,12 @@ class SessionPoller:
             self._read_clients(before=statuses)
         self._updates += [status["data"] for status in self._new_updates.new()]
         waiting, self._updates = self._updates, []
-        self._read_registered(waiting)
+        validations = [status["data"] for status in self._new_validations.new()]
+        self._read_registered(waiting + validations)
         for data in waiting:
             _from_client(self._read_update, data)
-        for status in self._new_validations.new():
-            _from_client(self._read_validation, status["data"])
+        for data in validations:
+            _from_client(self._read_validation, data)
         self._join_validations()
         self._join_outcomes()
 
@@ -173,11 +174,11 @@ class SessionPoller:
         for id in self.rounds.keys() - before.keys():
             self.rounds[id].online = self.online
 
-    def _read_registered(self, updates: list[str]) -> None:
-        """Read FEDn's list of clients if one of `updates` is of a client that is not known."""
+    def _read_registered(self, messages: list[str]) -> None:
+        """Read FEDn's list of clients if the list read before lacks a sender of `messages`."""
         senders: set[str] = set()
-        for data in updates:
-            _from_client(lambda update: senders.add(str(update["sender"]["clientId"])), data)
+        for data in messages:
+            _from_client(lambda message: senders.add(str(message["sender"]["clientId"])), data)
         if not senders <= self._registered:
             self._registered = {client["client_id"] for client in self.api.get("clients/")["result"]}
 

@@ -80,6 +80,15 @@ def test_an_update_of_a_client_that_fedn_does_not_have_is_no_row(fedn):
     assert poller.rounds["1"].strangers == {"id-made-up"} and poller.rounds["1"].validations == {}
 
 
+def test_a_client_that_joined_later_and_only_validates_is_one(fedn):
+    poller = SessionPoller(fedn, "s")
+    poller.poll()
+    fedn.clients.add("id-late")
+    fedn.validations.append(fedn.validation("m1", "late", 0.5, 10))
+    poller.poll()
+    assert poller.rounds["1"].validations == {"id-late": 100}
+
+
 def test_a_merged_update_of_a_client_that_was_removed_from_fedn_is_a_row(fedn):
     fedn.clients = set()
     previous = {"round": 1, "merged": ["id-a"], "skipped": {}, "staleness": {}}
