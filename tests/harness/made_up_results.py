@@ -3,6 +3,7 @@
 import math
 import random
 
+from fedn_partial.client.experiments import definitions
 from fedn_partial.client.experiments.definitions import Experiment, PlannedRun
 from fedn_partial.client.experiments.results import Result
 
@@ -39,3 +40,11 @@ def made_up(run: PlannedRun) -> Result:
 def made_up_all(experiment: Experiment) -> dict[str, Result]:
     """Return {digest: result} of an experiment's runs."""
     return {run.digest: made_up(run) for run in experiment.runs}
+
+
+def made_up_of_every_experiment() -> dict:
+    """Return made-up results of all runs of all experiments at their small size."""
+    results = {}
+    for name in definitions.names():
+        results |= made_up_all(definitions.load(name, small=True))
+    return results

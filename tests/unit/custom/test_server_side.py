@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 from hooks_harness import Combiner, Upload
 from paths import ROOT
-from sources import line_of
+from sources import line_of, printed_by_server_functions
 
 from fedn_partial.custom import modules
 from fedn_partial.custom.errors import UserCodeError
@@ -121,14 +119,8 @@ def test_fedn_merges_with_a_custom_rule_and_codec(examples, layers, start, tmp_p
 def test_the_text_needs_numpy_and_the_standard_library_only_and_is_small(examples, layers, tmp_path):
     text = source(layers, codec=CODEC, merge=RULE)
     assert len(text) < 20_000
-    (tmp_path / "text.py").write_text(text)
-    code = (
-        "import sys; sys.modules.update(dict.fromkeys(['fedn_partial', 'fedn', 'keras', 'tensorflow', 'yaml']))\n"
-        "namespace = {}; exec(open('text.py').read(), {}, namespace)\n"
-        "print(type(namespace['ServerFunctions']().rule).__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "SquareRoot\n", done.stderr
+    printed = printed_by_server_functions(text, tmp_path, "type(functions.rule).__name__")
+    assert printed == "SquareRoot\n"
 
 
 def test_without_custom_names_no_custom_module_travels(examples, layers):

@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from made_up_results import made_up_all
+from made_up_results import made_up_of_every_experiment
 
 from fedn_partial.client.charts.experiments import experiment_chart
 from fedn_partial.client.experiments import definitions
@@ -13,10 +13,7 @@ NAMES = definitions.names()
 
 @pytest.fixture(scope="module")
 def all_results():
-    found = {}
-    for name in NAMES:
-        found |= made_up_all(definitions.load(name, small=True))
-    return found
+    return made_up_of_every_experiment()
 
 
 @pytest.mark.parametrize("name", NAMES)

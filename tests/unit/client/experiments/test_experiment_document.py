@@ -6,7 +6,7 @@ import re
 import statistics
 
 import pytest
-from made_up_results import FULL, made_up_all
+from made_up_results import FULL, made_up_of_every_experiment
 from paths import ROOT
 
 from fedn_partial.client.experiments import definitions, document, results, tables
@@ -18,10 +18,7 @@ NAMES = definitions.names()
 
 @pytest.fixture(scope="module")
 def all_results():
-    found = {}
-    for name in NAMES:
-        found |= made_up_all(definitions.load(name, small=True))
-    return found
+    return made_up_of_every_experiment()
 
 
 def with_accuracies(result, accuracies):
