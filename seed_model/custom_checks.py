@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from fedn_partial.errors import FednPartialError
 from fedn_partial.exchange.codecs import Codec
 from fedn_partial.exchange.encoding import decode_as_server, encode_kernel
 from fedn_partial.exchange.merge_rules import MergeRule
+from fedn_partial.seed_model.package import rebuild
 from fedn_partial.settings.case import Case
 
 EXAMPLES = 64  # that a model is tried on
@@ -81,16 +81,18 @@ def try_merge_rule(case: Case, settings: dict) -> None:
 
 
 def check_shipped(case: Case, package: Path) -> None:
-    """Raise FednPartialError unless the compute package in `package` contains the case's custom modules."""
+    """Raise FednPartialError unless the compute package in `package` contains the case's custom modules.
+
+    These are the modules that its model, selector and codec name, and all custom modules that they import.
+    """
     used = [case.model.get("name"), case.selection.get("selector"), case.codec]
-    for module in dict.fromkeys(name.partition(":")[0] for name in used if names.is_custom(name)):
-        source, shipped = modules.active().path(module), package / modules.FOLDER / f"{module}.py"
+    named = {name.partition(":")[0] for name in used if names.is_custom(name)}
+    custom = modules.active()
+    for module in custom.imported_by(named) if named else []:
+        source, shipped = custom.path(module), package / modules.FOLDER / f"{module}.py"
         if not shipped.exists() or shipped.read_bytes() != source.read_bytes():
-            build = shlex.join(["fedn-partial", "package", "build", "--with", str(source.parent)])
             state = f"has a {module}.py that differs from {source}" if shipped.exists() else f"has no {module}.py"
-            raise FednPartialError(
-                f"FEDn's active compute package {state}; rebuild and upload it: {build}; fedn-partial package upload"
-            )
+            raise FednPartialError(f"FEDn's active compute package {state}; {rebuild()}")
 
 
 def _is_number(value) -> bool:

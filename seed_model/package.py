@@ -12,6 +12,7 @@ from pathlib import Path
 import fedn_partial
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.fedn_api.package_archive import PackageError, check_runs, unpack
+from fedn_partial.custom import modules
 from fedn_partial.custom.errors import user_code
 from fedn_partial.custom.modules import FOLDER, MANIFEST, CustomModules
 from fedn_partial.errors import FednPartialError
@@ -84,6 +85,26 @@ def check_package(path: Path) -> None:
             raise PackageError(f"{path} is not uploaded: {error}") from None
         if package.folder != Path(folder):
             raise PackageError(f"{path} is not uploaded: its fedn.yaml must be at its top level, not in a folder")
+
+
+def check_library(folder: Path) -> None:
+    """Raise FednPartialError unless the compute package in `folder` contains the library of this installation.
+
+    Devices with another version would refuse the session's settings, or train in another way than the simulator.
+    """
+    library, shipped = Path(fedn_partial.__file__).parent, folder / "fedn_partial"
+    for path in library_files():
+        if not (shipped / path).exists() or (shipped / path).read_bytes() != (library / path).read_bytes():
+            raise FednPartialError(
+                f"FEDn's active compute package is of another version of fedn-partial ({path} differs); {rebuild()}"
+            )
+
+
+def rebuild() -> str:
+    """Return the commands that replace FEDn's active package, with the custom modules in use, as part of an error."""
+    custom = modules.active()
+    build = ["fedn-partial", "package", "build", *(["--with", str(custom.folder)] if custom else [])]
+    return f"rebuild and upload it: {shlex.join(build)}; fedn-partial package upload"
 
 
 def upload_package(api: Api, path: str | Path) -> str:

@@ -43,7 +43,7 @@ def check_server(api: Api, case: Case, layers: list[Layer], on_message=print) ->
 
 
 def check_package(api: Api, case: Case) -> None:
-    """Raise FednPartialError unless FEDn's active compute package is one of fedn-partial, with the case's modules."""
+    """Raise FednPartialError unless FEDn's active compute package is of this version, with the case's modules."""
     remedy = "upload one with 'fedn-partial package build' and 'fedn-partial package upload'"
     response = api.response("packages/active")
     if response.status_code == 404:
@@ -63,10 +63,11 @@ def _is_ours(api: Api, case: Case) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "package.tgz"
         api.download_package(archive)
-        package = package_archive.unpack(archive, Path(folder) / "package")
-        if package.ours:
-            custom_checks.check_shipped(case, package.folder)
-        return package.ours
+        unpacked = package_archive.unpack(archive, Path(folder) / "package")
+        if unpacked.ours:
+            custom_checks.check_shipped(case, unpacked.folder)
+            package.check_library(unpacked.folder)
+        return unpacked.ours
 
 
 def check_combiners(api: Api) -> None:

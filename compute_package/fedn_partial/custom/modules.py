@@ -7,10 +7,12 @@ its manifest.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import json
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,28 @@ class CustomModules:
     def path(self, name: str) -> Path:
         """Return the file of the module `name`."""
         return self.folder / f"{name}.py"
+
+    def imported_by(self, names: Iterable[str]) -> list[str]:
+        """Return the modules `names` and all modules of this folder that they import, directly or not, sorted.
+
+        Raises
+        ------
+        UserCodeError : one of them has a syntax error.
+        """
+        pending, imported = list(names), set()
+        while pending:
+            name = pending.pop()
+            if name not in self.names or name in imported:
+                continue
+            imported.add(name)
+            with user_code(self.folder):
+                tree = ast.parse(self.path(name).read_bytes(), str(self.path(name)))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import):
+                    pending += [alias.name.partition(".")[0] for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    pending.append(node.module.partition(".")[0])
+        return sorted(imported)
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each module's source."""

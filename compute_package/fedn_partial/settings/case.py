@@ -229,6 +229,8 @@ def parse_case(raw: dict, where: str) -> Case:
     for key, base in (("codec", Codec), ("merge", MergeRule)):
         if names.is_custom(getattr(case, key)):
             names.find_class(getattr(case, key), base, f"{where}: {key}")
+    if case.data and names.is_custom(case.data.name):
+        names.find_function(case.data.name, "DataSet", f"{where}: data: name")
     return case
 
 

@@ -112,6 +112,8 @@ def _value(hint, raw, bounds, where: str):
         if not passes(value, bound):
             shown = ", ".join(bound) if name == "one_of" else bound
             raise SettingsError(f"{where} must be {wording} {shown}, found {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{where} must be finite, found {value!r}")
     return value
 
 

@@ -12,6 +12,7 @@ import requests
 
 from fedn_partial.client.fedn_api.api import ApiError, Connection, TokenError
 from fedn_partial.custom import modules
+from fedn_partial.custom.errors import UserCodeError
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model import server_state
 from fedn_partial.seed_model.package import build_package
@@ -112,6 +113,47 @@ def test_a_package_must_have_the_cases_custom_modules(tmp_path):
         FednPartialError, match=r"FEDn's active compute package has no my_selectors\.py; rebuild and upload"
     ):
         check(shipped="", used="x = 1\n")
+
+
+def test_a_package_must_have_the_modules_that_the_cases_modules_import(tmp_path):
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "my_selectors.py").write_text("import my_helpers\n")
+    (tmp_path / "shipped" / "my_helpers.py").write_text("def help():\n    from my_constants import SHARE\n")
+    (tmp_path / "shipped" / "my_constants.py").write_text("SHARE = 1\n")
+    build_package(tmp_path / "ours.tgz", modules.read_folder(tmp_path / "shipped"))
+    case = dataclasses.replace(CASE, selection={"selector": "my_selectors:Mine"})
+    server = Server((tmp_path / "ours.tgz").read_bytes())
+    modules.use(tmp_path / "shipped")
+    try:
+        (tmp_path / "shipped" / "my_reader.py").write_text("")  # not imported by the case's modules
+        server_state.check_package(server, case)
+        (tmp_path / "shipped" / "my_constants.py").write_text("SHARE = 2\n")
+        with pytest.raises(
+            FednPartialError, match=r"has a my_constants\.py that differs from .*my_constants\.py; rebuild"
+        ):
+            server_state.check_package(server, case)
+        (tmp_path / "shipped" / "my_helpers.py").write_text("def help(:\n")
+        with pytest.raises(UserCodeError, match=r"my_helpers\.py, line 1: SyntaxError"):
+            server_state.check_package(server, case)
+    finally:
+        modules.use(None)
+
+
+def test_a_package_of_another_version_is_refused(tmp_path):
+    build_package(tmp_path / "ours.tgz")
+    (tmp_path / "other").mkdir()
+    with tarfile.open(tmp_path / "ours.tgz") as archive:
+        archive.extractall(tmp_path / "other")
+    changed = tmp_path / "other" / "fedn_partial" / "settings" / "case.py"
+    changed.write_text(changed.read_text() + "\n")
+    with tarfile.open(tmp_path / "other.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "other", arcname=".")
+    with pytest.raises(FednPartialError) as error:
+        server_state.check_package(Server((tmp_path / "other.tgz").read_bytes()), CASE)
+    assert str(error.value) == (
+        "FEDn's active compute package is of another version of fedn-partial (settings/case.py differs); rebuild and "
+        "upload it: fedn-partial package build; fedn-partial package upload"
+    )
 
 
 def test_an_operators_token_which_fedn_gives_no_package_to_is_enough():

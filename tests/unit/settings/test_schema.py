@@ -59,6 +59,7 @@ REFUSED = [
     ("number", math.nan, "at least 0, found nan"),
     ("number", -(10**400), "at least 0, found -inf"),
     ("finite", math.inf, "at most 10, found inf"),
+    ("number", math.inf, "finite, found inf"),
     ("flag", 1, "of type bool, found 1"),
 ]
 

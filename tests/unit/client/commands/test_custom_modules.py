@@ -68,6 +68,20 @@ def test_plan_and_seed_take_the_folder(project):
         assert archive["0"].shape == (3, 3, 1, 8)
 
 
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("os:system", "data: name: module 'os' is not allowed"),
+        ("my_data:np", "has no function with the annotation '-> DataSet' called 'np'"),
+    ],
+)
+def test_a_name_that_is_no_reader_is_refused_by_every_command_that_reads_the_case(project, name, error):
+    case = yaml.safe_load((project / "case.yaml").read_text())
+    (project / "case.yaml").write_text(yaml.safe_dump({**case, "data": {**case["data"], "name": name}}))
+    output = invoke("plan", project / "case.yaml", "--memory", "1GB", "--with", project / "mine", code=2)
+    assert error in output
+
+
 def test_data_prepare_takes_the_folder(project):
     pytest.importorskip("sklearn")
     words = ["data", "prepare", "my_data:small_digits", "--clients", 2, "--out", project / "shards"]
