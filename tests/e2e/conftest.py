@@ -16,7 +16,7 @@ import psutil
 import pytest
 from fedn import APIClient
 from fedn.utils.helpers.plugins.numpyhelper import Helper
-from merging import assert_merged, kept_updates
+from server_functions.merging import assert_merged, kept_updates
 
 from fedn_partial.client.data import data_sets
 from fedn_partial.client.fedn_api.api import Api

@@ -8,8 +8,8 @@ import time
 import pytest
 from conftest import make_case
 from fedn.network.grpc import fedn_pb2
-from light_clients import LightClient, settings_of, take_part, train
-from run_folders import outcome_of
+from fedn_servers.light_clients import LightClient, settings_of, take_part, train
+from reports.run_folders import outcome_of
 
 from fedn_partial.client.fedn_api.api import Api
 from fedn_partial.client.follow import progress

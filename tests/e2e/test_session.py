@@ -20,7 +20,7 @@ import requests
 import yaml
 from click.testing import CliRunner
 from conftest import Run, committed_model, make_case, wait_until
-from merging import assert_merged, kept_updates
+from server_functions.merging import assert_merged, kept_updates
 
 from fedn_partial.client.commands.cli import main
 from fedn_partial.client.fedn_api.api import Api, ApiError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hooks_harness import Combiner, Upload
 from paths import ROOT
+from server_functions.hooks_harness import Combiner, Upload
 from sources import line_of, printed_by_server_functions
 
 from fedn_partial.custom import modules

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server_oracles import assert_close, log_lines, merged_by_hand
-from server_worlds import client, made
+from server_functions.server_oracles import assert_close, log_lines, merged_by_hand
+from server_functions.server_worlds import client, made
 
 from fedn_partial.settings.case import Session
 

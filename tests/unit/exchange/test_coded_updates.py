@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from server_oracles import RULES, assert_same_bits, coded, merged_by_hand
-from server_worlds import client
+from server_functions.server_oracles import RULES, assert_same_bits, coded, merged_by_hand
+from server_functions.server_worlds import client
 
 
 @pytest.mark.parametrize("codec", ["float16", "int8"])

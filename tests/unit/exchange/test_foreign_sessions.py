@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hooks_harness import Upload, npz
-from server_oracles import assert_close, assert_same_bits, log_lines, merged_by_hand, stock_fedavg
-from server_worlds import client, made, random_model, read_upload, whole, with_metadata
+from server_functions.hooks_harness import Upload, npz
+from server_functions.server_oracles import assert_close, assert_same_bits, log_lines, merged_by_hand, stock_fedavg
+from server_functions.server_worlds import client, made, random_model, read_upload, whole, with_metadata
 
 from fedn_partial.runtime import refusal
 from fedn_partial.settings.case import Session

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from server_oracles import assert_close, assert_same_bits, log_lines, moments, stepped
-from server_worlds import client
+from server_functions.server_oracles import assert_close, assert_same_bits, log_lines, moments, stepped
+from server_functions.server_worlds import client
 
 from fedn_partial.settings.case import MERGE_RULES
 

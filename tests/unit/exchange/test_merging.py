@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from io import BytesIO
 
-import hooks_harness
 import numpy as np
 import pytest
-from server_oracles import RULES, assert_close, assert_same_bits, merged_by_hand
-from server_worlds import PROVIDED, SELECTIONS, client
+from server_functions import hooks_harness
+from server_functions.server_oracles import RULES, assert_close, assert_same_bits, merged_by_hand
+from server_functions.server_worlds import PROVIDED, SELECTIONS, client
 
 from fedn_partial.exchange import model_file
 from fedn_partial.submodel.layers import tensor_list

@@ -6,8 +6,8 @@ import tempfile
 
 import pytest
 from fedn.network.combiner.hooks import hooks
-from server_oracles import assert_close, assert_same_bits, merged_by_hand
-from server_worlds import PROVIDED, SELECTIONS, client
+from server_functions.server_oracles import assert_close, assert_same_bits, merged_by_hand
+from server_functions.server_worlds import PROVIDED, SELECTIONS, client
 
 from fedn_partial.settings.case import Device, load_round_settings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from server_oracles import log_lines
-from server_worlds import client, with_metadata
+from server_functions.server_oracles import log_lines
+from server_functions.server_worlds import client, with_metadata
 
 
 def test_the_round_before_is_told_with_coverage_and_staleness(normalised, start, send):

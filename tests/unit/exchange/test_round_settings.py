@@ -7,7 +7,7 @@ import logging
 
 import numpy as np
 import pytest
-from server_worlds import client, with_metadata
+from server_functions.server_worlds import client, with_metadata
 
 from fedn_partial.exchange import wire
 from fedn_partial.settings.case import Device, RoundSettings, Session, Training, load_round_settings

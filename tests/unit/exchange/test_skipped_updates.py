@@ -7,9 +7,9 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from hooks_harness import Upload, npz
-from server_oracles import assert_close, assert_same_bits, log_lines, merged_by_hand
-from server_worlds import PROVIDED, SELECTIONS, client, read_upload, with_metadata
+from server_functions.hooks_harness import Upload, npz
+from server_functions.server_oracles import assert_close, assert_same_bits, log_lines, merged_by_hand
+from server_functions.server_worlds import PROVIDED, SELECTIONS, client, read_upload, with_metadata
 
 from fedn_partial.runtime import refusal
 

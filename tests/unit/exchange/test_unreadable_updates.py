@@ -6,9 +6,9 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from hooks_harness import Upload, npz
-from server_oracles import assert_close, log_lines, merged_by_hand
-from server_worlds import PROVIDED, client, with_metadata
+from server_functions.hooks_harness import Upload, npz
+from server_functions.server_oracles import assert_close, log_lines, merged_by_hand
+from server_functions.server_worlds import PROVIDED, client, with_metadata
 
 
 def pickled(upload: Upload) -> bytes:

@@ -1,1 +1,1 @@
-from server_fixtures import start  # noqa: F401
+from server_functions.server_fixtures import start  # noqa: F401

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hooks_harness import Combiner
-from server_worlds import PROVIDED, session_source
+from server_functions.hooks_harness import Combiner
+from server_functions.server_worlds import PROVIDED, session_source
 from sources import printed_by_server_functions
 
 from fedn_partial import exchange

@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from made_up_results import made_up_of_every_experiment
+from reports.made_up_results import made_up_of_every_experiment
 
 from fedn_partial.client.charts.experiments import experiment_chart
 from fedn_partial.client.experiments import definitions

@@ -18,9 +18,9 @@ import fedn.network.grpc.fedn_pb2 as messages
 import grpc
 import psutil
 import pytest
-from certificates import Certificates
 from fedn.network.clients import grpc_handler
 from fedn.network.clients.client_v2 import ClientOptions
+from fedn_servers.certificates import Certificates
 
 from fedn_partial.client.device import device_client, fedn_client, retries
 from fedn_partial.client.device.access_token import Access

@@ -4,8 +4,8 @@ import os
 import socket
 
 import pytest
-from certificates import Certificates
-from doctor_server import serve
+from fedn_servers.certificates import Certificates
+from fedn_servers.doctor_server import serve
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import ssl
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from doctor_server import check_server, serve
+from fedn_servers.doctor_server import check_server, serve
 
 from fedn_partial.client.doctor import server_checks
 from fedn_partial.client.doctor.check import NOT_CHECKED, OK, PROBLEM, WARNING

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from doctor_server import write_test_shard
+from fedn_servers.doctor_server import write_test_shard
 
 from fedn_partial.client.doctor import device_checks
 from fedn_partial.client.doctor.check import NOT_CHECKED, OK, PROBLEM, WARNING

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from doctor_server import ROLES, write_test_shard
+from fedn_servers.doctor_server import ROLES, write_test_shard
 
 from fedn_partial.client.commands.cli import main
 from fedn_partial.client.doctor import device_checks, doctor

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 from archives import archive
-from doctor_server import ROLES, check_server, combiner, own_package
+from fedn_servers.doctor_server import ROLES, check_server, combiner, own_package
 
 from fedn_partial.client.doctor import server_checks
 from fedn_partial.client.doctor.check import NOT_CHECKED, OK, PROBLEM, WARNING

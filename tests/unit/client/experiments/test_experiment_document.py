@@ -6,8 +6,8 @@ import re
 import statistics
 
 import pytest
-from made_up_results import FULL, made_up_of_every_experiment
 from paths import ROOT
+from reports.made_up_results import FULL, made_up_of_every_experiment
 
 from fedn_partial.client.experiments import definitions, document, results, tables
 from fedn_partial.client.experiments import statistics as spreads

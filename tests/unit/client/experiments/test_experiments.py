@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pytest
 import yaml
-from run_folders import write_run
+from reports.run_folders import write_run
 
 from fedn_partial.client.experiments import definitions, results, run, tables
 from fedn_partial.client.experiments import statistics as spreads

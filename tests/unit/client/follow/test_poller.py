@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fake_controller import Fedn
+from fedn_servers.fake_controller import Fedn
 
 from fedn_partial.client.follow import poller as poller_module
 from fedn_partial.client.follow.poller import SessionPoller

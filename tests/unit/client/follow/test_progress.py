@@ -6,8 +6,8 @@ import socket
 import time
 
 import pytest
-from fake_controller import Fedn
-from run_folders import outcome_of
+from fedn_servers.fake_controller import Fedn
+from reports.run_folders import outcome_of
 
 from fedn_partial.client.fedn_api.api import Api, ApiError
 from fedn_partial.client.follow import progress

@@ -1,8 +1,8 @@
 """Reading the folders of runs and profiles; what is refused, and in which words."""
 
 import pytest
-from report_cases import LAYERS, ROWS
-from run_folders import write_run
+from reports.report_cases import LAYERS, ROWS
+from reports.run_folders import write_run
 
 from fedn_partial.client.records.load import load, load_run
 from fedn_partial.client.report.page import write_report

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from report_cases import LAYERS, ROWS
-from run_folders import write_run
+from reports.report_cases import LAYERS, ROWS
+from reports.run_folders import write_run
 
 from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.outcome import Outcome, describe

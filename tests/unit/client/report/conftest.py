@@ -1,6 +1,6 @@
 import pytest
-from report_cases import LAYERS, ROWS
-from run_folders import write_run
+from reports.report_cases import LAYERS, ROWS
+from reports.run_folders import write_run
 
 from fedn_partial.client.records.load import load_run
 

@@ -4,8 +4,8 @@ import csv
 from pathlib import Path
 
 import pytest
-from report_cases import LAYERS, ROWS
-from run_folders import write_run
+from reports.report_cases import LAYERS, ROWS
+from reports.run_folders import write_run
 
 from fedn_partial.client.report import csv_files
 from fedn_partial.client.report.page import write_report

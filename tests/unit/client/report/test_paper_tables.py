@@ -1,8 +1,8 @@
 """The paper's Tables 3, 4 and 5, and ours beside them."""
 
 import pytest
-from report_cases import VGG16, make_profile, vgg_rows
-from run_folders import write_run
+from reports.report_cases import VGG16, make_profile, vgg_rows
+from reports.run_folders import write_run
 
 from fedn_partial.client.experiments.paper import figures
 from fedn_partial.client.records.load import load, load_run

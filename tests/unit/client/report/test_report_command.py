@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from report_cases import UPLOADED
+from reports.report_cases import UPLOADED
 
 from fedn_partial.client.commands.cli import main
 

@@ -2,7 +2,7 @@
 
 import browser
 import pytest
-from run_folders import VGG16, made_up_rows, write_profile, write_run
+from reports.run_folders import VGG16, made_up_rows, write_profile, write_run
 
 from fedn_partial.client.report.page import write_report
 

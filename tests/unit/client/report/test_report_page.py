@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from report_cases import LAYERS, ROWS, VGG16, Text, cell, client, make_profile, vgg_rows
-from run_folders import made_up_rows, write_profile, write_run
+from reports.report_cases import LAYERS, ROWS, VGG16, Text, cell, client, make_profile, vgg_rows
+from reports.run_folders import made_up_rows, write_profile, write_run
 
 from fedn_partial.client.report.page import write_report
 

@@ -2,8 +2,8 @@
 
 import json
 
-from report_cases import LAYERS, ROWS, client, with_session
-from run_folders import write_profile, write_run
+from reports.report_cases import LAYERS, ROWS, client, with_session
+from reports.run_folders import write_profile, write_run
 
 from fedn_partial.client.records.load import load, load_run
 from fedn_partial.client.report.facts import facts, subtitle

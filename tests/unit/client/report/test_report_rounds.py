@@ -1,8 +1,8 @@
 """How rounds are numbered and layers are named."""
 
 import pytest
-from report_cases import client
-from run_folders import write_run
+from reports.report_cases import client
+from reports.run_folders import write_run
 
 from fedn_partial.client.records.load import load_run
 from fedn_partial.client.report.rounds import layer_names, rounds

@@ -1,8 +1,8 @@
 """The key figures of a run, each counted by hand here."""
 
 import pytest
-from report_cases import LAYERS, UPLOADED, client, summary_of, tables_of
-from run_folders import write_run
+from reports.report_cases import LAYERS, UPLOADED, client, summary_of, tables_of
+from reports.run_folders import write_run
 
 from fedn_partial.client.records.load import load_run
 from fedn_partial.client.report.page import write_report

@@ -1,8 +1,8 @@
 """The tables of a report, each value counted by hand here."""
 
 import pytest
-from report_cases import LAYERS, client, tables_of
-from run_folders import write_run
+from reports.report_cases import LAYERS, client, tables_of
+from reports.run_folders import write_run
 
 from fedn_partial.client.records import run_folder
 from fedn_partial.client.records.load import load_run

@@ -4,8 +4,8 @@ import csv
 import json
 
 import pytest
-from report_cases import LAYERS, ROWS, UPLOADED, VGG16, client, full_run, make_profile
-from run_folders import write_profile, write_run
+from reports.report_cases import LAYERS, ROWS, UPLOADED, VGG16, client, full_run, make_profile
+from reports.run_folders import write_profile, write_run
 
 from fedn_partial.client.report.page import write_report
 from fedn_partial.client.report.results import timing

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from paths import ROOT
-from run_folders import write_profile
+from reports.run_folders import write_profile
 
 from fedn_partial import models
 from fedn_partial.client import simulation

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from io import BytesIO
 
-import hooks_harness
 import numpy as np
 from fedn.network.combiner import modelservice
 from fedn.network.combiner.aggregators.fedavg import Aggregator
 from fedn.network.combiner.updatehandler import UpdateHandler
 from fedn.utils.helpers.plugins.numpyhelper import Helper
-from server_worlds import Client, World
+
+from server_functions import hooks_harness
+from server_functions.server_worlds import Client, World
 
 RULES = ("all_clients", "contributors")
 

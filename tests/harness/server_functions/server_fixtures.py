@@ -6,13 +6,13 @@ import tempfile
 
 import pytest
 from fedn.network.combiner import modelservice
-from hooks_harness import Combiner, Upload
-from server_worlds import Client, World, make_world, read_upload, session_source
 
 from fedn_partial.exchange import encoding, wire
 from fedn_partial.runtime.residuals import residuals
 from fedn_partial.submodel.layers import fingerprint, pick
 from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
+from server_functions.hooks_harness import Combiner, Upload
+from server_functions.server_worlds import Client, World, make_world, read_upload, session_source
 
 PROBABLE = {"conv0": 0.25, "conv1": 0.5, "dense": 0.05}  # said by every client; only one merge rule asks
 

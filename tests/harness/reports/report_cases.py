@@ -4,9 +4,8 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-from run_folders import write_profile, write_run
-
 from fedn_partial.client.report import summary, tables
+from reports.run_folders import write_profile, write_run
 
 LAYERS = {"a": 10, "b": 20, "c": 30}  # 60 weights: a full update is 240 bytes
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
-from hooks_harness import Upload
 
 from fedn_partial.exchange import wire
 from fedn_partial.seed_model import server_functions
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel.layers import read_layers, tensor_list
+from server_functions.hooks_harness import Upload
 
 PROVIDED = {"client_selection": True, "client_settings": True, "aggregate": False, "incremental_aggregate": True}
 

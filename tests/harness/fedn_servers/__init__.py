@@ -1,0 +1,1 @@
+"""FEDn servers and clients without FEDn, for tests."""

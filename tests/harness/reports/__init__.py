@@ -1,0 +1,1 @@
+"""Made-up runs and results, for tests of reports."""
