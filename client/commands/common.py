@@ -98,11 +98,18 @@ def parse_numbers(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, words)))
 
 
+def remove_run(folder: Path) -> None:
+    """Remove the folder of a run, and its parent folder if it is empty then."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # other runs are in it
+        folder.parent.rmdir()
+
+
 def remove_unstarted(folder: Path) -> bool:
     """Remove the folder of a run that has not started; return whether it was removed."""
     unstarted = not (folder / "session.json").exists()
     if unstarted:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_run(folder)
     return unstarted
 
 

@@ -37,7 +37,9 @@ def create_project(folder: Path) -> list[str]:
     from fedn_partial import configs
     from fedn_partial.runtime.atomic import write_text
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise FednPartialError(f"{folder} is a file; name a new folder")
+    if folder.exists() and any(folder.iterdir()):
         raise FednPartialError(f"{folder} exists and is not empty; name a new folder")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name) or "project"
     template = Path(configs.__file__).parent / "project"

@@ -49,7 +49,11 @@ def network_down(folder):
     """Stop the network; its models are kept."""
     from fedn_partial.client.network.network import Network
 
-    Network(folder).down()
+    network = Network(folder)
+    if not network.exists():
+        click.echo(f"{folder} has no network, nothing to stop")
+        return
+    network.down()
     click.echo("stopped")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
@@ -12,6 +11,7 @@ from fedn_partial.client.commands.common import (
     conclude,
     events,
     json_option,
+    remove_run,
     remove_unstarted,
     runs_option,
     shell_words,
@@ -56,7 +56,7 @@ def run_command(config, source, custom, runs, as_json):
             ) from None
         except FednPartialError:
             if not network_was_started(folder.path):
-                shutil.rmtree(folder.path)
+                remove_run(folder.path)
             raise
         conclude(final, folder.rows, folder.path, on_event)
 

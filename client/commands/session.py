@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import click
@@ -15,6 +14,7 @@ from fedn_partial.client.commands.common import (
     connects,
     events,
     json_option,
+    remove_run,
     runs_option,
     with_option,
 )
@@ -53,7 +53,7 @@ def session_start(config, custom, runs, as_json, **options):
             folder = RunFolder(path, dataclasses.replace(case, data=None))
             session_id, layers = start_session(api, case)
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)  # no session was started
+            remove_run(path)  # no session was started
             raise
         click.echo(f"session {session_id}")
         on_event({"event": "session", "session": session_id})

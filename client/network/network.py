@@ -184,6 +184,10 @@ class Network:
         self.supervisor = processes.start(command, self.log("supervisor"), dict(os.environ), self.folder, tied=False)
         self._save()
 
+    def exists(self) -> bool:
+        """Return whether `folder` holds the state of a network."""
+        return self._state_file().exists()
+
     def down(self) -> None:
         """Stop all processes of this network; models and logs are kept."""
         self.load()
@@ -192,7 +196,7 @@ class Network:
             self.load()  # the supervisor may have restarted a process meanwhile
         processes.stop(list(self.running.values()))
         self.running = {}
-        if self.folder.exists():
+        if self.exists():
             self._save()
 
     def status(self) -> dict[str, int | None]:

@@ -76,7 +76,8 @@ def read_layers(model) -> list[Layer]:
 
     Raises
     ------
-    FednPartialError : a weight that is not float32, or a BatchNormalization with no weighted layer before it.
+    FednPartialError : a weight that is not float32, a weighted layer with several inputs, or a BatchNormalization with
+        no weighted layer before it.
     """
     import keras
 
@@ -88,6 +89,10 @@ def read_layers(model) -> list[Layer]:
             if groups and _values(layer.output) < _values(groups[-1][0].output):
                 pooled[-1] = _values(layer.output)
             continue
+        if isinstance(layer.input, (list, tuple)) and len(layer.input) > 1:
+            raise FednPartialError(
+                f"layer {layer.name!r} has {len(layer.input)} inputs; only layers with one are supported"
+            )
         if not isinstance(layer, keras.layers.BatchNormalization):
             groups.append([layer])
             pooled.append(0)

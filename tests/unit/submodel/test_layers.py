@@ -91,6 +91,16 @@ def test_operations_of_recurrent_models(build, name, options, macs):
     assert [layer.macs for layer in read_layers(build(name, **options))] == macs
 
 
+def test_a_weighted_layer_with_several_inputs_is_refused():
+    import keras
+
+    inputs = keras.Input((8, 4))
+    attended = keras.layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(attended)))
+    with pytest.raises(FednPartialError, match="layer 'attention' has 2 inputs; only layers with one are supported"):
+        read_layers(model)
+
+
 def test_batchnorm_without_a_layer_before_it_is_refused():
     import keras
 

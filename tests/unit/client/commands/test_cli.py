@@ -208,3 +208,16 @@ def test_a_network_is_stopped_by_the_command_that_is_printed(tmp_path, monkeypat
     with pytest.raises(FednPartialError) as error:
         local.up(host="0.0.0.0")
     assert printed_command(str(error.value)) == ["fedn-partial", "network", "down", "--folder", str(folder)]
+
+
+def test_a_session_that_cannot_start_leaves_no_folder(tmp_path):
+    words = ["session", "start", str(ROOT / "configs" / "quickstart.yaml"), "--runs", str(tmp_path / "runs")]
+    result = CliRunner().invoke(main, [*words, "--api-url", "http://127.0.0.1:1"])
+    assert result.exit_code == 2 and "no FEDn controller answers" in result.output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_stopping_in_a_folder_without_a_network_changes_nothing(tmp_path):
+    result = CliRunner().invoke(main, ["network", "down", "--folder", str(tmp_path / "none")])
+    assert result.exit_code == 0 and result.output == f"{tmp_path / 'none'} has no network, nothing to stop\n"
+    assert not (tmp_path / "none").exists()

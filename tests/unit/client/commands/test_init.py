@@ -41,13 +41,16 @@ def test_the_current_folder_may_be_the_project_if_it_is_empty(tmp_path):
     assert load_case(tmp_path / "here" / "case.yaml").name == "here"
 
 
-@pytest.mark.parametrize("make", [lambda path: path.mkdir() or (path / "notes").touch(), Path.touch])
-def test_what_is_there_is_left_alone(make, tmp_path):
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(lambda path: path.mkdir() or (path / "notes").touch(), "exists and is not empty"), (Path.touch, "is a file")],
+)
+def test_what_is_there_is_left_alone(make, reason, tmp_path):
     make(tmp_path / "project")
     before = sorted(tmp_path.rglob("*"))
     result = CliRunner().invoke(main, ["init", str(tmp_path / "project")])
     assert result.exit_code == 2
-    assert f"{tmp_path / 'project'} exists and is not empty; name a new folder" in result.output
+    assert f"{tmp_path / 'project'} {reason}; name a new folder" in result.output
     assert sorted(tmp_path.rglob("*")) == before
 
 
