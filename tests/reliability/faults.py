@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -71,7 +72,13 @@ class Outcome:
         session = "; ".join(parts)
         seen = "; ".join(f"{seconds:.0f} s: {text}" for seconds, text in self.seen[:3]) or "nothing beside the rounds"
         cells = (self.fault.name, self.fault.phase, session, seen, self.models)
-        return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |"
+        return "| " + " | ".join(anonymised(cell.replace("|", "/").replace("\n", " ")) for cell in cells) + " |"
+
+
+def anonymised(text: str) -> str:
+    """Return `text` without what differs from run to run: the network's folder and ports."""
+    text = re.sub(re.escape(tempfile.gettempdir()) + r"/faults-\w+/network", "FOLDER", text)
+    return re.sub(r"(?<=127\.0\.0\.1:)\d+", "PORT", text)
 
 
 def shortened(text: str) -> str:
