@@ -13,7 +13,7 @@ import numpy as np
 
 from fedn_partial.client.experiments.definitions import PlannedRun
 from fedn_partial.client.records.load import load_run
-from fedn_partial.client.records.run_folder import over_examples
+from fedn_partial.client.records.run_folder import weighted_mean
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_text
 
@@ -84,7 +84,7 @@ def summarise(run: PlannedRun, folder: Path, shards: Path) -> Result:
     rounds = [
         [row for row in records.rows if row.round == number] for number in range(1, run.case().session.rounds + 1)
     ]
-    accuracies = [over_examples(rows, "accuracy") for rows in rounds]
+    accuracies = [weighted_mean(rows, "accuracy") for rows in rounds]
     if None in accuracies:
         raise FednPartialError(
             f"{folder}: no client tested the model of round {accuracies.index(None) + 1}; run the experiment again"

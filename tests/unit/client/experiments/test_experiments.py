@@ -17,7 +17,7 @@ from run_folders import write_run
 from fedn_partial.client.experiments import definitions, results, run, tables
 from fedn_partial.client.experiments import statistics as spreads
 from fedn_partial.client.records.load import load_run
-from fedn_partial.client.records.run_folder import over_examples
+from fedn_partial.client.records.run_folder import weighted_mean
 from fedn_partial.client.simulation.workers import workers
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.case_checks import check_case, check_fleet
@@ -297,7 +297,7 @@ def test_each_run_is_run_once_and_what_is_done_is_not_run_again(tmp_path, capsys
     rows = load_run(runs / two.digest).rows
     assert "data" not in load_run(runs / two.digest).session  # they are the case's own
     assert two.accuracies[1] == pytest.approx(
-        over_examples([row for row in rows if row.round == 2], "accuracy"), abs=1e-4
+        weighted_mean([row for row in rows if row.round == 2], "accuracy"), abs=1e-4
     )
     assert full.full_bytes <= full.upload_bytes[0] <= 1.01 * full.full_bytes + 2 * 8192
     assert 0 < two.floor < 0.35
