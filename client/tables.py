@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-WIDTH = 1000  # characters; lines are not wrapped, so that they can be read by other programs
+WIDTH = 1000  # characters; wide enough to prevent wrapping, so that the output can be parsed
 
 
 def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Axes and their parts that several charts share."""
+"""Axes and axes elements shared by the charts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedn_partial.client.charts.style import DOCUMENT_WIDTH, MUTED, PAGE_WIDTH, 
 
 
 def page_axes(height: float):
-    """Return a transparent figure for a page, `height` inches high, and its axes."""
+    """Return a transparent figure for a page, with a height of `height` inches, and its axes."""
     figure = Figure(figsize=(PAGE_WIDTH, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)
     figure.patch.set_alpha(0)
@@ -20,7 +20,7 @@ def page_axes(height: float):
 
 
 def document_figure(height: float) -> Figure:
-    """Return a figure for a document, `height` inches high."""
+    """Return a figure for a document, with a height of `height` inches."""
     return Figure(figsize=(DOCUMENT_WIDTH, height), layout="constrained")
 
 
@@ -32,14 +32,20 @@ def label_axes(axes, unit: str, x_label: str) -> None:
 
 
 def whole_ticks(low: float, high: float) -> list[int]:
-    """Return about ten whole numbers between two, with 1, the first round, among them."""
+    """Return about ten integer ticks from `low` to `high`; 1, the first round, is always included."""
     step = next((step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if (high - low) / step <= 11), int(high / 5))
     multiples = [number for number in range(step, int(high) + 1, step) if number >= low]
     return [1, *multiples] if low <= 1 < step and step > 2 else multiples
 
 
 def shade_rounds(axes, band: tuple[float, float, str], points: Iterable[tuple[float, float | None]], colour) -> None:
-    """Shade a range of x, given as (first, last, label); the label is at the end of y that `points` leave free."""
+    """Shade a range of x.
+
+    Parameters
+    ----------
+    band : (first, last, label).
+    points : points of the chart; the label is placed above or below them.
+    """
     first, last, label = band
     axes.axvspan(first - 0.5, last + 0.5, color=colour, linewidth=0, zorder=0)
     inside = [y for x, y in points if first <= x <= last and y is not None]
@@ -57,7 +63,7 @@ def shade_rounds(axes, band: tuple[float, float, str], points: Iterable[tuple[fl
 
 
 def horizontal_rule(axes, height: float, label: str) -> None:
-    """Draw a dotted line at a height, with its label above its right end."""
+    """Draw a dotted horizontal line at `height`, labelled above its right end."""
     axes.axhline(height, **REFERENCE, zorder=1)
     axes.annotate(
         *(label, (1, height)),
@@ -71,7 +77,7 @@ def horizontal_rule(axes, height: float, label: str) -> None:
 
 
 def write_right(axes, text: str, point: tuple[float, float], coordinates, offset: float, **style) -> None:
-    """Write text right of a point, `offset` points away, also where that is outside the axes."""
+    """Write text to the right of a point at a distance of `offset` points, without clipping at the axes."""
     axes.annotate(
         *(text, point),
         xycoords=coordinates,

@@ -1,4 +1,4 @@
-"""Horizontal bars of a page, made of pieces."""
+"""Stacked horizontal bar charts of a page."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from fedn_partial.client.charts import style
 from fedn_partial.client.charts.axes import page_axes
 from fedn_partial.client.charts.svg import page_element
 
-LONGEST_LABEL = 44  # characters
+MAX_LABEL = 44  # characters
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of pieces, one after the other; a piece is None if it is not known."""
+    """A stacked bar; the length of a segment is None if it is unknown."""
 
     label: str
-    pieces: tuple[float | None, ...]
+    segments: tuple[float | None, ...]
 
 
-def bar_chart(name: str, title: str, bars: list[Bar], pieces: tuple[str, ...], unit: str) -> str | None:
-    """Return horizontal bars as SVG, each below its label and with its sum at the end, or None if nothing is known.
+def bar_chart(name: str, title: str, bars: list[Bar], segments: tuple[str, ...], unit: str) -> str | None:
+    """Return a stacked bar chart as SVG, or None if all values are unknown. The sum is written at the end of each bar.
 
     Parameters
     ----------
-    name : of the chart, for its ids. title : what a screen reader says of it.
-    pieces : names of the pieces, written in those that are long enough; the last is the rest, in grey.
+    name : prefix of the ids in the SVG.
+    title : text alternative of the chart.
+    segments : names of the segments, written into segments that are long enough; the last one is drawn in grey.
     """
-    bars = [bar for bar in bars if any(bar.pieces)]
+    bars = [bar for bar in bars if any(bar.segments)]
     if not bars:
         return None
-    longest = max(sum(filter(None, bar.pieces)) for bar in bars)
+    longest = max(sum(filter(None, bar.segments)) for bar in bars)
     with matplotlib.rc_context({**style.SETTINGS, "axes.spines.bottom": False}):
         figure, axes = page_axes(0.45 + 0.46 * len(bars))
         for row, bar in enumerate(bars):
-            _draw(axes, row, bar, pieces, unit, longest)
+            _draw(axes, row, bar, segments, unit, longest)
         axes.set_ylim(len(bars) - 0.6, -0.75)
         axes.set_xlim(0, longest * 1.16)
         axes.set_xticks([])
@@ -46,20 +47,20 @@ def bar_chart(name: str, title: str, bars: list[Bar], pieces: tuple[str, ...], u
 
 def _draw(axes, row: int, bar: Bar, names: tuple[str, ...], unit: str, longest: float) -> None:
     left = 0.0
-    axes.text(0, row - 0.32, shortened(bar.label, LONGEST_LABEL), va="bottom", color=style.INK)
-    for number, piece in enumerate(bar.pieces):
-        if not piece:
+    axes.text(0, row - 0.32, shortened(bar.label, MAX_LABEL), va="bottom", color=style.INK)
+    for number, length in enumerate(bar.segments):
+        if not length:
             continue
         colour = style.COLOURS[f"--p{number}"]
-        axes.barh(row, piece, 0.5, left, color=colour, edgecolor=style.PAPER, linewidth=0.8)
-        if piece > longest * (0.022 * len(names[number]) + 0.03):
+        axes.barh(row, length, 0.5, left, color=colour, edgecolor=style.PAPER, linewidth=0.8)
+        if length > longest * (0.022 * len(names[number]) + 0.03):
             shade = style.INK if number == len(names) - 1 else style.PAPER
             position = {"ha": "center", "va": "center"}
-            axes.text(left + piece / 2, row, names[number], color=shade, fontsize=style.SMALL_FONT_SIZE, **position)
-        left += piece
+            axes.text(left + length / 2, row, names[number], color=shade, fontsize=style.SMALL_FONT_SIZE, **position)
+        left += length
     axes.text(left + longest * 0.012, row, f"{left:.1f} {unit}", va="center", color=style.INK)
 
 
-def shortened(text: str, most: int) -> str:
-    """Return at most so many characters of a text, with an ellipsis if some are left out."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def shortened(text: str, length: int) -> str:
+    """Return `text` truncated to `length` characters, with an ellipsis at the end if it is longer."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"

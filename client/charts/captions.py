@@ -1,4 +1,4 @@
-"""The takeaway of each chart of a report: what it shows, in one or two sentences with figures."""
+"""Captions of the charts of a report: the result of each chart in one or two sentences."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ def received(summaries: list[Summary]) -> str:
     amounts = [f"{run.label} {amount(run.download_bytes)}" for run in summaries]
     total = amounts if len(amounts) > 1 else [amount(summaries[0].download_bytes)]
     return (
-        "A client that takes part in a round receives the model to train it, and the new one to test it. "
-        f"In all: {listed(total)}."
+        "A participating client receives the model before training, and the new model for its test. "
+        f"In total: {listed(total)}."
     )
 
 
 def phases(costs: pd.DataFrame) -> str:
     timed = costs[costs["round_seconds"].notna()]
     if timed.empty:
-        return "How long a client's round takes is not known."
+        return "The duration of a client's round is unknown."
     total = (timed["round_seconds"] * timed["updates"]).sum()
     text = f"A client's round takes {total / timed['updates'].sum():.1f} s on average"
     if timed["train_seconds"].notna().any():
         share = (timed["train_seconds"] * timed["updates"]).sum() / total
         text += f", {percent(share, 0)} of it in training steps"
     return (
-        f"{text}. Load: read data and model; trace: build the computation; encode: write the update; "
-        "rest: download, upload, wait."
+        f"{text}. Load: read data and model; trace: build the graph; encode: write the update; "
+        "rest: download, upload, waiting."
     )
 
 
 def layers(rounds: pd.DataFrame, staleness: pd.DataFrame, label: str) -> str:
-    """Return the takeaway of the heat map of one run's layers."""
+    """Return the caption of the heat map of layers by round for one run."""
     rounds = rounds[rounds["run"] == label]
     staleness = staleness[(staleness["run"] == label) & staleness["longest_staleness"].notna()]
     if staleness.empty:
@@ -73,14 +73,14 @@ def layers(rounds: pd.DataFrame, staleness: pd.DataFrame, label: str) -> str:
         covered, total = partial["layers_trained"].mean(), partial["layers"].iloc[-1]
         if covered < total:
             text = f"Mean coverage of a partial round: {covered:.1f} of the {total} layers. "
-    worst = staleness.loc[staleness["longest_staleness"].idxmax()]
-    if not worst["longest_staleness"]:
+    stalest = staleness.loc[staleness["longest_staleness"].idxmax()]
+    if not stalest["longest_staleness"]:
         return f"{text}Every layer was trained in every round."
-    return f"{text}Longest staleness: {plural(worst['longest_staleness'], 'round')} ({worst['layer']})."
+    return f"{text}Longest staleness: {plural(stalest['longest_staleness'], 'round')} ({stalest['layer']})."
 
 
 def clients(per_layer: pd.Series) -> str:
-    """Return the takeaway of the heat map of one run's clients; `per_layer` counts the updates with each layer."""
+    """Return the caption of the heat map of layers by client; `per_layer` is the number of updates with each layer."""
     if per_layer.min() == per_layer.max():
         return "Every layer was trained equally often."
     most, fewest = per_layer.idxmax(), per_layer.idxmin()

@@ -1,4 +1,4 @@
-"""The charts of experiments, as light SVG files as wide as a column of text."""
+"""Charts of experiments as SVG files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEIGHT = 3.4  # inches
 
 
 def experiment_chart(experiment: Experiment, results: dict[str, Result]) -> str | None:
-    """Return an experiment's chart as SVG, or None if none of its runs is finished."""
+    """Return the chart of an experiment as SVG, or None if no run is finished."""
     if not any(run.digest in results for run in experiment.runs):
         return None
     kinds = {"curves": _curves, "points": _points, "counts": _counts, "bytes": _bytes, "budgets": _budgets}
@@ -58,7 +58,7 @@ def _curves(experiment: Experiment, results: dict[str, Result]) -> Figure:
 
 
 def _points(experiment: Experiment, results: dict[str, Result]) -> Figure:
-    """Draw the accuracy at the end of each cell of a grid: rows across, a line for each column."""
+    """Draw the final accuracy of the cells of a grid: rows on the x axis, one line per column."""
     figure = parts.document_figure(HEIGHT)
     axes = figure.add_subplot()
     table = {line.label: line for line in lines(experiment, results)}
@@ -67,7 +67,7 @@ def _points(experiment: Experiment, results: dict[str, Result]) -> Figure:
     columns = list(dict.fromkeys(cell.column for cell in grid))
     ends = []
     for number, column in enumerate(columns):
-        shift = 0.12 * (number - (len(columns) - 1) / 2)  # whiskers side by side
+        shift = 0.12 * (number - (len(columns) - 1) / 2)  # keeps error bars from overlapping
         cells = [(cell.row, table[cell.label].ours) for cell in grid if cell.column == column]
         points = [(rows.index(row) + shift, ours) for row, ours in cells if ours]
         if points:
@@ -93,7 +93,7 @@ def _draw_points(axes, points: list[tuple[float, Spread]], number: int) -> None:
 
 
 def _counts(experiment: Experiment, results: dict[str, Result]) -> Figure:
-    """Draw a heat map for the first seed of each cell, clients down and layers across."""
+    """Draw a heat map of clients by layers for the first seed of each cell."""
     panels = [(cell, runs[min(runs)]) for cell in experiment.cells if (runs := finished(cell, results))]
     clients = len(panels[0][1].trained)
     figure = parts.document_figure(len(panels) * (0.6 + 0.19 * clients))
@@ -109,26 +109,26 @@ def _counts(experiment: Experiment, results: dict[str, Result]) -> Figure:
         axes.set_title(f"{cell.label}, {rounds} rounds, seed {result.settings['seed']}")
         axes.set_xlim(0, len(result.layers))
         axes.set_ylim(clients, 0)
-        axes.set_xticks([place + 0.5 for place in range(len(result.layers))], result.layers)
-        axes.set_yticks([place + 0.5 for place in range(clients)], result.trained)
+        axes.set_xticks([column + 0.5 for column in range(len(result.layers))], result.layers)
+        axes.set_yticks([row + 0.5 for row in range(clients)], result.trained)
         axes.tick_params(length=0, labelsize=8)
         axes.spines["bottom"].set_visible(False)
     return figure
 
 
 def _bytes(experiment: Experiment, results: dict[str, Result]) -> Figure:
-    """Draw bars of the bytes that each cell sends, beside the paper's."""
+    """Draw bars of the bytes sent by each cell, here and in the paper."""
     figure = parts.document_figure(0.7 + 0.62 * len(experiment.cells))
     axes = figure.add_subplot()
     for row, cell in enumerate(experiment.cells):
         share, printed = spread(cell_runs(cell, results)["share"]), paper_sent(cell)
-        bars = [(share and share.mean, style.colour(0), "ours"), (printed and printed[1], style.MUTED, "paper")]
+        bars = [(share and share.mean, style.colour(0), "here"), (printed and printed[1], style.MUTED, "paper")]
         for number, (value, colour, label) in enumerate(bars):
             if value is None:
                 continue
-            place = row + 0.34 * number
-            axes.barh(place, value, 0.3, color=colour, linewidth=0)
-            axes.text(value + 1, place, f"{value:.1f}  {label}", va="center", color=style.INK)
+            y = row + 0.34 * number
+            axes.barh(y, value, 0.3, color=colour, linewidth=0)
+            axes.text(value + 1, y, f"{value:.1f}  {label}", va="center", color=style.INK)
         if share and share.deviation:
             ends = [share.mean - share.deviation, share.mean + share.deviation]
             axes.plot(ends, [row, row], color=style.INK, linewidth=1)
@@ -142,7 +142,7 @@ def _bytes(experiment: Experiment, results: dict[str, Result]) -> Figure:
 
 
 def _budgets(experiment: Experiment, results: dict[str, Result]) -> Figure:
-    """Draw accuracy by bytes sent and by computing, both counted in rounds of full training."""
+    """Draw accuracy by bytes sent and by operations, both in units of a round of full training."""
     figure = parts.document_figure(6.2)
     units = {"upload_bytes": "bytes sent", "training_macs": "multiply-accumulates of training"}
     for axes, (kind, unit) in zip(figure.subplots(2), units.items(), strict=True):
@@ -159,7 +159,7 @@ def _budgets(experiment: Experiment, results: dict[str, Result]) -> Figure:
                 longest = max(longest, spent.iloc[-1])
         limits = budgets(experiment, results, kind)
         if longest:
-            axes.set_xlim(0, 1.3 * longest)  # the rest of full training has nothing to be compared with
+            axes.set_xlim(0, 1.3 * longest)  # the other methods end here
         if len(limits) and full_round:
             axes.axvline(limits.mean() / full_round, **style.REFERENCE)
         _draw_floor(axes, lines(experiment, results))
@@ -169,12 +169,12 @@ def _budgets(experiment: Experiment, results: dict[str, Result]) -> Figure:
 
 
 def _by_round(cell: Setup, results: dict[str, Result], name: str) -> pd.DataFrame:
-    """Return a list of a cell's results by round, a column for each seed."""
+    """Return the field `name` of a cell's results by round, with one column per seed."""
     return pd.DataFrame({seed: getattr(result, name) for seed, result in finished(cell, results).items()})
 
 
 def _accuracies(cell: Setup, results: dict[str, Result]) -> pd.DataFrame | None:
-    """Return mean and deviation (0 for a single run) of a cell's accuracies by round in percent; None without runs."""
+    """Return mean and standard deviation (0 for one run) of a cell's accuracies by round in percent, or None."""
     accuracies = _by_round(cell, results, "accuracies")
     if accuracies.empty:
         return None
@@ -183,13 +183,13 @@ def _accuracies(cell: Setup, results: dict[str, Result]) -> pd.DataFrame | None:
 
 
 def _full_round(experiment: Experiment, results: dict[str, Result], kind: str) -> float | None:
-    """Return what a round of full training costs, None if no such run is finished."""
+    """Return the mean costs of a round of full training, or None if no run of it is finished."""
     costs = _by_round(experiment.ceiling_cell, results, kind) if experiment.ceiling_cell else pd.DataFrame()
     return None if costs.empty else costs.iloc[0].mean()
 
 
 def _draw_curve(axes, x: Sequence[float], accuracies: pd.DataFrame, number: int, reference: bool) -> None:
-    """Draw a line of means with a band of one standard deviation; full training as a heavier line."""
+    """Draw the means with a band of one standard deviation; the reference has a thicker line."""
     low, high = (accuracies["mean"] + sign * accuracies["deviation"] for sign in (-1, 1))
     axes.fill_between(x, low, high, color=style.colour(number), alpha=0.14, linewidth=0)
     axes.plot(x, accuracies["mean"], **style.line(number), linewidth=2.2 if reference else 1.4, zorder=3)
@@ -201,17 +201,17 @@ def _draw_floor(axes, table: list[Line]) -> None:
 
 
 def _label_ends(axes, ends: list[tuple[float, str, int]]) -> None:
-    """Write labels right of where lines end, moved apart where they would cover each other."""
+    """Write labels at the right ends of the lines, shifted vertically so that they do not overlap."""
     if not ends:
         return
     low, high = axes.get_ylim()
     gap = (high - low) * 0.062
-    places: list[float] = []
+    positions: list[float] = []
     ends = sorted(ends, key=lambda end: end[0])
     for height, _, _ in ends:
-        places.append(max(height, places[-1] + gap) if places else height)
+        positions.append(max(height, positions[-1] + gap) if positions else height)
     heights = pd.Series([height for height, _, _ in ends])
-    shift = min(heights.mean() - pd.Series(places).mean(), 0)
-    for place, (_, text, number) in zip(places, ends, strict=True):
-        point, coordinates = (1, place + shift), ("axes fraction", "data")
+    shift = min(heights.mean() - pd.Series(positions).mean(), 0)
+    for position, (_, text, number) in zip(positions, ends, strict=True):
+        point, coordinates = (1, position + shift), ("axes fraction", "data")
         parts.write_right(axes, text, point, coordinates, 8, color=style.colour(number))

@@ -1,4 +1,4 @@
-"""Heat maps: of a page, and the cells that other charts are made of too."""
+"""Heat maps of a page, and functions to draw heat map cells in other charts."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from fedn_partial.client.charts.axes import page_axes
 from fedn_partial.client.charts.bars import shortened
 from fedn_partial.client.charts.svg import page_element
 
-NUMBERED_CELLS = 12  # a heat map with at most as many columns has its numbers in it
-GAP_COLUMNS = 40  # with more columns, cells touch
-MOST_COLUMNS = 120  # more are joined
-LEVELS = 5  # steps of the colour
-STRENGTHS = (0.0, 0.2, 0.34, 0.5, 0.8, 1.0)  # by step; dark and light text can both be read on the middle ones
+NUMBERED_CELLS = 12  # largest number of columns at which values are written into the cells
+GAP_COLUMNS = 40  # largest number of columns with gaps between cells
+MAX_COLUMNS = 120  # neighbouring columns are summed above this number
+LEVELS = 5  # steps of the colour scale
+STRENGTHS = (0.0, 0.2, 0.34, 0.5, 0.8, 1.0)  # opacity by step, chosen for sufficient contrast of the text
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """`counts[row][column]` out of `wholes[column]`; `notes[row]` are written right of a row, below `note_heads`."""
+    """Data of a heat map.
+
+    Attributes
+    ----------
+    counts : values by row and column.
+    wholes : largest possible value of each column.
+    notes, note_heads : texts to the right of each row, and their headings.
+    """
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -40,7 +47,8 @@ def heat_map(name: str, title: str, data: HeatMap) -> str | None:
 
     Parameters
     ----------
-    name : of the chart, for its ids. title : what a screen reader says of it.
+    name : prefix of the ids in the SVG.
+    title : text alternative of the chart.
     """
     if not data.rows or not data.columns:
         return None
@@ -68,20 +76,20 @@ def heat_map(name: str, title: str, data: HeatMap) -> str | None:
 
 
 def level(count: float, whole: float) -> int:
-    """Return the step of the colour: 0 for none, `LEVELS` for all."""
+    """Return the step of the colour scale: 0 for a count of 0, `LEVELS` for `whole`."""
     if not count or not whole:
         return 0
     return max(1, min(LEVELS, -int(-LEVELS * count // whole)))
 
 
 def write_count(axes, centre: tuple[float, float], text: str, step: int) -> None:
-    """Write the number of a cell of this step."""
+    """Write the value of a cell in a colour that contrasts with its step."""
     shade = style.PAPER if STRENGTHS[step] > 0.6 else style.INK
     axes.text(*centre, text, ha="center", va="center", color=shade, fontsize=style.CELL_FONT_SIZE)
 
 
 def draw_boxes(axes, boxes: dict[int, list[Box]]) -> None:
-    """Draw cells by the step of their colour; those of one step are one path, which keeps the file small."""
+    """Draw cells by step of the colour scale. Cells of a step form one path to reduce the file size."""
     for step, group in boxes.items():
         fill = {"facecolor": style.HEAT, "alpha": STRENGTHS[step]} if step else {"facecolor": style.CELL}
         axes.add_patch(PathPatch(_outline(group), linewidth=0, zorder=0, **fill))
@@ -96,7 +104,7 @@ def _outline(boxes: list[Box]) -> Outline:
 
 
 def _row_boxes(row: int, steps: list[int], gap: float) -> list[tuple[int, Box]]:
-    """Return the boxes of a row with their steps; without a gap, equal neighbours are one box."""
+    """Return (step, box) for the cells of a row; without a gap, equal neighbours are merged."""
     boxes, start = [], 0
     for column, step in enumerate(steps):
         if gap or column + 1 == len(steps) or steps[column + 1] != step:
@@ -106,8 +114,8 @@ def _row_boxes(row: int, steps: list[int], gap: float) -> list[tuple[int, Box]]:
 
 
 def joined(data: HeatMap) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]:
-    """Return columns, counts and wholes; if there are more than `MOST_COLUMNS`, neighbours are added up."""
-    width = -(-len(data.columns) // MOST_COLUMNS)
+    """Return columns, counts and wholes, with neighbouring columns summed so that at most `MAX_COLUMNS` remain."""
+    width = -(-len(data.columns) // MAX_COLUMNS)
     if width == 1:
         return data.columns, data.counts, data.wholes
     starts = range(0, len(data.columns), width)
@@ -125,7 +133,7 @@ def _label_columns(axes, columns: tuple[str, ...]) -> None:
 
 
 def _labelled(number: int) -> list[int]:
-    """Return which of so many columns get a label."""
+    """Return the indices of the columns to label, of `number` columns."""
     if number <= NUMBERED_CELLS:
         return list(range(number))
     step = next(step for step in (2, 5, 10, 20, 25, 50) if number / step <= 10 or step == 50)

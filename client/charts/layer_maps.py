@@ -1,4 +1,4 @@
-"""Heat maps of a report: which layers were trained in which round, and by which client."""
+"""Heat maps of a report: trained layers by round and by client."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from fedn_partial.client.charts.heat_maps import HeatMap, heat_map
 from fedn_partial.client.charts.legend import heat_legend
 from fedn_partial.client.charts.report import Chart
 
-MOST_CLIENTS = 40  # columns of the heat map by client
+MAX_CLIENTS = 40  # columns of the heat map by client
 
 
 def layer_maps(labels: list[str], tables: dict[str, pd.DataFrame]) -> list[Chart]:
-    """Return two heat maps for each run in which not every client trained every layer in every round."""
+    """Return two heat maps per run, except for runs in which every update had every layer."""
     charts = []
     for number, label in enumerate(labels):
         layers = tables["layers"][tables["layers"]["run"] == label]
         if (layers["clients"] == layers["of_clients"]).all():
-            continue  # the map would have one colour, or no cells
+            continue  # the heat map would be uniform or empty
         prefix = f"{label}: " if len(labels) > 1 else ""
         charts += [_by_round(number, prefix, layers, tables), _by_client(number, prefix, label, tables)]
     return charts
@@ -35,7 +35,7 @@ def _by_round(number: int, prefix: str, layers: pd.DataFrame, tables: dict[str, 
         counts=_tuples(cells),
         wholes=tuple(layers.groupby("round", sort=False)["of_clients"].first().tolist()),
         x_label="round",
-        note_heads=("stale", "longest"),
+        note_heads=("staleness", "longest"),
         notes=_tuples(ages),
     )
     chart = Chart(
@@ -43,7 +43,7 @@ def _by_round(number: int, prefix: str, layers: pd.DataFrame, tables: dict[str, 
         captions.layers(tables["rounds"], tables["staleness"], label),
         "layers",
         legend=heat_legend(max(data.wholes)),
-        note="Right of the map: staleness at the end, and the longest of the run.",
+        note="Right of the map: staleness after the last round, and the longest of the run.",
     )
     return chart.drawn(heat_map(f"when{number}", chart.description, data))
 
@@ -53,8 +53,8 @@ def _by_client(number: int, prefix: str, label: str, tables: dict[str, pd.DataFr
     table = table[table["run"] == label]
     title = f"{prefix}Rounds in which a layer was trained, by client"
     clients = table["client"].nunique()
-    if clients > MOST_CLIENTS:
-        text = f"{clients:,} clients are too many for a map; see the CSV file."
+    if clients > MAX_CLIENTS:
+        text = f"No heat map for more than {MAX_CLIENTS} clients ({clients:,}); see the CSV file."
         return Chart(title, text, "layers_by_client")
     cells = _pivot(table, "client", "rounds")
     data = HeatMap(
@@ -75,7 +75,7 @@ def _by_client(number: int, prefix: str, label: str, tables: dict[str, pd.DataFr
 
 
 def _pivot(table: pd.DataFrame, columns: str, values: str) -> pd.DataFrame:
-    """Return a column as a frame of layers by `columns`, both in the table's order."""
+    """Return the column `values` as a frame of layers by `columns`, both in the order of the table."""
     frame = table.pivot(index="layer", columns=columns, values=values)
     return frame.loc[table["layer"].unique(), table[columns].unique()]
 

@@ -1,4 +1,4 @@
-"""The signs of a page's legends, as small SVG elements."""
+"""Legend symbols of a page as SVG elements."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ MARKERS = {
 }
 DASHES = ("none", "6 2.5", "2.5 2", "9 2.5 2.5 2.5")  # of style.DASHES
 
-Legend = list[tuple[int | str, str]]  # key of a sign, see `swatch`, and its label
+Legend = list[tuple[int | str, str]]  # key of a symbol, see `swatch`, and its label
 
 
 def heat_legend(whole: int) -> Legend:
-    """Return the legend of a heat map's colours: counts if there are few, else shares."""
+    """Return the legend of a heat map: counts if there are at most `LEVELS`, else percentages."""
     if whole <= LEVELS:
         return [(f"h{level(count, whole)}", str(count)) for count in range(int(whole) + 1)]
     return [("h0", "none"), *((f"h{step}", f"to {100 * step // LEVELS} %") for step in range(1, LEVELS + 1))]
 
 
 def swatch(key: int | str) -> Markup:
-    """Return the sign of a series by its style number, of a phase ("p0"), or of a heat map's step ("h0")."""
+    """Return the symbol of a series (style number), of a phase ("p0") or of a heat map step ("h0")."""
     if isinstance(key, int):
         dashes = DASHES[style.dash(key)]
         line = f'<path d="M0 6h28" stroke="var(--s{key % 8})" stroke-dasharray="{dashes}" stroke-width="2"/>'

@@ -11,19 +11,20 @@ from fedn_partial.client.charts import axes as parts
 from fedn_partial.client.charts import style
 from fedn_partial.client.charts.svg import page_element
 
-FEW_POINTS = 40  # up to here every point gets its marker
+FEW_POINTS = 40  # largest number of points at which every point has a marker
 HEIGHT = 2.5  # inches
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart: points in the order of x; y is None where it is not known.
+    """One line of a chart, with points sorted by x; unknown values of y are None.
 
     Attributes
     ----------
-    style : number of its colour, marker and dash; a run has the same in all charts.
-    crosses : x of rounds or runs that failed. low, high : ends of a thin line through each point.
-    reference : whether the others are compared with it; it is dotted and without markers.
+    style : number of the colour, marker and dash; the same for a run in all charts.
+    crosses : x of failed rounds or runs.
+    low, high : ends of the error bars.
+    reference : whether the line is a reference, drawn dotted and without markers.
     """
 
     style: int
@@ -41,8 +42,12 @@ class LineAxes:
 
     Attributes
     ----------
-    unit : of y. x_label : of x. zero : whether y begins at 0. top : highest end of y.
-    ticks : of x. band : x of a shaded range, (first, last, label).
+    unit : title of the y axis.
+    x_label : label of the x axis.
+    zero : whether the y axis starts at 0.
+    top : upper bound of the y axis limit, or None.
+    ticks : ticks of the x axis.
+    band : shaded range of x as (first, last, label), or None.
     """
 
     unit: str
@@ -54,11 +59,12 @@ class LineAxes:
 
 
 def line_chart(name: str, title: str, series: list[Series], layout: LineAxes) -> str | None:
-    """Return a line chart as SVG, or None if no point is known.
+    """Return a line chart as SVG, or None if all values are unknown.
 
     Parameters
     ----------
-    name : of the chart, for its ids. title : what a screen reader says of it.
+    name : prefix of the ids in the SVG.
+    title : text alternative of the chart.
     """
     drawn = [item for item in series if any(value is not None for value in item.y) or item.crosses]
     if not any(value is not None for item in drawn for value in item.y):
@@ -68,10 +74,10 @@ def line_chart(name: str, title: str, series: list[Series], layout: LineAxes) ->
         figure, axes = parts.page_axes(HEIGHT)
         for position, item in enumerate(drawn):
             if item.reference:
-                axes.plot(item.x, _gapped(item.y), **style.REFERENCE)
+                axes.plot(item.x, _with_nan(item.y), **style.REFERENCE)
             else:
-                _draw(axes, item, position - (len(drawn) - 1) / 2, alone=len(compared) == 1)
-        _set_ends(axes, layout)
+                _draw(axes, item, position - (len(drawn) - 1) / 2, only_line=len(compared) == 1)
+        _set_limits(axes, layout)
         for item in drawn:
             floor = [axes.get_ylim()[0]] * len(item.crosses)
             axes.plot(item.crosses, floor, "x", color=style.colour(item.style), markersize=6, clip_on=False, zorder=4)
@@ -84,20 +90,20 @@ def line_chart(name: str, title: str, series: list[Series], layout: LineAxes) ->
         return page_element(figure, name, title)
 
 
-def _gapped(values: tuple[float | None, ...]) -> list[float]:
+def _with_nan(values: tuple[float | None, ...]) -> list[float]:
     return [float("nan") if value is None else value for value in values]
 
 
-def _draw(axes, series: Series, place: float, alone: bool) -> None:
-    """Draw one series; `place` is its position counted from the middle one, which keeps whiskers side by side."""
+def _draw(axes, series: Series, offset: float, only_line: bool) -> None:
+    """Draw one series; `offset`, its index relative to the middle series, keeps error bars from overlapping."""
     few = len(series.x) <= FEW_POINTS
-    shift = 0.14 * place if series.low else 0
+    shift = 0.14 * offset if series.low else 0
     x = [value + shift for value in series.x]
     axes.plot(
-        *(x, _gapped(series.y)),
+        *(x, _with_nan(series.y)),
         color=style.colour(series.style),
-        linestyle="-" if alone else style.DASHES[style.dash(series.style)],
-        marker=style.marker(series.style) if few or not alone else None,
+        linestyle="-" if only_line else style.DASHES[style.dash(series.style)],
+        marker=style.marker(series.style) if few or not only_line else None,
         markevery=1 if few else max(1, len(x) // 8),
         markeredgecolor=style.PAPER,
         markeredgewidth=0.6,
@@ -109,7 +115,7 @@ def _draw(axes, series: Series, place: float, alone: bool) -> None:
             axes.plot([position, position], [low, high], color=style.colour(series.style), linewidth=0.8)
 
 
-def _set_ends(axes, layout: LineAxes) -> None:
+def _set_limits(axes, layout: LineAxes) -> None:
     if layout.zero:
         axes.set_ylim(bottom=0)
     if layout.top is not None:

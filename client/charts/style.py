@@ -1,22 +1,22 @@
-"""Colours, line styles and sizes that all charts share."""
+"""Colours, line styles and sizes of all charts."""
 
 from __future__ import annotations
 
-PAGE_WIDTH = 4.2  # inches, 403 CSS pixels: as wide as a phone, so that text stays readable there
-DOCUMENT_WIDTH = 7.0  # inches, 672 CSS pixels: as wide as a column of text
+PAGE_WIDTH = 4.2  # inches, 403 CSS pixels: the width of a phone, so that text remains readable
+DOCUMENT_WIDTH = 7.0  # inches, 672 CSS pixels: the width of a text column
 FONT_SIZE = 9  # points, 12 CSS pixels
 SMALL_FONT_SIZE = 8
-CELL_FONT_SIZE = 7.5  # of the number in a heat map's cell
+CELL_FONT_SIZE = 7.5  # of values in heat map cells
 
 
 def _variables(series: tuple[str, ...], phases: tuple[str, ...], **colours: str) -> dict[str, str]:
-    """Return {CSS variable: colour}: those named, one for each series (--s0 ...), one for each phase (--p0 ...)."""
+    """Return {CSS variable: colour} for named colours, series (--s0, --s1, ...) and phases (--p0, --p1, ...)."""
     numbered = {f"s{number}": colour for number, colour in enumerate(series)}
     numbered |= {f"p{number}": colour for number, colour in enumerate(phases)}
     return {f"--{name}": colour for name, colour in (colours | numbered).items()}
 
 
-# The colours of a page, by colour scheme
+# Colours of a page by colour scheme
 LIGHT = _variables(
     paper="#ffffff",
     ink="#1b2025",
@@ -51,7 +51,7 @@ PRINT = LIGHT | {
     "--warn": "#000000",
 }
 
-# Matplotlib takes no CSS variables: each of these colours stands for one, which replaces it in the SVG.
+# Placeholders for CSS variables, which matplotlib does not support; they are replaced in the SVG.
 VARIABLES = {
     "#000001": "--ink",
     "#000002": "--muted",
@@ -69,13 +69,13 @@ INK, MUTED, LINE, PAPER, BAND, CELL, HEAT = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("-", (0, (4, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-REFERENCE = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1.5, 2))}  # of a line that others are compared with
+REFERENCE = {"color": MUTED, "linewidth": 1, "linestyle": (0, (1.5, 2))}  # style of reference lines
 SETTINGS = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "fedn-partial",  # equal data give equal files
+    "svg.hashsalt": "fedn-partial",  # makes files reproducible
     "font.size": FONT_SIZE,
-    "font.family": "DejaVu Sans",  # comes with matplotlib and is wider than most: what fits in it fits
-    "text.parse_math": False,  # a name may hold a $
+    "font.family": "DejaVu Sans",  # included in matplotlib; wider than most fonts, so that replacements fit
+    "text.parse_math": False,  # names may contain a $
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -101,20 +101,20 @@ SETTINGS = {
 
 
 def colour(style: int) -> str:
-    """Return the colour of a series' style number."""
+    """Return the colour of a style number."""
     return COLOURS[f"--s{style % 8}"]
 
 
 def marker(style: int) -> str:
-    """Return the marker of a series' style number."""
+    """Return the marker of a style number."""
     return MARKERS[style % 8]
 
 
 def dash(style: int) -> int:
-    """Return the index in `DASHES` of a style number; styles 0 and 8 share colour and marker, not the dash."""
+    """Return the index in `DASHES` of a style number; styles with equal colour and marker, as 0 and 8, differ in it."""
     return (style + style // 8) % 4
 
 
 def line(style: int) -> dict:
-    """Return matplotlib's arguments for the line of a style number."""
+    """Return the matplotlib arguments of a line with this style number."""
     return {"color": colour(style), "linestyle": DASHES[dash(style)]}

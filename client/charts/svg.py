@@ -1,4 +1,4 @@
-"""Save a figure as SVG: as an element of a page that may be light or dark, or as a light file."""
+"""Convert figures to SVG: elements of a page with light and dark colour schemes, or files in light colours."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fedn_partial.client.charts.style import LIGHT, PAPER, VARIABLES
 
 
 def page_element(figure, name: str, title: str) -> str:
-    """Return the figure as an SVG element of a page: text stays text, colours are the page's CSS variables.
+    """Return the figure as an SVG element of a page, with selectable text and the page's CSS variables as colours.
 
     Parameters
     ----------
-    name : of the chart; its ids begin with it, so that no other chart of the page has them.
-    title : what a screen reader says of it.
+    name : prefix of the ids, which makes them unique in the page.
+    title : text alternative of the chart.
     """
     text = _saved(figure, lambda tag: _page_tag(tag, name))
     text = text[text.index("<svg") :]
@@ -27,16 +27,16 @@ def page_element(figure, name: str, title: str) -> str:
 
 
 def light_file(figure) -> str:
-    """Return the figure as an SVG file in the light page's colours, on its background."""
+    """Return the figure as an SVG file in light colours, with a background."""
     figure.patch.set_facecolor(PAPER)
     text = _saved(figure, lambda tag: _coloured(tag, LIGHT.__getitem__))
     return text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
 
 
 def _saved(figure, edit: Callable[[str], str]) -> str:
-    """Return matplotlib's SVG without metadata and ids of groups, each tag edited by `edit`.
+    """Return matplotlib's SVG without metadata and group ids, with `edit` applied to each tag.
 
-    Text between tags stays as it is: a label may look like one of the placeholders.
+    Text between tags is not edited, as labels may contain placeholder colours.
     """
     target = io.StringIO()
     figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
@@ -57,7 +57,7 @@ def _page_tag(tag: str, name: str) -> str:
 
 
 def _coloured(tag: str, value: Callable[[str], str]) -> str:
-    """Return the tag with each placeholder replaced by the value of its CSS variable."""
+    """Return the tag with placeholder colours replaced by `value` of their CSS variables."""
     return re.sub("#000[0-9a-f]{3}", lambda match: value(VARIABLES[match[0]]), tag)
 
 

@@ -35,7 +35,7 @@ def experiment_command(names, small, source, runs):
     experiments = [definitions.load(name, small) for name in dict.fromkeys(names)]
     folder = runs / "experiments"
     planned = runner.plan(experiments)
-    done = sum(runner.is_done(folder, digest) for digest in planned)
+    done = sum(runner.is_finished(folder, digest) for digest in planned)
     click.echo(f"{len(planned)} runs, {done} of them done, in {folder}")
     if done < len(planned):
         from fedn_partial.client.simulation.workers import processors, workers

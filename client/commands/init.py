@@ -17,14 +17,14 @@ PLACEHOLDER = "PROJECT"  # for the project's name in the files of configs/projec
 @command(click, "init", "fedn-partial init my_project && cd my_project && fedn-partial simulate case.yaml")
 @click.argument("folder", type=Path)
 def init_command(folder):
-    """Start a project in FOLDER: a case, a small Keras model, a data set, client.yaml and a README.
+    """Create a project in FOLDER: a case, a small Keras model, a data set, client.yaml and a README.
 
-    All of it runs as it is, on Fashion-MNIST (Debian: apt install dataset-fashion-mnist).
+    The project runs without changes on Fashion-MNIST (Debian: apt install dataset-fashion-mnist).
     """
     files = create_project(folder)
     click.echo(f"{folder}: {', '.join(files)}")
     enter = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
-    click.echo(f"to try it: {enter}{shell_words('simulate', 'case.yaml')}")
+    click.echo(f"run it with: {enter}{shell_words('simulate', 'case.yaml')}")
 
 
 def create_project(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from fedn_partial.errors import DataError
 
 # What pickles of NumPy arrays and of Python 2's byte strings refer to; NumPy 2 renamed one module.
-_HARMLESS = {
+_ALLOWED = {
     ("_codecs", "encode"),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -82,6 +82,6 @@ def unpickle(content: bytes, path: Path):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
-        if (module, name) not in _HARMLESS:
+        if (module, name) not in _ALLOWED:
             raise DataError(f"contains {module}.{name}, which the official file does not; it was not read")
         return super().find_class(module, name)

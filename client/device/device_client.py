@@ -1,6 +1,6 @@
-"""Run FEDn's client unattended: it survives failures of the server and of requests, and counts its bytes.
+"""Run FEDn's client unattended: recover from failures of the server and of requests, and count bytes.
 
-FEDn 0.33's client ends if the server is not there at its start or a training request fails, unpacks archives without
+FEDn 0.33's client ends if the server is unavailable at its start or a training request fails, unpacks archives without
 checking their paths, and sends the round's configuration back with every message. Plain
 ``fedn client start -in client.yaml`` works with this package as well.
 """
@@ -108,7 +108,7 @@ def _set_environment(config: Path, connection: Connection) -> None:
 
 
 def _make_temporary(folder: Path) -> None:
-    """Make `folder` the folder of temporary files, without those that a killed client left there.
+    """Use `folder` for temporary files, and remove files left behind by a killed client.
 
     In /tmp they would accumulate, or take memory from the training where /tmp is in memory.
     """

@@ -182,7 +182,7 @@ class Transport(FednClient):
             ended.set()
 
     def _check_session(self) -> None:
-        """End the training request that runs if its session was terminated: no other request need follow."""
+        """End the running training request if its session was terminated, after which no request may arrive."""
         task = self.tasks.current
         if task is None or not task.session_id:
             return
@@ -191,7 +191,7 @@ class Transport(FednClient):
                 self.tasks.end_round(RoundEnd.SESSION_OVER)
 
     def listen_to_task_stream(self, client_name, client_id):
-        """Carry out the combiner's requests, and read the next ones meanwhile."""
+        """Process the combiner's requests, while a thread reads the next ones."""
 
         def read():
             try:

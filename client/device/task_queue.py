@@ -1,8 +1,8 @@
-"""The combiner's requests to this device, read while an earlier one is carried out.
+"""Queue of the combiner's requests to this device, filled while an earlier request is processed.
 
-FEDn's client reads the next request when it is done with the last one, so a device that trains for longer than its
-round keeps training for nobody, and then works through the rounds that it missed. FEDn sends no message that a round is
-over; the next request says it.
+FEDn's client reads a request after it has completed the last one. A device that trains for longer than its round would
+continue a training whose result is discarded, and then process the rounds that it missed. FEDn does not send a message
+at the end of a round; the next request implies it.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from enum import Enum
 import fedn.network.grpc.fedn_pb2 as messages
 
 TRAINING = messages.StatusType.MODEL_UPDATE
-# FEDn asks for both after the updates of a round are merged, or given up.
-ENDS_A_ROUND = (TRAINING, messages.StatusType.MODEL_VALIDATION)
+# Requests that FEDn sends after the updates of a round are merged or the round has failed.
+ENDS_ROUND = (TRAINING, messages.StatusType.MODEL_VALIDATION)
 
 
 class RoundEnd(Enum):
-    """Why the round of a training request is over before its update was sent."""
+    """Reason why the round of a training request ended before its update was sent."""
 
     NEWER_REQUEST = "the combiner has sent a newer request"
     SESSION_OVER = "its session was terminated"
 
 
 class RoundOver(Exception):
-    """Raised to leave a training request without an answer: its round is over, and a newer request waits."""
+    """Raised to drop a training request without an answer, as its round has ended and a newer request is queued."""
 
 
 class TaskQueue:
-    """Requests in the order in which they arrived, without training requests of rounds that are over.
+    """Requests in order of arrival, without training requests of ended rounds.
 
     Attributes
     ----------
-    current : the request that is carried out, or None.
-    round_end : why the round of `current`, a training request, is over; None as long as it is not.
+    current : request that is processed, or None.
+    round_end : reason why the round of the training request `current` has ended, or None.
     """
 
     def __init__(self, on_round_end=lambda: None):
-        """`on_round_end` : called when the round of the current training request ends, by the thread that says so."""
+        """`on_round_end` : called when the round of the current training request ends, in the reading thread."""
         self.current = None
         self.round_end: RoundEnd | None = None
         self._on_round_end = on_round_end
@@ -49,17 +49,17 @@ class TaskQueue:
         self._changed = threading.Condition()
 
     def put(self, request) -> None:
-        """Add a request, and drop the training requests before it that it shows to be late."""
+        """Add a request, and drop queued training requests whose round it ends."""
         with self._changed:
-            if request.type in ENDS_A_ROUND:
+            if request.type in ENDS_ROUND:
                 self._waiting = deque(waiting for waiting in self._waiting if waiting.type != TRAINING)
             self._waiting.append(request)
             self._changed.notify()
-        if request.type in ENDS_A_ROUND:
+        if request.type in ENDS_ROUND:
             self.end_round(RoundEnd.NEWER_REQUEST)
 
     def end_round(self, reason: RoundEnd) -> None:
-        """End the training request that is carried out, if it is one."""
+        """Set `round_end` if the current request is a training request."""
         with self._changed:
             if self.current is None or self.current.type != TRAINING:
                 return
@@ -68,7 +68,7 @@ class TaskQueue:
             self._on_round_end()
 
     def fail(self, error: BaseException) -> None:
-        """Let the iteration raise `error` once the requests that have arrived are carried out."""
+        """Raise `error` from the iteration after the queued requests are processed."""
         with self._changed:
             self._error = error
             self._changed.notify()

@@ -37,16 +37,16 @@ def python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
     text = ".".join(map(str, version))
     if (3, 10) <= version[:2] <= (3, 12):
         return Check("Python", OK, text)
-    way_out = "FEDn 0.33 and TensorFlow 2.20 need 3.10 to 3.12 (install one with uv or pyenv)"
-    return Check("Python", PROBLEM, f"{text}; {way_out}")
+    advice = "FEDn 0.33 and TensorFlow 2.20 need 3.10 to 3.12 (install one with uv or pyenv)"
+    return Check("Python", PROBLEM, f"{text}; {advice}")
 
 
 def architecture(machine: str = platform.machine(), bits: int = 64 if sys.maxsize > 2**32 else 32) -> Check:
     text = f"{machine}, {bits} bits"
     if machine in ("x86_64", "aarch64") and bits == 64:
         return Check("architecture", OK, text)
-    way_out = "TensorFlow wheels exist for x86_64 and aarch64 only: install a 64-bit system with a 64-bit Python"
-    return Check("architecture", PROBLEM, f"{text}; {way_out}")
+    advice = "TensorFlow wheels exist for x86_64 and aarch64 only: install a 64-bit system with a 64-bit Python"
+    return Check("architecture", PROBLEM, f"{text}; {advice}")
 
 
 def glibc(library: tuple[str, str] | None = None) -> Check:
@@ -120,27 +120,27 @@ def imports(name: str, code: str, machine: str = platform.machine(), timeout: fl
         text = f"not imported after {timeout:.0f} s; check the speed of the disk and the free memory"
         return Imported(Check(name, PROBLEM, text))
     if done.returncode:
-        return Imported(Check(name, PROBLEM, _why_not_imported(done, machine)))
+        return Imported(Check(name, PROBLEM, _import_problem(done, machine)))
     size = done.stdout.strip().rpartition("\n")[2]
     mb = int(size) / MB if size.isdigit() else None
     text = f"imported in {time.monotonic() - started:.1f} s"
     return Imported(Check(name, OK, f"{text}, takes {mb:.0f} MB of memory" if mb else text), mb)
 
 
-def _why_not_imported(done: subprocess.CompletedProcess, machine: str) -> str:
-    way_out = "reinstall fedn-partial with pip in a new virtual environment"
+def _import_problem(done: subprocess.CompletedProcess, machine: str) -> str:
+    advice = "reinstall fedn-partial with pip in a new virtual environment"
     if done.returncode > 0:
         last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        return f"{last}; {way_out}"
+        return f"{last}; {advice}"
     number = signal.Signals(-done.returncode)
     if number == signal.SIGILL and machine == "aarch64":
         # Some versions of OpenBLAS misidentify processors, among them the Jetson Nano's Cortex-A57.
-        way_out = "set OPENBLAS_CORETYPE=ARMV8 in the client's environment and run doctor with it again"
+        advice = "set OPENBLAS_CORETYPE=ARMV8 in the client's environment and run doctor with it again"
     elif number == signal.SIGILL:
-        way_out = "this build needs instructions that the processor lacks (AVX); use another machine"
+        advice = "this build needs instructions that the processor lacks (AVX); use another machine"
     elif number == signal.SIGKILL:
-        way_out = "probably out of memory; stop other programs or add swap"
-    return f"the process was killed by {number.name}; {way_out}"
+        advice = "probably out of memory; stop other programs or add swap"
+    return f"the process was killed by {number.name}; {advice}"
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ def swap(reading: Memory) -> Iterator[Check]:
     if reading.swap:
         yield Check("swap", OK, f"{reading.swap / MB:,.0f} MB")
     else:
-        way_out = "fallocate -l 2G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile"
-        yield Check("swap", WARNING, f"none: a short peak of memory kills the training; as root: {way_out}")
+        advice = "fallocate -l 2G /swapfile && chmod 600 /swapfile && mkswap /swapfile && swapon /swapfile"
+        yield Check("swap", WARNING, f"none: a short peak of memory kills the training; as root: {advice}")
 
 
 def disk(workdir: Path, free: int | None = None) -> Check:
@@ -191,13 +191,13 @@ def disk(workdir: Path, free: int | None = None) -> Check:
     needed = 2 * SAMPLES_LIMIT + 3 * MODEL_BYTES
     free = shutil.disk_usage(folder).free if free is None else free
     text = f"{workdir}: {free / MB:,.0f} MB free, up to {needed / MB:.0f} MB needed"
-    way_out = "set 'workdir:' in client.yaml to a folder on another disk"
+    advice = "set 'workdir:' in client.yaml to a folder on another disk"
     if not os.access(folder, os.W_OK):
         return Check("working folder", PROBLEM, f"{folder} is not writable for this user; change its owner")
     if free < needed:
-        return Check("working folder", PROBLEM, f"{text}; free some space, or {way_out}")
+        return Check("working folder", PROBLEM, f"{text}; free some space, or {advice}")
     if _is_in_memory(folder):
-        return Check("working folder", WARNING, f"{text}; its file system is in memory: {way_out}")
+        return Check("working folder", WARNING, f"{text}; its file system is in memory: {advice}")
     return Check("working folder", OK, text)
 
 

@@ -72,8 +72,8 @@ def examine(connection: Connection, file: ClientFile) -> Iterator[Check]:
         yield Check("controller", PROBLEM, str(error))
 
 
-def reachable(name: str, host: str, port: int, way_out: str) -> Check:
-    """Check that `host` accepts connections on `port`; `way_out` is shown if it refuses them."""
+def reachable(name: str, host: str, port: int, advice: str) -> Check:
+    """Check that `host` accepts connections on `port`; `advice` is shown if it refuses them."""
     target = f"{host} port {port}"
     try:
         with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT) as peer:
@@ -84,7 +84,7 @@ def reachable(name: str, host: str, port: int, way_out: str) -> Check:
     except TimeoutError:
         text = f"{target} did not answer within {CONNECT_TIMEOUT} s; open this port in the firewalls in between"
     except (OSError, OverflowError) as error:
-        text = f"{target} cannot be reached ({getattr(error, 'strerror', None) or error}); {way_out}"
+        text = f"{target} cannot be reached ({getattr(error, 'strerror', None) or error}); {advice}"
     return Check(name, PROBLEM, text)
 
 
@@ -144,8 +144,8 @@ def controller(api: Api) -> Check:
     response = api.response("packages/checksum")
     if response.status_code in (401, 403):
         reason = f"does not accept the token ({error_message(response)})" if token else "requires a token"
-        way_out = "put a client's token into client.yaml ('token:') or FEDN_AUTH_TOKEN"
-        return Check("controller", PROBLEM, f"{url} {reason}; {way_out}")
+        advice = "put a client's token into client.yaml ('token:') or FEDN_AUTH_TOKEN"
+        return Check("controller", PROBLEM, f"{url} {reason}; {advice}")
     try:
         response.json()["checksum"]
     except (LookupError, TypeError, ValueError):
@@ -200,7 +200,7 @@ def combiners(api: Api, file: ClientFile) -> Check:
     if not addresses:
         named = f" {preferred!r} ('preferred_combiner')" if preferred else ""
         return Check("combiner", PROBLEM, f"FEDn has no combiner{named}; the operator must start it")
-    way_out = "open this port for devices, or give the combiner a 'host' that they can reach"
-    checks = [reachable("combiner", str(host), port, way_out) for host, port in addresses]
+    advice = "open this port for devices, or give the combiner a 'host' that they can reach"
+    checks = [reachable("combiner", str(host), port, advice) for host, port in addresses]
     problems = [check for check in checks if check.state == PROBLEM]
     return Check("combiner", PROBLEM if problems else OK, "; ".join(check.text for check in problems or checks))

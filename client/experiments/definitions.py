@@ -1,7 +1,7 @@
-"""Read the definitions of experiments: a file of configs/experiments/ defines cells, each with a run for each seed.
+"""Read the definitions of experiments in configs/experiments/: cells with one run per seed.
 
-fig1.yaml explains every key. A run is identified by a digest of its settings as they are in the files: experiments
-share equal runs, and a changed default of the package does not change the digest.
+The keys are documented in fig1.yaml. A run is identified by a digest of its settings as written in the files, so that
+experiments share identical runs, and a changed default of the package does not change the digest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ KINDS = ("curves", "points", "counts", "bytes", "budgets")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One simulation: `settings` are a case's keys without its name, seed included."""
+    """One simulation.
+
+    Attributes
+    ----------
+    settings : keys of the case without its name, including the seed.
+    """
 
     settings: dict
 
@@ -39,17 +44,18 @@ class PlannedRun:
         return self.settings["seed"]
 
     def case(self, where: str | None = None) -> Case:
-        """Return its case, named by the digest; errors name `where` it is defined (raises SettingsError)."""
+        """Return the case of the run, named by the digest (raises SettingsError, whose message contains `where`)."""
         return parse_case({"name": self.digest, **self.settings}, where or f"run {self.digest}")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One line of an experiment's table: a run for each seed.
+    """One cell of an experiment with its runs, one per seed.
 
     Attributes
     ----------
-    row, column : labels, if the cell is of a grid. paper : the paper's accuracy in percent, None if it prints none.
+    paper : accuracy printed in the paper in percent, or None.
+    row, column : labels in a grid, else None.
     """
 
     label: str
@@ -65,9 +71,10 @@ class Experiment:
 
     Attributes
     ----------
-    title : of table and chart. kind : of table and chart, one of `KINDS`.
-    ceiling : label of the cell of full training that the others are compared with, or None.
-    axis : label of the chart's x axis, for a grid.
+    title : title of the table and the chart.
+    kind : kind of the table and the chart, one of `KINDS`.
+    ceiling : label of the cell of full training used as the baseline, or None.
+    axis : label of the x axis of the chart, for a grid.
     """
 
     name: str
@@ -88,7 +95,7 @@ class Experiment:
 
     @property
     def runs(self) -> list[PlannedRun]:
-        """The distinct runs, by seed: all cells get their first result early."""
+        """The distinct runs ordered by seed, so that every cell has a result early."""
         by_seed = zip(*(cell.runs for cell in self.cells), strict=True)
         return list({run.digest: run for runs in by_seed for run in runs}.values())
 
@@ -123,7 +130,7 @@ class _File:
 
 
 def names() -> list[str]:
-    """Return the names of all experiments: the paper's first."""
+    """Return the names of all experiments, figures and tables of the paper first."""
     stems = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("base-"))
     return sorted(stems, key=lambda name: not name.startswith(("fig", "table")))
 
@@ -134,7 +141,8 @@ def load(name: str, small: bool) -> Experiment:
 
     Raises
     ------
-    FednPartialError : no such experiment. SettingsError : its file is not valid.
+    FednPartialError : the experiment does not exist.
+    SettingsError : the file of the experiment is invalid.
     """
     if name not in names():
         raise FednPartialError(f"Unknown experiment {name!r}: use {', '.join(names())} or all")
@@ -142,14 +150,14 @@ def load(name: str, small: bool) -> Experiment:
 
 
 def read(path: Path, small: bool) -> Experiment:
-    """Read an experiment's file; its base is in the same folder (raises SettingsError)."""
+    """Read the file of an experiment and its base in the same folder (raises SettingsError)."""
     file = parse(_File, read_yaml(path), str(path))
     base_path = path.with_name(file.base)
     base = parse(_Base, read_yaml(base_path), str(base_path))
     if not file.seeds or not all(type(seed) is int for seed in file.seeds) or len(set(file.seeds)) < len(file.seeds):
-        raise SettingsError(f"{path}: seeds must be different whole numbers, found {file.seeds!r}")
+        raise SettingsError(f"{path}: seeds must be distinct integers, found {file.seeds!r}")
     if bool(file.rows) != bool(file.columns):
-        raise SettingsError(f"{path}: rows and columns need each other; give both or neither")
+        raise SettingsError(f"{path}: rows and columns must be given together")
     common = [base.small if small else {}, file.set, file.small if small else {}]
     cells = [_cell(path, (part,), base.case, common, small, file.seeds, part.label) for part in file.cells] + [
         _cell(path, (row, column), base.case, common, small, file.seeds, f"{row.label}, {column.label}")
@@ -171,14 +179,14 @@ def _cell(path: Path, parts: tuple[_Part, ...], case: dict, common: list[dict], 
     changes = [*common, *(part.set for part in parts), *(part.small for part in parts if small)]
     for change in changes:
         for key, value in change.items():
-            _put(settings, key.split("."), copy.deepcopy(value), f"{path}: {label}: {key}")
+            _set_nested(settings, key.split("."), copy.deepcopy(value), f"{path}: {label}: {key}")
     runs = tuple(PlannedRun({**settings, "seed": seed}) for seed in seeds)
     runs[0].case(f"{path}: {label}")
     row, column = (part.label for part in parts) if len(parts) == 2 else (None, None)
-    return Setup(label, runs, paper(parts[-1].paper, f"{path}: {label}"), row, column)
+    return Setup(label, runs, paper_accuracy(parts[-1].paper, f"{path}: {label}"), row, column)
 
 
-def _put(settings: dict, keys: list[str], value, where: str) -> None:
+def _set_nested(settings: dict, keys: list[str], value, where: str) -> None:
     for key in keys[:-1]:
         settings = settings.setdefault(key, {})
         if not isinstance(settings, dict):
@@ -186,17 +194,17 @@ def _put(settings: dict, keys: list[str], value, where: str) -> None:
     settings[keys[-1]] = value
 
 
-def paper(place: str | None, where: str) -> float | None:
-    """Return the accuracy that configs/paper.yaml has at a place such as ``fig1.7``; None if `place` is None.
+def paper_accuracy(key_path: str | None, where: str) -> float | None:
+    """Return the accuracy at a key of configs/paper.yaml, such as ``fig1.7``; None if `key_path` is None.
 
     Raises
     ------
-    SettingsError : no such place.
+    SettingsError : the key does not exist.
     """
-    if place is None:
+    if key_path is None:
         return None
-    figure, _, key = place.partition(".")
+    figure, _, key = key_path.partition(".")
     accuracies = {str(name): value for name, value in figures()["accuracy"].get(figure, {}).items()}
     if key not in accuracies:
-        raise SettingsError(f"{where}: paper {place!r} is not in configs/paper.yaml under accuracy")
+        raise SettingsError(f"{where}: paper {key_path!r} is not in configs/paper.yaml under accuracy")
     return accuracies[key]

@@ -1,7 +1,7 @@
 """Write docs/RESULTS.md and its charts from the file of all results.
 
-The template, results.md.jinja, holds the prose. Its numbers come from the methods of ``Document``, which look them up
-by experiment and cell; whether a comparison is worded as a difference follows from Student's t.
+The prose is in the template results.md.jinja. Its numbers come from the methods of ``Document``, by experiment and
+cell; a comparison is worded as a difference if it is significant by Student's t-test.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_text
 
 TEMPLATE = "results.md.jinja"
-BUDGETS = {"bytes": "upload_bytes", "computing": "training_macs"}
-WIDTH = 120  # characters of a line
-METHOD = ("merge", "shrinkage", "batchnorm_statistics", "selection")  # settings in which methods may differ
+BUDGETS = {"bytes": "upload_bytes", "operations": "training_macs"}
+WIDTH = 120  # characters per line
+METHOD_KEYS = ("merge", "shrinkage", "batchnorm_statistics", "selection")  # settings that define a method
 
 
 def write(runs: Path, docs: Path) -> list[str]:
-    """Update docs/results/runs.jsonl with the finished runs, and write document and charts from it.
+    """Update docs/results/runs.jsonl with the finished runs, and write the document and its charts.
 
     Parameters
     ----------
-    runs : folder of all runs, which need not exist. docs : folder of the repository.
+    runs : folder of all runs; may be missing.
+    docs : folder of RESULTS.md.
 
     Returns
     -------
-    A line for each experiment of which some runs are missing.
+    One line for each experiment with missing runs.
     """
     store = docs / "results" / "runs.jsonl"
     experiments = [definitions.load(name, small) for small in (True, False) for name in definitions.names()]
@@ -46,11 +47,11 @@ def write(runs: Path, docs: Path) -> list[str]:
     result_files.write_all(store, results)
     document = Document(results, docs / "pictures")
     write_text(docs / "RESULTS.md", document.render())
-    return document.lacking()
+    return document.missing_runs()
 
 
 def write_one(experiment: Experiment, results: dict[str, Result], folder: Path) -> list[Path]:
-    """Write table and chart of one experiment into `folder`, and return their paths."""
+    """Write the table and the chart of one experiment to `folder`, and return their paths."""
     paths = [folder / f"{experiment.slug}.md"]
     write_text(paths[0], tables.table(experiment, results).markdown() + "\n")
     chart = experiment_chart(experiment, results)
@@ -62,7 +63,7 @@ def write_one(experiment: Experiment, results: dict[str, Result], folder: Path) 
 
 @dataclass(frozen=True)
 class Document:
-    """The document of these results; its charts are written into the folder `pictures`."""
+    """The document of a set of results; charts are written to the folder `pictures`."""
 
     results: dict[str, Result]
     pictures: Path
@@ -78,23 +79,23 @@ class Document:
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        names = ("show", "below", "versus", "gap", "done", "missing", "lacking", "goal")
+        names = ("show", "below", "versus", "gap", "is_complete", "missing", "missing_runs", "goal")
         functions = {name: getattr(self, name) for name in names}
         text = environment.get_template(TEMPLATE).render(**functions, paper=figures(), last=result_files.LAST)
         return _wrapped(text)
 
     # Functions of the template
 
-    def lacking(self) -> list[str]:
-        """Return a line for each experiment of whose small version some runs are missing."""
+    def missing_runs(self) -> list[str]:
+        """Return one line for each experiment whose small version has missing runs."""
         return [line for name in definitions.names() if (line := self.missing(name))]
 
-    def done(self, name: str) -> bool:
-        """Return whether all runs of the small version are finished: only then are conclusions drawn from it."""
+    def is_complete(self, name: str) -> bool:
+        """Return whether all runs of the small version are finished."""
         return all(run.digest in self.results for run in definitions.load(name, small=True).runs)
 
     def missing(self, name: str) -> str | None:
-        """Return which runs of the small version are missing, or None."""
+        """Return the missing runs of the small version as one line, or None."""
         experiment = definitions.load(name, small=True)
         cells = []
         for cell in experiment.cells:
@@ -104,40 +105,42 @@ class Document:
         return f"{experiment.slug}: not run: {'; '.join(cells)}" if cells else None
 
     def show(self, name: str) -> str:
-        """Return chart and table of the small version, and of the full size if some of its runs are finished."""
+        """Return chart and table of the small version, and of the full size if any of its runs is finished."""
         return "\n\n".join(
-            self._shown(definitions.load(name, small)) for small in (True, False) if small or self._any(name)
+            self._chart_and_table(definitions.load(name, small))
+            for small in (True, False)
+            if small or self._has_full_size(name)
         )
 
     def below(self, name: str, label: str) -> str:
-        """Return a cell's distance to full training, in points."""
+        """Return the difference of a cell to full training, in points."""
         below = self._line(name, label).below
         return below.signed if below else "not run"
 
     def versus(self, name: str, label: str, other: str, equal: str = "rounds") -> str:
-        """Return how far a cell is above or below another one at equal rounds, bytes or computing."""
+        """Return the difference of two cells at equal rounds, bytes or operations as text."""
         gap = self._difference(name, label, other, equal)
         if gap is None:
             return "not run"
         if not gap.significant:
-            return f"no clear difference ({gap.signed} points)"
+            return f"no significant difference ({gap.signed} points)"
         size = statistics.Spread(abs(gap.mean), gap.deviation, gap.count)
         return f"{size} points {'above' if gap.mean > 0 else 'below'}"
 
     def gap(self, name: str, label: str, other: str) -> str:
-        """Return the same at equal rounds, as a number for a table; bold if it is significant."""
+        """Return the difference of two cells at equal rounds for a table, bold if it is significant."""
         gap = self._difference(name, label, other)
         if gap is None:
             return "not run"
         return f"**{gap.signed}**" if gap.significant else gap.signed
 
     def goal(self) -> str:
-        """Return a table of the distances of 7 and 4 layers to full training: the paper's, ours, and the best."""
+        """Return a table of the differences of 7 and 4 layers to full training: of the paper, here, and the best."""
         paper = figures()["accuracy"]["fig1"]
         rows = []
         for layers, goal in ((7, -0.5), (4, -2.0)):
-            ours = self._line("defaults", f"{layers} layers, paper's way").below
-            tried, label, best = self._best(layers)
+            ours = self._line("defaults", f"{layers} layers, paper's method").below
+            methods, label, best = self._best(layers)
             rows.append(
                 (
                     f"{layers} of 14",
@@ -145,13 +148,14 @@ class Document:
                     f"{paper[layers] - paper[14]:+.2f}",
                     f"{ours.signed}: {_verdict(ours, goal)}" if ours else "not run",
                     f"{best.signed}: {_verdict(best, goal)}" if best else "not run",
-                    f"{label}; of {tried}" if best else "-",
+                    f"{label}; of {methods}" if best else "-",
                 )
             )
-        heads = ("layers", "goal", "the paper", "the paper's way here", "the best way here", "which")
+        heads = ("layers", "goal", "paper", "paper's method, here", "best method, here", "name of the best method")
         caption = (
-            "Points to full training at equal rounds, small versions of 20 rounds; whether the goal is met, at 95 %. "
-            'The best was chosen by these same runs, "of" so many ways, which flatters it.'
+            "Difference to full training in points at equal rounds, small versions with 20 rounds; whether the goal is "
+            'met, at 95 %. The best method was selected from several ("of") on these same runs, which biases its '
+            "result upwards."
         )
         return tables.ResultTable(caption, heads, tuple(rows)).markdown()
 
@@ -162,10 +166,10 @@ class Document:
             return statistics.difference(*cells, self.results)
         return statistics.difference_at_budget(experiment, *cells, self.results, BUDGETS[equal])
 
-    def _any(self, name: str) -> bool:
+    def _has_full_size(self, name: str) -> bool:
         return any(run.digest in self.results for run in definitions.load(name, small=False).runs)
 
-    def _shown(self, experiment: Experiment) -> str:
+    def _chart_and_table(self, experiment: Experiment) -> str:
         text = tables.table(experiment, self.results).markdown()
         chart = experiment_chart(experiment, self.results)
         path = self.pictures / f"{experiment.slug}.svg"
@@ -182,7 +186,7 @@ class Document:
         return next(line for line in statistics.lines(experiment, self.results) if line.label == cell.label)
 
     def _best(self, layers: int) -> tuple[int, str, statistics.Spread | None]:
-        """Return how many methods to train so many layers were tried, and which comes closest to full training."""
+        """Return the number of methods that train `layers` layers, and the best one's label and difference to full."""
         full = definitions.load("defaults", small=True).ceiling_cell
         gaps = {}
         for name, cell in self._methods(layers, full):
@@ -193,19 +197,19 @@ class Document:
         return len(gaps), label, best
 
     def _methods(self, layers: int, full: Setup) -> Iterator[tuple[str, Setup]]:
-        """Yield the cells, with their experiments, that train `layers` layers and differ from `full` in method only."""
+        """Yield experiment and cell of all runs with `layers` layers that differ from `full` in method only."""
         for name in definitions.names():
             for cell in definitions.load(name, small=True).cells:
-                ours, theirs = (
-                    {key: value for key, value in item.runs[0].settings.items() if key not in METHOD}
+                cell_task, full_task = (
+                    {key: value for key, value in item.runs[0].settings.items() if key not in METHOD_KEYS}
                     for item in (cell, full)
                 )
-                if ours == theirs and cell.runs[0].settings["selection"].get("layers") == layers:
+                if cell_task == full_task and cell.runs[0].settings["selection"].get("layers") == layers:
                     yield name, cell
 
 
 def _wrapped(text: str) -> str:
-    """Return Markdown with the lines of paragraphs and list items filled, and the rest as it is."""
+    """Return Markdown with paragraphs and list items wrapped to WIDTH; other blocks are unchanged."""
     blocks = []
     for block in re.split(r"\n{2,}", text.strip()):
         if block.startswith(("#", "|", "![", "```")):

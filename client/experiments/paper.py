@@ -1,4 +1,4 @@
-"""The figures that the paper (Alawadi et al. 2023) prints, from configs/paper.yaml."""
+"""Load the figures printed in the paper (Alawadi et al. 2023) from configs/paper.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result of a run, small enough for the repository: one line of JSON in a file of all results."""
+"""Summarise runs as results: one line of JSON per run in a file that is stored in the repository."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ import numpy as np
 
 from fedn_partial.client.experiments.definitions import PlannedRun
 from fedn_partial.client.records.load import load_run
-from fedn_partial.client.records.run_folder import over_examples
+from fedn_partial.client.records.run_folder import weighted_mean
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_text
 
-FILE = "result.json"  # in the folder of a finished run
-LAST = 3  # a run's accuracy is the mean over so many last rounds: that of a single round varies much
+FILE = "result.json"  # name of the result in the folder of a finished run
+LAST = 3  # rounds at the end of a run over which its accuracy is averaged, to reduce its variance
 
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one run; lists have an item for each round.
+    """The result of one run; lists by round have one item per round.
 
     Attributes
     ----------
-    digest, settings : of the run.
-    floor : share of the test examples in the class that most training examples have.
-    accuracies : of the global model on all clients' test examples, 0 to 1.
-    upload_bytes, training_macs : of all clients in that round.
-    full_bytes : of all clients in a round, if each sent every layer as float32.
-    layers : names, from input to output. trained : {client: how many rounds it trained each layer}.
+    digest, settings : see ``PlannedRun``.
+    floor : accuracy of always predicting the most common class of the training examples, 0 to 1.
+    accuracies : accuracy of the global model on all clients' test examples by round, 0 to 1.
+    upload_bytes, training_macs : sums over the clients by round.
+    full_bytes : bytes of a round in which every client sends every layer as float32.
+    layers : names of the layers, from input to output.
+    trained : {client: number of rounds in which it trained each layer}.
     """
 
     digest: str
@@ -52,14 +53,15 @@ class Result:
         return sum(last) / len(last)
 
     def at(self, costs: list[int], budget: float) -> tuple[float, float] | None:
-        """Return accuracy and rounds where a budget is used up, interpolated between two rounds.
+        """Return accuracy and number of rounds at which the cumulated costs reach a budget, interpolated linearly.
 
-        None if the first round costs more. It is not a mean over rounds: the last rounds of an expensive method reach
-        back to a larger share of its training.
+        None if the first round exceeds the budget. The accuracy is not averaged over rounds, as the last rounds of an
+        expensive method are a larger share of its training.
 
         Parameters
         ----------
-        costs : of each round: `upload_bytes` or `training_macs`. budget : of all rounds together.
+        costs : costs by round: `upload_bytes` or `training_macs`.
+        budget : limit of their sum.
         """
         totals = list(accumulate(costs))
         if budget < totals[0]:
@@ -73,18 +75,19 @@ def summarise(run: PlannedRun, folder: Path, shards: Path) -> Result:
 
     Parameters
     ----------
-    folder : of the run. shards : folder with its clients' data.
+    folder : folder of the run.
+    shards : folder of its clients' shards.
 
     Raises
     ------
-    FednPartialError : a round has no test result.
+    FednPartialError : no client tested the model of a round.
     """
     records = load_run(folder)
     layers = list(records.session["layers"])
     rounds = [
         [row for row in records.rows if row.round == number] for number in range(1, run.case().session.rounds + 1)
     ]
-    accuracies = [over_examples(rows, "accuracy") for rows in rounds]
+    accuracies = [weighted_mean(rows, "accuracy") for rows in rounds]
     if None in accuracies:
         raise FednPartialError(
             f"{folder}: no client tested the model of round {accuracies.index(None) + 1}; run the experiment again"
@@ -112,17 +115,17 @@ def _floor(shards: Path) -> float:
         np.bincount(np.concatenate([np.load(path) for path in sorted(shards.glob(f"*/y_{part}.npy"))]))
         for part in ("train", "test")
     )
-    most = int(train.argmax())
-    return float(test[most] / test.sum()) if most < len(test) else 0.0
+    majority = int(train.argmax())
+    return float(test[majority] / test.sum()) if majority < len(test) else 0.0
 
 
 def write(result: Result, folder: Path) -> None:
-    """Write a run's result into its folder."""
+    """Write the result of a run to the folder of the run."""
     write_text(folder / FILE, _line(result))
 
 
 def collect(folder: Path, runs: list[PlannedRun]) -> dict[str, Result]:
-    """Return {digest: result} of the runs that are finished, from the folder of all runs."""
+    """Return {digest: result} of the finished runs below `folder`."""
     results = {}
     for run in runs:
         path = folder / run.digest / FILE
@@ -132,7 +135,7 @@ def collect(folder: Path, runs: list[PlannedRun]) -> dict[str, Result]:
 
 
 def read_all(path: Path) -> dict[str, Result]:
-    """Return {digest: result} from the file of all results, empty if it does not exist."""
+    """Return {digest: result} from the file of all results, or an empty dict if it does not exist."""
     if not path.exists():
         return {}
     lines = path.read_text().splitlines()
@@ -141,7 +144,7 @@ def read_all(path: Path) -> dict[str, Result]:
 
 
 def write_all(path: Path, results: dict[str, Result]) -> None:
-    """Write the file of all results, in the order of their digests."""
+    """Write the file of all results, sorted by digest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(_line(results[digest]) for digest in sorted(results)))
 
@@ -156,5 +159,5 @@ def _parse(text: str, where: str) -> Result:
     except (TypeError, ValueError) as error:
         raise FednPartialError(f"{where} is damaged ({error}); remove it, and run the experiment again") from None
     if PlannedRun(result.settings).digest != result.digest:
-        raise FednPartialError(f"{where}: its settings are not those of {result.digest}; remove it")
+        raise FednPartialError(f"{where}: the settings do not match the digest {result.digest}; remove the result")
     return result

@@ -1,4 +1,4 @@
-"""Run the runs of experiments, each once; finished runs are kept when the process is killed."""
+"""Simulate the runs of experiments. Each distinct run is simulated once; finished runs are skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedn_partial.seed_model.case_checks import check_case, check_fleet
 
 
 def plan(experiments: list[Experiment]) -> dict[str, tuple[PlannedRun, str]]:
-    """Return {digest: (run, label)} of all distinct runs, in their order."""
+    """Return {digest: (run, label)} of all distinct runs in the order of execution."""
     runs: dict[str, tuple[PlannedRun, str]] = {}
     for experiment in experiments:
         labels: dict[str, str] = {}
@@ -29,29 +29,29 @@ def plan(experiments: list[Experiment]) -> dict[str, tuple[PlannedRun, str]]:
 
 
 def run_all(experiments: list[Experiment], folder: Path, source: Path | None, pool: Executor | None) -> None:
-    """Run the unfinished runs, each in a folder below `folder`, and write each result into the run's folder.
+    """Simulate the unfinished runs, each in a folder below `folder`, and write each result to the folder of its run.
 
     Parameters
     ----------
-    source : folder with the official files of the data sets, or with a folder of each one's name in it.
-    pool : of ``simulation.workers.workers``; None if all runs are finished.
+    source : folder with the official files of the data sets, optionally in one subfolder per data set.
+    pool : process pool from ``simulation.workers.workers``; None if all runs are finished.
 
     Raises
     ------
     FednPartialError : a case cannot be simulated (before the first run starts), or a session failed.
     """
-    left = {digest: item for digest, item in plan(experiments).items() if not is_done(folder, digest)}
-    _check(left.values(), source)
-    began = time.monotonic()
-    for number, (run, label) in enumerate(left.values(), start=1):
-        start = time.monotonic()
+    unfinished = {digest: item for digest, item in plan(experiments).items() if not is_finished(folder, digest)}
+    _check(unfinished.values(), source)
+    started = time.monotonic()
+    for number, (run, label) in enumerate(unfinished.values(), start=1):
+        run_started = time.monotonic()
         result = _run(run, folder / run.digest, source, pool)
         now = time.monotonic()
-        rest = (now - began) / number * (len(left) - number)
+        left = (now - started) / number * (len(unfinished) - number)
         _clear()
         print(
-            f"{number:3d} of {len(left)}  {label}: accuracy {result.accuracy:.3f}, {now - start:.0f} s"
-            + (f"; about {duration(rest)} left" if number < len(left) else ""),
+            f"{number:3d} of {len(unfinished)}  {label}: accuracy {result.accuracy:.3f}, {now - run_started:.0f} s"
+            + (f"; about {duration(left)} left" if number < len(unfinished) else ""),
             flush=True,
         )
 
@@ -59,7 +59,7 @@ def run_all(experiments: list[Experiment], folder: Path, source: Path | None, po
 def _check(runs: Iterable[tuple[PlannedRun, str]], source: Path | None) -> None:
     """Raise FednPartialError if the case of a run cannot be simulated."""
     if source is not None and not source.is_dir():
-        raise FednPartialError(f"--source: there is no folder {source}")
+        raise FednPartialError(f"--source: folder {source} does not exist")
     for run, label in runs:
         try:
             case = run.case()
@@ -69,7 +69,7 @@ def _check(runs: Iterable[tuple[PlannedRun, str]], source: Path | None) -> None:
             raise FednPartialError(f"{label}: {error}") from None
 
 
-def is_done(folder: Path, digest: str) -> bool:
+def is_finished(folder: Path, digest: str) -> bool:
     return (folder / digest / results.FILE).exists()
 
 
@@ -87,16 +87,16 @@ def _run(run: PlannedRun, folder: Path, source: Path | None, pool: Executor) -> 
 
 
 def source_of(source: Path | None, data_set: str) -> Path | None:
-    """Return the folder of a data set's files: the one of its name in `source`, else `source`."""
-    own = source / data_set if source else None
-    return own if own and own.is_dir() else source
+    """Return the folder of a data set's files: the subfolder of `source` with its name, else `source`."""
+    subfolder = source / data_set if source else None
+    return subfolder if subfolder and subfolder.is_dir() else source
 
 
-def _show(progress: dict) -> None:
+def _show(event: dict) -> None:
     if sys.stdout.isatty():
         _clear()
         print(
-            f"round {progress['round']} of {progress['rounds']}, accuracy {progress['accuracy']:.3f}",
+            f"round {event['round']} of {event['rounds']}, accuracy {event['accuracy']:.3f}",
             end="",
             flush=True,
         )

@@ -1,6 +1,6 @@
-"""The statistics of an experiment's runs. Accuracies are in percent, differences in percentage points.
+"""Statistics of an experiment's runs. Accuracies are in percent, differences in percentage points.
 
-Spreads are over seeds. Cells are compared seed by seed: a seed also decides which images there are.
+Standard deviations are over seeds. Cells are compared seed by seed, as the seed also determines the examples.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Spread:
 
     @property
     def margin(self) -> float:
-        """Half of the mean's 95 % interval by Student's t; infinite if the deviation is not known or 0."""
+        """Half-width of the 95 % confidence interval by Student's t; infinite if the deviation is unknown or 0."""
         if not self.deviation:
             return math.inf
         return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.count - 1)) * self.deviation / math.sqrt(self.count)
 
     @property
     def significant(self) -> bool:
-        """Whether the mean differs from 0 at 95 %."""
+        """Whether the mean differs from 0 at the 95 % level."""
         return abs(self.mean) > self.margin
 
     @property
@@ -49,13 +49,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Line:
-    """One cell's line. What is not known, or not printed in the paper, is None.
+    """The statistics of one cell. Values that are unknown or not printed in the paper are None.
 
     Attributes
     ----------
-    done, planned : numbers of runs.
-    ours, paper, difference : accuracy. below, paper_below : distance to the ceiling, negative below it.
-    share : bytes sent, in percent of all layers as float32.
+    done, planned : number of finished and of all runs.
+    ours, paper, difference : accuracy here, in the paper, and their difference.
+    below, paper_below : difference to the ceiling here and in the paper, negative below it.
+    share : bytes sent, in percent of full float32 updates.
     floor : accuracy of always predicting the most common class.
     """
 
@@ -73,7 +74,7 @@ class Line:
 
 @dataclass(frozen=True)
 class AtBudget:
-    """A cell's accuracies after all rounds and at equal costs, and how many rounds the latter took."""
+    """Accuracy of a cell after all rounds, and at equal bytes and equal operations with the numbers of rounds."""
 
     cell: Setup
     accuracy: Spread | None
@@ -84,22 +85,22 @@ class AtBudget:
 
 
 def finished(cell: Setup, results: dict[str, Result]) -> dict[int, Result]:
-    """Return {seed: result} of a cell's finished runs."""
+    """Return {seed: result} of the finished runs of a cell."""
     return {run.seed: results[run.digest] for run in cell.runs if run.digest in results}
 
 
 def cell_runs(cell: Setup, results: dict[str, Result]) -> pd.DataFrame:
-    """Return a cell's finished runs by seed.
+    """Return the finished runs of a cell by seed.
 
-    Columns: accuracy and floor (percent), share (bytes sent, in percent of all layers as float32), ten_clients_mib
-    (MiB that 10 clients send in a round).
+    Columns: accuracy and floor (percent), share (bytes sent, in percent of full float32 updates), ten_clients_mib
+    (MiB sent by 10 clients in a round).
     """
     rows = {
         seed: (
             100 * result.accuracy,
             100 * result.floor,
-            100 * _bytes_a_round(result) / result.full_bytes,
-            10 / len(result.trained) * _bytes_a_round(result) / MIB,
+            100 * _bytes_per_round(result) / result.full_bytes,
+            10 / len(result.trained) * _bytes_per_round(result) / MIB,
         )
         for seed, result in finished(cell, results).items()
     }
@@ -107,12 +108,12 @@ def cell_runs(cell: Setup, results: dict[str, Result]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
 
 
-def _bytes_a_round(result: Result) -> float:
+def _bytes_per_round(result: Result) -> float:
     return sum(result.upload_bytes) / len(result.upload_bytes)
 
 
 def spread(values: pd.Series | list[float]) -> Spread | None:
-    """Return mean and standard deviation of the values that are known, None if there are none."""
+    """Return mean and standard deviation of the values without missing ones, or None if there are none."""
     values = pd.Series(values, dtype=float).dropna()
     if values.empty:
         return None
@@ -120,13 +121,13 @@ def spread(values: pd.Series | list[float]) -> Spread | None:
 
 
 def difference(cell: Setup, other: Setup, results: dict[str, Result]) -> Spread | None:
-    """Return by how many points `cell` is above `other`, over the seeds of which both are finished."""
+    """Return the accuracy of `cell` minus that of `other` in points, over the seeds finished in both."""
     accuracies = (cell_runs(item, results)["accuracy"] for item in (cell, other))
     return spread(next(accuracies) - next(accuracies))
 
 
 def lines(experiment: Experiment, results: dict[str, Result]) -> list[Line]:
-    """Return a line for each cell."""
+    """Return one line per cell."""
     return [_line(cell, experiment.ceiling_cell, results) for cell in experiment.cells]
 
 
@@ -150,7 +151,7 @@ def _line(cell: Setup, ceiling: Setup | None, results: dict[str, Result]) -> Lin
 
 
 def paper_sent(cell: Setup) -> tuple[float, float] | None:
-    """Return the paper's MiB and percent for a cell of Table 3, or None."""
+    """Return MiB and percentage of full updates in Table 3 of the paper for a cell, or None."""
     printed = figures()["table3"]["layers"]
     layers = int(cell.label.partition(" ")[0])
     if layers not in printed:
@@ -159,9 +160,11 @@ def paper_sent(cell: Setup) -> tuple[float, float] | None:
 
 
 def budgets(experiment: Experiment, results: dict[str, Result], kind: str) -> pd.Series:
-    """Return by seed what the cheapest cell used in all of its rounds of `kind`, upload_bytes or training_macs.
+    """Return the total costs of the cheapest cell by seed, without seeds that have missing runs.
 
-    A seed of which some run is missing has none.
+    Parameters
+    ----------
+    kind : "upload_bytes" or "training_macs".
     """
     costs = {
         cell.label: {seed: sum(getattr(result, kind)) for seed, result in finished(cell, results).items()}
@@ -171,9 +174,9 @@ def budgets(experiment: Experiment, results: dict[str, Result], kind: str) -> pd
 
 
 def at_budget(cell: Setup, results: dict[str, Result], kind: str, limits: pd.Series) -> pd.DataFrame:
-    """Return by seed a cell's accuracy (percent) and rounds where its costs of `kind` reach the seed's limit.
+    """Return accuracy (percent) and rounds of a cell by seed at which its costs of `kind` reach the limit of the seed.
 
-    Both are missing where the first round already costs more.
+    Both are missing if the first round exceeds the limit.
     """
     runs = finished(cell, results)
     rows = {seed: runs[seed].at(getattr(runs[seed], kind), limit) for seed, limit in limits.items()}
@@ -184,9 +187,11 @@ def at_budget(cell: Setup, results: dict[str, Result], kind: str, limits: pd.Ser
 def difference_at_budget(
     experiment: Experiment, cell: Setup, other: Setup, results: dict[str, Result], kind: str
 ) -> Spread | None:
-    """Return by how many points `cell` is above `other` where the costs of the cheapest cell are used up.
+    """Return the accuracy of `cell` minus that of `other` in points at the total costs of the cheapest cell.
 
-    `kind` of costs: upload_bytes or training_macs.
+    Parameters
+    ----------
+    kind : "upload_bytes" or "training_macs".
     """
     limits = budgets(experiment, results, kind)
     accuracies = (at_budget(item, results, kind, limits)["accuracy"] for item in (cell, other))
@@ -194,7 +199,7 @@ def difference_at_budget(
 
 
 def at_budgets(experiment: Experiment, results: dict[str, Result]) -> list[AtBudget]:
-    """Return each cell's accuracy after all of its rounds, at equal bytes, and at equal computing."""
+    """Return the accuracy of each cell after all rounds, at equal bytes and at equal operations."""
     limits = {kind: budgets(experiment, results, kind) for kind in ("upload_bytes", "training_macs")}
     rows = []
     for cell in experiment.cells:

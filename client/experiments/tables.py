@@ -1,4 +1,4 @@
-"""The tables of experiments: ours, the paper's, the difference. Accuracies are in percent, differences in points."""
+"""Tables of experiments with the paper's figures. Accuracies are in percent, differences in percentage points."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKNOWN = "-"
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Cells of text by row, under `heads`, explained by `caption`."""
+    """A table of text cells with column headings and a caption."""
 
     caption: str
     heads: tuple[str, ...]
@@ -40,7 +40,7 @@ class ResultTable:
 
 
 def table(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
-    """Return an experiment's table."""
+    """Return the table of an experiment."""
     make = {"counts": _counts, "bytes": _bytes, "budgets": _budgets}.get(experiment.kind, _accuracies)
     return make(experiment, results)
 
@@ -73,12 +73,12 @@ def _accuracies(experiment: Experiment, results: dict[str, Result]) -> ResultTab
         (printed, "paper", lambda line: _number(line.paper)),
         (printed, "difference", lambda line: _signed(line.difference)),
         (ceiling, f"to {experiment.ceiling}", lambda line: UNKNOWN if line.below is None else line.below.signed),
-        (printed and ceiling, "paper's distance", lambda line: _signed(line.paper_below)),
+        (printed and ceiling, f"paper, to {experiment.ceiling}", lambda line: _signed(line.paper_below)),
         (True, "sent, % of full", lambda line: UNKNOWN if line.share is None else f"{line.share.mean:.0f}"),
         (True, "majority class", lambda line: UNKNOWN if line.floor is None else _number(line.floor.mean)),
     ]
     columns = [(head, cell) for shown, head, cell in columns if shown]
-    text = f"Accuracy: mean of the last {LAST} rounds" + ("; distances in points" if ceiling else "")
+    text = f"Accuracy: mean of the last {LAST} rounds" + ("; differences in points" if ceiling else "")
     return ResultTable(
         _caption(experiment, text),
         tuple(head for head, _ in columns),
@@ -90,12 +90,12 @@ def _counts(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
     rows = []
     for cell in experiment.cells:
         runs = finished(cell, results)
-        figures = [UNKNOWN] * 4
+        statistics = [UNKNOWN] * 4
         if runs:
-            counts = _drawn_counts(cell, runs)
-            figures = [str(counts.min()), f"{counts.mean():.2f}", str(counts.max()), str((counts == 0).sum())]
-        rows.append((cell.label, _done(runs, cell, str(cell.runs[0].case().session.rounds)), *figures))
-    text = "In how many rounds a client trained a layer that is not always trained; all clients"
+            counts = _training_counts(cell, runs)
+            statistics = [str(counts.min()), f"{counts.mean():.2f}", str(counts.max()), str((counts == 0).sum())]
+        rows.append((cell.label, _done(runs, cell, str(cell.runs[0].case().session.rounds)), *statistics))
+    text = "Number of rounds in which a client trained a layer, over all clients and all layers not always trained"
     return ResultTable(
         _caption(experiment, text).replace(", mean ± standard deviation over", " and"),
         ("", "rounds", "fewest", "mean", "most", "never"),
@@ -103,8 +103,8 @@ def _counts(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
     )
 
 
-def _drawn_counts(cell: Setup, runs: dict[int, Result]) -> np.ndarray:
-    """Return in how many rounds each client trained each layer, without those that are always trained."""
+def _training_counts(cell: Setup, runs: dict[int, Result]) -> np.ndarray:
+    """Return the number of rounds in which each client trained each layer, except layers that are always trained."""
     always = cell.runs[0].settings["selection"].get("always_train", [])
     counts = [pd.DataFrame(result.trained, index=result.layers) for result in runs.values()]
     return np.concatenate([frame.drop(index=always, errors="ignore").to_numpy().ravel() for frame in counts])
@@ -126,7 +126,7 @@ def _bytes(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
             )
         )
     return ResultTable(
-        _caption(experiment, "What 10 clients send in a round, and its share of all weights as float32"),
+        _caption(experiment, "Bytes sent by 10 clients in a round, and their share of full float32 updates"),
         ("", "MiB", "paper", "% of full", "paper's", "difference"),
         tuple(rows),
     )
@@ -146,10 +146,10 @@ def _budgets(experiment: Experiment, results: dict[str, Result]) -> ResultTable:
             )
         )
     text = (
-        f"Accuracy: mean of the last {LAST} rounds; and, read off between two rounds, where the bytes sent and the "
-        "multiply-accumulates trained reach what the cheapest used in all of its rounds, with the rounds that this took"
+        f"Accuracy: mean of the last {LAST} rounds; and, interpolated between two rounds, at the total bytes sent and "
+        "the total multiply-accumulates of the cheapest method, with the number of rounds to reach them"
     )
-    heads = ("", "accuracy %", "at equal bytes", "rounds", "at equal computing", "rounds", "majority class")
+    heads = ("", "accuracy %", "at equal bytes", "rounds", "at equal operations", "rounds", "majority class")
     return ResultTable(_caption(experiment, text), heads, tuple(rows))
 
 

@@ -1,7 +1,7 @@
-"""Fetches the figures of a session from FEDn, also of one that ended long ago: no device has to be asked.
+"""Fetch the records of a running or finished session from FEDn, without contacting any device.
 
-FEDn 0.33 keeps, for every session: the metadata of each update with what it cost the device (among its statuses), the
-metrics of each validation, and the settings of each round, which say what became of the updates of the round before.
+FEDn 0.33 stores for every session: the metadata of each update including the device's resource use (as statuses), the
+metrics of each validation, and the settings of each round, which contain the outcomes of the previous round.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from fedn_partial.seed_model.session import find_session
 
 
 def collect(api: Api, name: str, parent: Path) -> Path:
-    """Write the folder of a run below `parent` from what FEDn keeps of the session `name`, and return its path.
+    """Write a run folder below `parent` from FEDn's records of the session `name`, and return its path.
 
     Raises
     ------
-    FednPartialError : FEDn has no such session, or no round of it. ApiError : FEDn does not answer.
+    FednPartialError : FEDn has no such session, or no round of it has ended.
+    ApiError : FEDn does not answer.
     """
     session = find_session(api, name)
     poller = SessionPoller(api, session.id)
     poller.poll()
     rounds = sorted((round_ for round_ in poller.rounds.values() if round_.over), key=lambda round_: int(round_.id))
     if not rounds:
-        raise FednPartialError(f"no round of session {name!r} is over yet")
+        raise FednPartialError(f"no round of session {name!r} has ended yet")
     folder = RunFolder(
         new_folder(parent, session.case.name),
         session.case,
         started=session.began,
         machine=f"devices of the FEDn server at {api.connection.base_url}",
         layers=session.layers,
-        versions={},  # of the devices; what is installed here did not run it
+        versions={},  # unknown: the devices' versions, not those installed here
     )
     for round_ in rounds:
         folder.write_rows(list(round_.rows.values()))
     for number, text in poller.notes():
-        folder.note(number, text)
+        folder.add_note(number, text)
     final = progress.summary(rounds, session.case, poller.status)
     if not poller.over:
-        of = f"{len(rounds)} of {session.case.session.rounds} rounds"
-        final["problem"] = f"FEDn says that it still goes on, after {of} (or its controller was stopped meanwhile)"
+        ended = f"{len(rounds)} of {session.case.session.rounds} rounds"
+        final["problem"] = f"FEDn still reports it as running, after {ended} (or its controller was stopped)"
     folder.finish(final)
-    print(f"session {session.id}, begun {session.began}: {folder.path}", file=sys.stderr)
+    print(f"session {session.id}, started {session.began}: {folder.path}", file=sys.stderr)
     return folder.path

@@ -1,22 +1,24 @@
-"""Reads a list of FEDn that grows while it is read.
+"""Read a FEDn list that grows between reads.
 
-FEDn dates a row before it inserts it, from many threads, so that rows also appear among those that were read before.
+FEDn assigns the date of a row before it inserts the row, from several threads. New rows can therefore appear between
+rows that were read earlier.
 """
 
 from __future__ import annotations
 
 from fedn_partial.client.fedn_api.api import Api
 
-OVERLAP = 20  # rows that are read again: most that come late belong among the newest
-PAGE = 200  # rows
+OVERLAP = 20  # newest known rows to read again, as most rows inserted late are among them
+PAGE = 200  # rows per request
 
 
 class Listing:
-    """The rows of one of FEDn's lists, each of them once.
+    """Reader that returns each row of a FEDn list once.
 
     Parameters
     ----------
-    path, params : of the list. key : name of a row's id.
+    path, params : URL path and query parameters of the list.
+    key : name of the column that identifies a row.
     """
 
     def __init__(self, api: Api, path: str, params: dict, key: str):
@@ -24,17 +26,17 @@ class Listing:
         self._ids: set[str] = set()
 
     def new(self) -> list[dict]:
-        """Return the rows that were not returned before, the oldest first (raises ApiError).
+        """Return the rows not returned before, oldest first (raises ApiError).
 
-        FEDn's count says how many are missing; the newest rows are read, and older ones until none is.
+        Pages are read from the newest row backwards until the number of rows equals FEDn's count.
         """
         count = self.api.get(self.path, params=self.params, limit=1, order="desc")["count"]
         limit = min(count - len(self._ids) + OVERLAP, PAGE)
-        new, position = {}, 0
+        new, offset = {}, 0
         while len(self._ids) + len(new) < count:
-            page = self.api.get(self.path, params=self.params, limit=limit, order="desc", skip=position)["result"]
+            page = self.api.get(self.path, params=self.params, limit=limit, order="desc", skip=offset)["result"]
             new |= {row[self.key]: row for row in page if row[self.key] not in self._ids}
-            position += len(page)
+            offset += len(page)
             if len(page) < limit:
                 break
         self._ids |= new.keys()

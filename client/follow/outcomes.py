@@ -1,7 +1,7 @@
-"""The outcome of an update by the reports of the server functions: a round's settings report on the round before.
+"""Look up the outcome of an update in the reports of the server functions.
 
-A report has the keys round, merged, skipped, late and notes, see ``fedn_partial.exchange.server``, or only the round if
-it was too large.
+The settings of a round contain the report on the round before. A report has the keys round, merged, skipped, late and
+notes (see ``fedn_partial.exchange.server``), or the round alone if it was too large.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from fedn_partial.client.records.outcome import Outcome
 
 
 def outcome(client_id: str, trained_in: int | None, reports: dict[int, dict]) -> tuple[Outcome, str | None] | None:
-    """Return the outcome of a client's update and its reason, or None while no report has it.
+    """Return the outcome of a client's update and the reason, or None while no report contains it.
 
     Parameters
     ----------
     client_id : FEDn's id of the client.
-    trained_in : number of the round that the update was trained in, None if it is not known yet.
+    trained_in : number of the round in which the update was trained, or None while unknown.
     reports : {round: report}.
     """
     if trained_in is None:
@@ -27,9 +27,9 @@ def outcome(client_id: str, trained_in: int | None, reports: dict[int, dict]) ->
         return Outcome.SKIPPED, report["skipped"][client_id]
     for number, later in sorted(reports.items()):
         if later.get("late", {}).get(client_id) == trained_in:
-            return Outcome.LATE, f"it came in round {number}"
+            return Outcome.LATE, f"arrived in round {number}"
     if not {"merged", "skipped"} <= report.keys():
         return None
-    if report.get("notes"):  # such as a restarted hooks process: its reports do not hold every update
+    if report.get("notes"):  # such as a restart of the hooks process, whose report is incomplete
         return Outcome.SKIPPED, "not merged, see the notes on this round"
-    return Outcome.LATE, "after the round was over"
+    return Outcome.LATE, "arrived after the end of the round"

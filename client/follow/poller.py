@@ -1,8 +1,7 @@
-"""Follows a session through FEDn's REST interface: who answered, what it cost, how good the model is.
+"""Poll the state of a session through FEDn's REST interface.
 
-Everything comes through FEDn: updates and their metadata, and the metrics of validations, from the statuses that
-clients send after each; what the server functions did with an update from the settings of a later round. (FEDn's
-list of validations does not hold its clients' ids where it is kept in SQL.)
+Update metadata and validation metrics come from the statuses that clients send after each task, outcomes of updates
+from the settings of later rounds. FEDn's list of validations is not used, as it lacks client ids with an SQL database.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from fedn_partial.client.records.run_folder import Row
 from fedn_partial.exchange.wire import plain, short_digest
 from fedn_partial.submodel.update_tensors import STATISTICS
 
-# Columns that are taken over by their name: from an update's metadata, and from its resources.
+# Columns of ``Row`` copied by name from the metadata of an update, and from the resources in it.
 FROM_METADATA = (
     *("trained_params", "total_params", "training_macs"),
     *("download_bytes", "train_loss", "predicted_memory_mb"),
@@ -34,28 +33,29 @@ FROM_RESOURCES = (
     *("machine_cpu_percent", "ram_used_mb", "ram_percent", "gpu_percent", "temperature_c", "power_mw"),
 )
 
-
-SIGNED = ("train_loss", "loss", "temperature_c")  # what may be below 0
-LARGEST = 1e15  # of any number in a row: bytes, weights, seconds, operations
-CLIENTS_PERIOD = 5  # seconds between two looks of FEDn at who is online
-SETTLE = 10  # seconds after a round in which FEDn may still be writing down its last updates
+SIGNED = ("train_loss", "loss", "temperature_c")  # columns that may be negative
+LARGEST = 1e15  # limit of any number in a row: bytes, weights, seconds, operations
+CLIENTS_PERIOD = 5  # seconds between two updates of FEDn's list of online clients
+SETTLE = 10  # seconds after a round in which FEDn may still write the statuses of its last updates
 
 
 @dataclass
 class Round:
-    """One of FEDn's rounds of this session.
+    """One FEDn round of the session.
 
     Attributes
     ----------
-    id : FEDn's number.
-    model : id of the global model that it started from. new_model : of the one it made, or None.
-    rows : by client. ids : {FEDn's id of a client: its key in `rows`}. expected : clients that were asked.
-    aggregated : updates that FEDn's combiner had at the end of the round, refused ones included.
-    online : {FEDn's id: name} of the clients that were online when it began.
+    id : FEDn's round id.
+    model, new_model : ids of the global model before and after the round; `new_model` is None if there is none.
+    rows : {client: row}.
+    ids : {FEDn's id of a client: key in `rows`}.
+    expected : number of clients that received a request, or None while unknown.
+    aggregated : number of updates at FEDn's combiner at the end of the round, refusals included.
+    online : {FEDn's id: name} of the clients that were online at the start of the round.
     validations : {FEDn's id: bytes downloaded} of clients that tested the new model without an update in this round.
-    strangers : ids under which updates came that are of no client, as far as FEDn and the server functions know.
-    base : digest of `model`, as the server functions have it.
-    model_digests : {FEDn's id: short digest of the new model, as the client that tested it says}.
+    unregistered : sender ids of updates that belong to no client known to FEDn or the server functions.
+    base : digest of `model`, as reported by the server functions.
+    model_digests : {FEDn's id: short digest of the new model, as reported by the client that tested it}.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Round:
     ids: dict[str, str] = field(default_factory=dict)
     online: dict[str, str] = field(default_factory=dict)
     validations: dict[str, float] = field(default_factory=dict)
-    strangers: set[str] = field(default_factory=set)
+    unregistered: set[str] = field(default_factory=set)
     base: str | None = None
     model_digests: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -87,16 +87,18 @@ class Round:
 
     @property
     def unchanged(self) -> bool:
-        """Whether most clients that tested the new model have found that it is the old one: nothing was merged."""
+        """Whether most clients that tested the new model report the digest of the old one: nothing was merged."""
         same = sum(digest == short_digest(self.base) for digest in self.model_digests.values()) if self.base else 0
         return 2 * same > len(self.model_digests)
 
 
 class SessionPoller:
-    """The state of one session, brought up to date by ``poll``.
+    """The state of one session, updated by ``poll``.
 
     Attributes
     ----------
+    status : FEDn's status of the session.
+    rounds : {FEDn's round id: round}.
     online : {FEDn's id: name} of the clients that are online.
     """
 
@@ -108,11 +110,11 @@ class SessionPoller:
         self.online: dict[str, str] = {}
         self._clients_read = -math.inf
         self._registered: set[str] = set()  # FEDn's ids of all clients that ever connected
-        self._began: datetime | None = None
-        self._reports: dict[int, dict] = {}  # number of a round -> what later settings say became of it
-        self._names: dict[str, str] = {}  # FEDn's id of a client -> its name in the rows
-        self._updates: list[str] = []  # whose round FEDn has not told of yet
-        self._validations: dict[str, dict[str, dict]] = defaultdict(dict)  # model -> FEDn's id of a client -> metrics
+        self._started: datetime | None = None
+        self._reports: dict[int, dict] = {}  # {round number: report of the server functions}
+        self._names: dict[str, str] = {}  # {FEDn's id of a client: its name in the rows}
+        self._pending_updates: list[str] = []  # updates of rounds that FEDn does not list yet
+        self._validations: dict[str, dict[str, dict]] = defaultdict(dict)  # {model: {FEDn's id of a client: metrics}}
         self._new_updates = self._statuses("MODEL_UPDATE", "Model update completed.")
         self._new_validations = self._statuses("MODEL_VALIDATION", "Model validation completed.")
 
@@ -122,40 +124,40 @@ class SessionPoller:
         )
 
     def poll(self) -> None:
-        """Ask FEDn what is new (raises ApiError)."""
+        """Read new rounds, updates, validations and outcomes from FEDn (raises ApiError)."""
         session = self.api.get(f"sessions/{self.session_id}")
         self.status = session["status"]
-        self._began = read_date(session.get("committed_at"))
+        self._started = read_date(session.get("committed_at"))
         statuses = self._round_statuses()
         self._read_rounds()
         if not self.over:
             self._read_clients(before=statuses)
-        self._updates += [status["data"] for status in self._new_updates.new()]
-        waiting, self._updates = self._updates, []
+        self._pending_updates += [status["data"] for status in self._new_updates.new()]
+        updates, self._pending_updates = self._pending_updates, []
         validations = [status["data"] for status in self._new_validations.new()]
-        self._read_registered(waiting + validations)
-        for data in waiting:
-            _from_client(self._read_update, data)
+        self._read_registered(updates + validations)
+        for data in updates:
+            _parse_message(self._read_update, data)
         for data in validations:
-            _from_client(self._read_validation, data)
+            _parse_message(self._read_validation, data)
         self._join_validations()
         self._join_outcomes()
 
     @property
     def over(self) -> bool:
-        """Whether FEDn does not go on with the session."""
+        """Whether FEDn has ended the session."""
         return self.status in SESSION_OVER
 
     def validated(self, round_: Round) -> bool:
-        """Whether all updates of a round that is over are known, and their clients have tested the new model."""
+        """Whether all updates of an ended round were read and their clients have tested the new model."""
         settled = round_.ended is not None and time.monotonic() - round_.ended > SETTLE
         if round_.failed or (len(round_.rows) < (round_.aggregated or 0) and not settled):
             return round_.failed
-        waited_for = [row for row in round_.rows.values() if row.outcome is not Outcome.REFUSED]
-        return all(row.accuracy is not None for row in waited_for)
+        trained = [row for row in round_.rows.values() if row.outcome is not Outcome.REFUSED]
+        return all(row.accuracy is not None for row in trained)
 
     def notes(self) -> Iterator[tuple[int, str]]:
-        """Yield what the server functions say of a whole round, with its number."""
+        """Yield round number and text of the server functions' notes on whole rounds."""
         for number, report in sorted(self._reports.items()):
             for text in report.get("notes") or ():
                 yield number, plain(text, 500)
@@ -164,7 +166,7 @@ class SessionPoller:
         return {round_.id: round_.status for round_ in self.rounds.values()}
 
     def _read_clients(self, before: dict[str, str]) -> None:
-        """Read who is online when a round has begun or ended since `before`, else as often as FEDn looks."""
+        """Read the online clients if a round has started or ended since `before`, else every CLIENTS_PERIOD seconds."""
         now = time.monotonic()
         if self._round_statuses() == before and now - self._clients_read < CLIENTS_PERIOD:
             return
@@ -175,21 +177,21 @@ class SessionPoller:
             self.rounds[id].online = self.online
 
     def _read_registered(self, messages: list[str]) -> None:
-        """Read FEDn's list of clients if the list read before lacks a sender of `messages`."""
+        """Read FEDn's list of clients again if a sender of `messages` is not in it."""
         senders: set[str] = set()
         for data in messages:
-            _from_client(lambda message: senders.add(str(message["sender"]["clientId"])), data)
+            _parse_message(lambda message: senders.add(str(message["sender"]["clientId"])), data)
         if not senders <= self._registered:
             self._registered = {client["client_id"] for client in self.api.get("clients/")["result"]}
 
     def _is_client(self, client_id: str) -> bool:
-        """Whether FEDn has a client with this id, or, if it was removed since, the server functions have merged it."""
+        """Return whether FEDn has a client with this id, or the server functions merged an update of a removed one."""
         merged = (report.get("merged", ()) for report in self._reports.values())
         return client_id in self._registered or any(client_id in ids for ids in merged)
 
     def _read_rounds(self) -> None:
-        # Each carries the session's settings twice, so only the newest are asked for, and older ones until one is
-        # known, or older than the session: it may have ended long ago, or the network have been away for a while.
+        # A round contains the session's settings twice and is therefore large. Read pages of the newest rounds until
+        # one contains a round that was read before or is older than the session.
         rounds = []
         while True:
             page = self.api.get("rounds/", limit=4, order="desc", skip=len(rounds))["result"]
@@ -198,7 +200,7 @@ class SessionPoller:
                 break
         for raw in reversed(rounds):
             config = raw.get("round_config") or {}
-            if not self._is_ours(raw):
+            if not self._in_session(raw):
                 continue
             is_new = raw["round_id"] not in self.rounds
             round_ = self.rounds.setdefault(raw["round_id"], Round(raw["round_id"], started=time.monotonic()))
@@ -210,21 +212,21 @@ class SessionPoller:
             round_.model = config.get("model_id")
             self._read_combiners(round_, raw.get("combiners") or [])
 
-    def _is_ours(self, raw: dict) -> bool:
+    def _in_session(self, raw: dict) -> bool:
         return (raw.get("round_config") or {}).get("session_id") == self.session_id
 
     def _is_older(self, raw: dict) -> bool:
         date = read_date(raw.get("committed_at"))
-        return not self._is_ours(raw) and (None in (date, self._began) or date < self._began)
+        return not self._in_session(raw) and (None in (date, self._started) or date < self._started)
 
     def _read_combiners(self, round_: Round, combiners: list[dict]) -> None:
         data = [combiner.get("data") or {} for combiner in combiners]
         round_.expected = _sum(part.get("nr_expected_updates") for part in data)
         round_.aggregated = _sum((part.get("aggregation_time") or {}).get("nr_aggregated_models") for part in data)
         for combiner in combiners:
-            self._read_instructions(round_, (combiner.get("config") or {}).get("client_settings") or {})
+            self._read_settings(round_, (combiner.get("config") or {}).get("client_settings") or {})
 
-    def _read_instructions(self, round_: Round, settings: dict) -> None:
+    def _read_settings(self, round_: Round, settings: dict) -> None:
         round_.number = settings.get("round")
         round_.warmup = settings.get("warmup")
         round_.base = settings.get("base")
@@ -232,7 +234,7 @@ class SessionPoller:
             row.warmup = round_.warmup
             row.round = round_.number or row.round
         previous = settings.get("previous") or {}
-        if "round" in previous:  # a later report on the same round may be cut, or have a note more
+        if "round" in previous:  # a later report on the same round may be shortened, or contain another note
             report = self._reports.setdefault(previous["round"], {})
             notes = dict.fromkeys([*report.get("notes", ()), *previous.get("notes", ())])
             report |= {**previous, "notes": list(notes)}
@@ -242,17 +244,17 @@ class SessionPoller:
             for client_id, name in round_.ids.items():
                 row = round_.rows[name]
                 result = outcome(client_id, round_.number, self._reports) or self._last_outcome(round_)
-                # A device's own reason for a refusal is more precise than the server functions', but anybody who can
-                # reach FEDn can send one in its name.
+                # The device's own reason is more precise than that of the server functions. As statuses are not
+                # authenticated, a refusal does not override a merged update.
                 if row.outcome is Outcome.REFUSED and result != (Outcome.MERGED, None):
                     continue
-                if round_.failed and result in (None, (Outcome.MERGED, None)):  # FEDn has not kept that model
+                if round_.failed and result in (None, (Outcome.MERGED, None)):  # FEDn discarded the merged model
                     result = Outcome.ROUND_FAILED, None
                 if result is not None:
                     row.outcome, row.reason = result
 
     def _last_outcome(self, round_: Round) -> tuple[Outcome, str] | None:
-        """Return the outcome of the updates of a last round, on which the server functions cannot report."""
+        """Return the outcome of the updates of the last round, for which there is no report."""
         return (Outcome.SKIPPED, "nothing was merged in this round") if round_.unchanged else None
 
     def _read_update(self, update: dict) -> None:
@@ -262,14 +264,14 @@ class SessionPoller:
         phases = resources.get("phases") or {}
         fedn_round = json.loads(meta["config"])["round_id"]
         if fedn_round not in self.rounds:
-            self._updates.append(json.dumps(update))
+            self._pending_updates.append(json.dumps(update))
             return
         round_ = self.rounds[fedn_round]
         client_id = str(update["sender"]["clientId"])
-        if client_id in round_.ids:  # the server functions take the first one of a client
+        if client_id in round_.ids:  # the server functions accept only a client's first update
             return
-        if not self._is_client(client_id):  # FEDn takes a status under any id
-            round_.strangers.add(client_id)
+        if not self._is_client(client_id):  # FEDn accepts statuses with any sender id
+            round_.unregistered.add(client_id)
             return
         client = self._name(round_, client_id, plain(update["sender"]["name"]))
         seconds = [_number(meta.get(key)) for key in ("fetch_model", "processing_time", "upload_model")]
@@ -291,11 +293,11 @@ class SessionPoller:
             **{key: _number(data.get(key), signed=key in SIGNED) for key in FROM_METADATA},
             **{key: _number(resources.get(key), signed=key in SIGNED) for key in FROM_RESOURCES},
         )
-        round_.ids[client_id] = client  # last: of an update that could not be read there must be no trace
+        round_.ids[client_id] = client  # last, so that an update that cannot be read leaves no state behind
         self._names[client_id] = client
 
     def _name(self, round_: Round, client_id: str, name: str) -> str:
-        """Return a name for a client that no other has in this round: two devices may have been given one."""
+        """Return a name for a client that is unique in this round; two devices may be configured with one name."""
         name = self._names.get(client_id, name)
         if name in round_.rows and round_.ids.get(client_id) != name:
             return f"{name} ({plain(client_id, 8)})"
@@ -338,26 +340,26 @@ class SessionPoller:
         return [model for model in models if model.get("session_id") == self.session_id]
 
 
-def _from_client(read, text: str, *context) -> None:
-    """Read what a client sent; what is no JSON of the right shape is left out, it must not end the following."""
+def _parse_message(read, text: str) -> None:
+    """Pass a client's JSON message to `read`; ignore malformed messages, as clients are not trusted."""
     with contextlib.suppress(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        read(json.loads(text), *context)
+        read(json.loads(text))
 
 
 def _sum(counts) -> int | None:
-    """Return the sum of the counts that are known, or None if none is."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+    """Return the sum of the counts that are not None, or None if there are none."""
+    available = [count for count in counts if count is not None]
+    return sum(available) if available else None
 
 
 def _seconds(raw: dict) -> float | None:
-    """Return how long a round took, by FEDn's dates, to the second."""
-    began, ended = read_date(raw.get("committed_at")), read_date(raw.get("updated_at"))
-    return None if None in (began, ended) else (ended - began).total_seconds()
+    """Return the duration of a round from FEDn's dates, which have a resolution of one second."""
+    started, ended = read_date(raw.get("committed_at")), read_date(raw.get("updated_at"))
+    return None if None in (started, ended) else (ended - started).total_seconds()
 
 
 def _number(value, signed: bool = False) -> float | None:
-    """Return a number that a client sent, or None if it is none, or one that nothing measured here can have."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    good = number and (-LARGEST if signed else 0) <= value < LARGEST
-    return value if good else None
+    """Return a client's value if it is a number within the plausible range, else None."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_valid = is_number and (-LARGEST if signed else 0) <= value < LARGEST
+    return value if is_valid else None

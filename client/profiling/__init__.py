@@ -1,1 +1,1 @@
-"""What a round costs on a class of machines: predicted, and measured in containers."""
+"""Costs of a round on a class of machines, predicted and measured in containers."""

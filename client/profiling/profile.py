@@ -45,13 +45,13 @@ CLIENT = "profile"  # the same in all cells, so that the same layers are selecte
 
 @dataclass(frozen=True)
 class Setup:
-    """What to profile.
+    """Settings of a profile.
 
     Attributes
     ----------
     engine, image : see ``fedn_partial.client.profiling.containers.connect``.
-    flavours : the machines.
-    refused : {flavour: reason} of those that do not fit this machine.
+    flavours : flavours to profile.
+    refused : {flavour: reason} of the flavours that do not fit this machine.
     numbers : numbers of layers, see ``check_layers``.
     shard : the client's data.
     """
@@ -153,7 +153,7 @@ def random_shard(case: Case, examples: int) -> Shard:
 
 
 def cost_table(path: Path) -> str:
-    """Return a text table of the profile in the folder `path`, beside the paper's figures."""
+    """Return a text table of the profile in the folder `path`, with the paper's figures."""
     _, (profile,) = load([path])
     costs = paper.costs(profile)
     keys = ("seconds", "cpu_percent", "ram_mb", "ram_percent")

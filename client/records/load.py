@@ -1,7 +1,7 @@
 """Read the folders of runs and profiles.
 
-Their content comes from devices and may be old, unfinished or cut off. Missing columns are None, unknown columns are
-ignored, and a value of the wrong type is refused with its file and line.
+Their content comes from devices and may be old or incomplete. Missing columns are None, unknown columns are ignored,
+and a value of the wrong type raises an error that names its file and line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedn_partial.client.records.outcome import Outcome, read_outcome
 from fedn_partial.client.records.run_folder import Row
 from fedn_partial.errors import FednPartialError
 
-# JSON and Python write integers for floats and the reverse; NaN is outside of any limits.
+# JSON does not distinguish integers from floats; NaN is outside of any limits.
 LIMITS = msgspec.Meta(gt=int(-LARGEST), lt=int(LARGEST))
 NUMBER = typing.Annotated[int, LIMITS] | typing.Annotated[float, LIMITS]
 CHECKED = {int: NUMBER, float: NUMBER, list: list[str], dict: dict[str, NUMBER | None]}
@@ -33,9 +33,10 @@ class Run:
 
     Attributes
     ----------
-    label : its name in a report, where it is unique.
-    session : content of session.json. rows : of rounds.jsonl.
-    cut_off : whether the last line of rounds.jsonl is incomplete: the run was killed while it wrote the line.
+    label : name of the run, unique within a report.
+    session : content of session.json.
+    rows : rows of rounds.jsonl.
+    cut_off : whether the last line of rounds.jsonl is incomplete, as after a kill during the write.
     """
 
     path: Path
@@ -75,18 +76,20 @@ def _is_count(value) -> bool:
 
 @dataclass(frozen=True)
 class Cell:
-    """One flavour with one number of layers, see ``fedn-partial profile``. A value that is not known is None.
+    """One flavour with one number of layers, see ``fedn-partial profile``. Unknown values are None.
 
     Attributes
     ----------
-    layers, total_layers : requested, and of the model. rounds : how many were trained; values are means over them.
-    seconds : of the training loop. round_seconds : from the request to the update's upload.
-    cpu_percent : of the flavour's processors during the training request; 100 is all of them busy.
-    ram_mb : highest sample of the memory in use in the container, in 10**6 bytes, as Docker counts: with the file
-        cache that is in use.
-    ram_percent : of the flavour's memory.
-    killed : progress of the training when the kernel killed it for lack of memory, or None. limited : why it trained
-        fewer layers than requested or none, or None. run : its own run.
+    layers, total_layers : number of layers requested, and of the model.
+    rounds : number of rounds trained; values are means over these rounds.
+    seconds : duration of the training loop.
+    round_seconds : duration from the request to the upload of the update.
+    cpu_percent : load of the flavour's processors during the training request; 100 is full load on all of them.
+    ram_mb : peak memory in use in the container in 10**6 bytes, including the active file cache as Docker counts it.
+    ram_percent : the same as a percentage of the flavour's memory.
+    killed : progress of the training when the kernel killed it for lack of memory, or None.
+    limited : reason why fewer layers than requested were trained, or None.
+    run : the run of this cell.
     """
 
     flavour: str
@@ -107,7 +110,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile's folder; `content` is its profile.json. refused : flavour -> why it was not tried."""
+    """One profile's folder.
+
+    Attributes
+    ----------
+    content : content of profile.json.
+    refused : {flavour: reason why it was not profiled}.
+    """
 
     path: Path
     label: str
@@ -117,7 +126,7 @@ class Profile:
 
     @property
     def missing(self) -> list[tuple[str, int]]:
-        """Flavours and numbers of layers that were requested and not tried before the profile ended."""
+        """Combinations of flavour and number of layers that were requested but not profiled."""
         tried = {(cell.flavour, cell.layers) for cell in self.cells}
         requested = self.content.get("asked")
         pairs = [tuple(pair) for pair in requested if isinstance(pair, list)] if isinstance(requested, list) else []
@@ -129,11 +138,11 @@ class Profile:
 
 
 def load(folders: list[Path]) -> tuple[list[Run], list[Profile]]:
-    """Read the folders of a report; items of equal names are labelled by their folders.
+    """Read the folders of a report; runs or profiles with equal names are labelled by their folders.
 
     Raises
     ------
-    FednPartialError : a folder has neither a run nor a profile, is given twice, or a file in it is damaged.
+    FednPartialError : a folder contains neither a run nor a profile, is given twice, or a file in it is damaged.
     """
     seen: dict[Path, Path] = {}
     for folder in folders:
@@ -159,7 +168,7 @@ def load_run(folder: Path) -> Run:
     if not path.exists():
         raise FednPartialError(
             f"{folder} is not the folder of a run or profile: it has neither session.json nor profile.json; "
-            "name one that 'fedn-partial run', 'session start' or 'profile' wrote, such as runs/NAME"
+            "give a folder written by 'fedn-partial run', 'session start' or 'profile', such as runs/NAME"
         )
     session = _read_object(path)
     name = session.get("name")
@@ -188,12 +197,12 @@ def _load_profile(folder: Path) -> Profile:
         if any((cell.flavour, cell.layers) == (other.flavour, other.layers) for other in cells):
             raise FednPartialError(f"{path}: cell {number}: duplicate of {cell.flavour} with {cell.layers} layers")
         cells.append(cell)
-    refused = {str(flavour): str(why) for flavour, why in refused.items()}
+    refused = {str(flavour): str(reason) for flavour, reason in refused.items()}
     return Profile(path=folder, label=content["name"], content=content, cells=tuple(cells), refused=refused)
 
 
 def _load_cell(folder: Path, raw, where: str) -> Cell:
-    """Return a cell of the profile in `folder`, with its own run if that is there."""
+    """Return a cell of the profile in `folder`, with its run if the folder of the run exists."""
     if not isinstance(raw, dict):
         raise FednPartialError(f"{where}: expected keys and values, found {raw!r}")
     name = raw.get("run")
@@ -208,7 +217,7 @@ def _load_cell(folder: Path, raw, where: str) -> Cell:
 
 def _read_rows(path: Path) -> tuple[tuple[Row, ...], bool]:
     """Return the rows, and whether the last line was cut off and ignored."""
-    if not path.exists():  # no round is over yet
+    if not path.exists():  # no round has ended yet
         return (), False
     lines = _read(path).split("\n")
     unfinished = lines.pop()  # after the last end of line: empty in a complete file
@@ -234,7 +243,7 @@ def _row(line: str, where: str) -> Row:
 
 
 def _record(cls, raw: dict, where: str, required: tuple[str, ...]):
-    """Build the dataclass `cls` from `raw`, whose unknown keys are ignored; check every type."""
+    """Build the dataclass `cls` from `raw`; check types and ignore unknown keys."""
     for key in required:
         if raw.get(key) is None:
             raise FednPartialError(f"{where}: column {key!r} is missing")
@@ -251,7 +260,7 @@ def _record(cls, raw: dict, where: str, required: tuple[str, ...]):
 
 @functools.cache
 def _columns(cls) -> dict[str, object]:
-    """Return the type of each column of `cls` as msgspec checks it."""
+    """Return the type against which msgspec checks each column of `cls`."""
     hints = typing.get_type_hints(cls).items()
     return {
         name: functools.reduce(
@@ -271,7 +280,9 @@ def _read_object(path: Path) -> dict:
     try:
         content = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
-        raise FednPartialError(f"{path}: not JSON ({error}); the file is cut off or of another program") from None
+        raise FednPartialError(
+            f"{path}: not JSON ({error}); the file is incomplete or not a record of fedn-partial"
+        ) from None
     if not isinstance(content, dict):
         raise FednPartialError(f"{path}: expected an object with keys and values, found {str(content)[:60]!r}")
     return content
@@ -283,7 +294,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise FednPartialError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise FednPartialError(f"{path}: not text; the file is damaged or of another program") from None
+        raise FednPartialError(f"{path}: not UTF-8 text; the file is damaged or not a record of fedn-partial") from None
 
 
 def _dig(content, keys: tuple[str, ...]):

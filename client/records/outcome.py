@@ -1,4 +1,4 @@
-"""What happened to a client's update in a round."""
+"""The outcome of a client's update in a round."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import enum
 
 
 class Outcome(str, enum.Enum):
-    """Outcome of an update; the reason is a text beside it.
+    """Outcome of an update. The reason is stored separately, as text.
 
-    SENT : the server functions have not reported on it, as for most updates of a session's last round.
-    SKIPPED : the server functions did not merge it. LATE : nor this one, which arrived after its round was over.
-    REFUSED : the client did not train. ROUND_FAILED : the round made no global model.
+    SENT : the server functions have not reported on the update, as for most updates of a session's last round.
+    MERGED : the update is part of the new global model.
+    SKIPPED : the server functions did not merge the update.
+    LATE : the update arrived after the end of its round and was not merged.
+    REFUSED : the client did not train.
+    ROUND_FAILED : the round produced no global model.
     """
 
     SENT = "sent"
@@ -22,18 +25,18 @@ class Outcome(str, enum.Enum):
 
 
 def describe(outcome: Outcome, reason: str | None) -> str:
-    """Return the outcome as people read it, such as "skipped: late, it arrived in round 3"."""
-    words = "skipped: late" if outcome is Outcome.LATE else outcome.value
+    """Return the outcome and its reason as text, such as "skipped: late, arrived in round 3"."""
+    label = "skipped: late" if outcome is Outcome.LATE else outcome.value
     separator = ", " if outcome is Outcome.LATE else ": "
-    return f"{words}{separator}{reason}" if reason else words
+    return f"{label}{separator}{reason}" if reason else label
 
 
 def read_outcome(text: str, reason: str | None) -> tuple[Outcome, str | None]:
-    """Return the outcome and its reason in a row of rounds.jsonl; in earlier versions one text held both.
+    """Return the outcome and the reason of a row of rounds.jsonl; earlier versions wrote both as one text.
 
     Raises
     ------
-    ValueError : `text` is no outcome.
+    ValueError : `text` is not an outcome.
     """
     if reason is None and text.startswith("skipped: late, "):
         return Outcome.LATE, text.removeprefix("skipped: late, ")

@@ -1,8 +1,8 @@
-"""A run's folder: what was asked for, and one line for each client and round.
+"""Write the folder of a run.
 
-``runs/NAME/session.json`` holds settings, versions, seed, SHA-256 of the custom modules, the model's layers, final
-metrics, and what the server functions noted on whole rounds;
-``runs/NAME/rounds.jsonl`` one JSON object for each client and round, with the columns below.
+``runs/NAME/session.json`` holds the settings, versions, seed, SHA-256 of the custom modules, layers of the model, notes
+of the server functions on whole rounds, and final metrics. ``runs/NAME/rounds.jsonl`` holds one JSON object per client
+and round with the columns of ``Row``.
 """
 
 from __future__ import annotations
@@ -30,38 +30,42 @@ from fedn_partial.submodel.layers import Layer
 
 @dataclass
 class Row:
-    """One client in one round: the columns of rounds.jsonl. What is not known is null. MB are 10**6 bytes.
+    """One client in one round: the columns of rounds.jsonl. Unknown values are null; MB are 10**6 bytes.
 
     Attributes
     ----------
-    round : of the session, from 1, as the server functions count.
-    fedn_round : FEDn's own number of it.
-    client : name.
-    outcome, reason : see ``fedn_partial.client.records.outcome``; the reason is null where there is none.
-    warmup : whether it was a full round.
+    round : round of the session, counted from 1 by the server functions.
+    fedn_round : FEDn's round id.
+    client : name of the client.
+    outcome, reason : outcome of the update, see ``fedn_partial.client.records.outcome``; the reason is null if the
+        outcome has none.
+    warmup : whether the round was a full round.
     layers : names of the layers that were trained and sent.
-    limited : why the device trained fewer layers than it was asked for, null if it did not.
-    trained_params, total_params : weights in these layers, and in the model.
-    num_examples : training examples.
+    limited : reason why the device trained fewer layers than requested, else null.
+    trained_params, total_params : number of weights in these layers, and in the model.
+    num_examples : number of training examples.
     training_macs : multiply-accumulates of the training, see ``fedn_partial.device.costs.training_macs``.
-    upload_bytes : of the update as they left through gRPC, model and message with its metadata. FEDn's own client
-        does not count; for it, the update file and the metadata as they arrived, which are 10 to 20 kB more: it sends
-        the session's settings back. Status messages, with which FEDn sends the metadata once more, are not in it.
-    download_bytes : of the global models that came: the one to train, and the one to validate.
-    train_seconds : in the training loop.
-    round_seconds : from the request to the update's upload, download of the model included.
+    upload_bytes : bytes of the update sent through gRPC: model, message and metadata. Status messages, in which FEDn
+        repeats the metadata, are excluded. FEDn's own client does not report this value; for it, the size of the
+        update file and the metadata on arrival is used, which is 10 to 20 kB larger because that client returns the
+        settings of the session.
+    download_bytes : bytes of the global models downloaded, to train and to validate.
+    train_seconds : duration of the training loop.
+    round_seconds : duration from the request to the upload of the update, including the download of the model.
     phases : seconds of load, import, trace, train, encode.
-    cpu_seconds, cpu_percent : of the training request's processes; 100 % is one processor.
-    rss_peak_mb : highest resident memory of these processes.
-    memory_peak_mb : highest anonymous memory of FEDn's client and these processes at the end of a phase, pages that
-        they share counted once: what the device needs. predicted_memory_mb : what was predicted before the training.
-    machine_cpu_percent : mean load of the machine's processors, or of the control group's if they are limited.
-    ram_used_mb, ram_percent : highest memory in use on the machine, or in the control group if that is limited.
-    gpu_percent : mean load of the board's GPU (Jetsons). temperature_c : highest of its zones, in degrees Celsius.
-    power_mw : mean power in mW through the input rail of a Jetson module, from whatever it is used for.
-    train_loss : mean over the last local epoch.
-    accuracy, loss : of the new global model on this client's test examples.
-    test_examples : how many these are.
+    cpu_seconds, cpu_percent : CPU use of the processes of the training request; 100 % is one processor.
+    rss_peak_mb : peak resident memory of these processes.
+    memory_peak_mb : peak anonymous memory of the FEDn client and these processes at the end of a phase, shared pages
+        counted once: the memory that the device needs.
+    predicted_memory_mb : prediction of memory_peak_mb before the training.
+    machine_cpu_percent : mean load of the machine's processors, or of the control group's if it has a limit.
+    ram_used_mb, ram_percent : peak memory in use on the machine, or in the control group if it has a limit.
+    gpu_percent : mean load of the GPU (Jetson).
+    temperature_c : highest temperature of the thermal zones, in degrees Celsius.
+    power_mw : mean power at the input rail of a Jetson module in mW, all consumers included.
+    train_loss : mean loss of the last local epoch.
+    accuracy, loss : metrics of the new global model on the client's test examples.
+    test_examples : number of test examples.
     """
 
     round: int | None
@@ -98,12 +102,12 @@ class Row:
     test_examples: int | None = None
 
     def outcome_text(self) -> str:
-        """Return the outcome with its reason."""
+        """Return the outcome and its reason as text."""
         return describe_outcome(self.outcome, self.reason)
 
 
-def over_examples(rows: Iterable[Row], key: str) -> float | None:
-    """Return the mean of a column over all clients' test examples, or None if nobody has tested."""
+def weighted_mean(rows: Iterable[Row], key: str) -> float | None:
+    """Return the mean of a column weighted by the clients' test examples, or None if no client has tested."""
     tested = [(getattr(row, key), row.test_examples) for row in rows]
     tested = [(value, examples) for value, examples in tested if value is not None and examples]
     examples = sum(count for _, count in tested)
@@ -111,31 +115,31 @@ def over_examples(rows: Iterable[Row], key: str) -> float | None:
 
 
 class RunFolder:
-    """Writes a run's two files into the folder `path`, which is made if it is not there.
+    """Writer of session.json and rounds.jsonl. Creates the folder `path` if it does not exist.
 
     Parameters
     ----------
-    known : keys of session.json that are otherwise than ``describe`` has them.
+    overrides : keys of session.json that replace those of ``describe``.
 
     Attributes
     ----------
-    rows : what was written so far.
+    rows : rows written so far.
     """
 
-    def __init__(self, path: Path, case: Case, **known):
+    def __init__(self, path: Path, case: Case, **overrides):
         self.path, self.case = path, case
         self.rows: list[Row] = []
         path.mkdir(parents=True, exist_ok=True)
-        self._session = describe(case) | known | {"notes": []}
+        self._session = describe(case) | overrides | {"notes": []}
         self.finish({})
 
-    def know_layers(self, table: list[Layer]) -> None:
-        """Write the model's layers with their parameters, from input to output: a report counts coverage by them."""
-        self._session["layers"] = {layer.name: layer.parameters for layer in table}
+    def set_layers(self, layers: list[Layer]) -> None:
+        """Write the layers of the model, from input to output, with their numbers of parameters to session.json."""
+        self._session["layers"] = {layer.name: layer.parameters for layer in layers}
         self.finish({})
 
-    def note(self, round_: int, text: str) -> None:
-        """Add a sentence about a whole round to session.json, written with what is known at the end."""
+    def add_note(self, round_: int, text: str) -> None:
+        """Add a note on a whole round; session.json contains it from the next ``finish`` on."""
         self._session["notes"].append({"round": round_, "text": text})
 
     def write_rows(self, rows: list[Row]) -> None:
@@ -145,22 +149,22 @@ class RunFolder:
         append_text(self.path / "rounds.jsonl", "".join(lines))
 
     def finish(self, final: dict) -> None:
-        """Write session.json, with the final metrics if there are any yet."""
+        """Write session.json with the final metrics, an empty dict before the end of the run."""
         write_text(self.path / "session.json", json.dumps({**self._session, "final": final}, indent=1) + "\n")
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make a folder below `parent` that is called after `name` and the time, and return its path."""
+    """Create a folder named after `name` and the current time below `parent`, and return its path."""
     name = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     parent.mkdir(parents=True, exist_ok=True)
     for path in map(parent.joinpath, itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))):
-        with contextlib.suppress(FileExistsError):  # another run, begun in the same second
+        with contextlib.suppress(FileExistsError):  # another run started in the same second
             path.mkdir()
             return path
 
 
 def describe(case: Case) -> dict:
-    """Return what a run of `case` that begins now is: settings, versions, machine."""
+    """Return the content of session.json at the start of a run of `case`: settings, versions, machine."""
     return {
         "name": case.name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -174,7 +178,7 @@ def describe(case: Case) -> dict:
 
 
 def machine() -> str:
-    """Return what this machine is, or what its control group leaves of it: system, processors, memory."""
+    """Return the system, processors and memory of this machine, or of its control group, as text."""
     processors = cgroup.processors()
     memory = cgroup.machine_memory()
     size = f"{memory / 1e9:.1f} GB of memory" if memory else "memory n/a"

@@ -9,7 +9,7 @@ import pandas as pd
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import write_text
 
-LISTING = "files.txt"  # in the folder: the CSV files there that a report wrote
+LISTING = "files.txt"  # names of the CSV files that a report wrote to the folder
 NAMES = tuple(
     f"{name}.csv"
     for name in (
@@ -20,11 +20,11 @@ NAMES = tuple(
 
 
 def write_csv(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
-    """Write the tables that have rows, and remove those of an earlier report; return their paths.
+    """Write the tables that have rows, remove the CSV files of an earlier report, and return the paths.
 
     Raises
     ------
-    FednPartialError : a file of that name is not an earlier report's.
+    FednPartialError : a file of the same name was not written by an earlier report.
     """
     listing = folder / LISTING
     earlier = listing.read_text(encoding="utf-8").split() if listing.exists() else []
@@ -39,11 +39,11 @@ def write_csv(folder: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
             (folder / name).unlink(missing_ok=True)
     write_text(listing, "\n".join(files) + "\n")
     for name, table in files.items():
-        cells = {column: pd.Series([_harmless(cell) for cell in table[column]], dtype=object) for column in table}
+        cells = {column: pd.Series([_escape_formula(cell) for cell in table[column]], dtype=object) for column in table}
         write_text(folder / name, pd.DataFrame(cells).to_csv(index=False, lineterminator="\r\n"))
     return [folder / name for name in files]
 
 
-def _harmless(cell):
-    """Return a cell that no spreadsheet takes for a formula: names and reasons come from devices."""
+def _escape_formula(cell):
+    """Return a cell that spreadsheets do not evaluate as a formula, as names and reasons come from devices."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell

@@ -1,4 +1,4 @@
-"""What ran, on which data, and on what: the settings of a run or profile in words."""
+"""Describe the settings, data and machine of a run or profile as text."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from fedn_partial.client.report.wording import NOT_KNOWN, listed, plural
 from fedn_partial.submodel.selection import EARLIER_NAMES
 
 MERGE_RULES = {
-    "all_clients": "all_clients: the mean over all clients; one that did not train a layer counts as no change",
-    "contributors": "contributors: the mean over the clients that trained a layer",
-    "shrunk": "shrunk: the mean over the clients that trained a layer, closer to no change the fewer they are",
+    "all_clients": "all_clients: mean change over all clients, 0 for clients that did not train the layer",
+    "contributors": "contributors: mean change over the clients that trained the layer",
+    "shrunk": "shrunk: mean change over the clients that trained the layer, damped if they are few",
     "inverse_probability": "inverse_probability: weighted by the inverse of the probability that a client trains it",
 }
 BATCHNORM_STATISTICS = {
     "with_layer": "with their layer",
     "always": "always, of all layers",
-    "local": "never, each client keeps its own",
+    "local": "never, kept by each client",
 }
 SELECTORS = {
     "random": "{layers} per client and round, drawn at random",
     "uniform": "{layers} per client and round, drawn at random",
-    "stratified": "{layers} per client and round, each layer with equally many clients",
-    "cyclic": "{layers} neighbouring layers in turn, the same for all clients",
+    "stratified": "{layers} per client and round, each layer by equally many clients",
+    "cyclic": "groups of {layers} neighbouring layers in turn, the same for all clients",
     "top": "always the last {layers}",
-    "scored": "{layers} per client and round, drawn by how much they last changed",
+    "scored": "{layers} per client and round, drawn by the size of their last change",
     "all": "all (full training)",
     "fixed": "always the same: {names}",
     "budget": "as many as fit each device, drawn at random",
@@ -32,7 +32,7 @@ SELECTORS = {
 
 
 def subtitle(item: Run | Profile, run: Summary | None = None) -> str:
-    """Return what ran, on what, and when, in one line."""
+    """Return model, data, clients, machine and date in one line."""
     content = _content(item)
     model, data = item.setting("model", "name"), (_data(item) or {}).get("name")
     parts = [f"{model or NOT_KNOWN}{f' on {data}' if data else ''}"]
@@ -44,7 +44,7 @@ def subtitle(item: Run | Profile, run: Summary | None = None) -> str:
 
 
 def facts(item: Run | Profile, run: Summary | None = None) -> dict[str, str]:
-    """Return what ran and on what, by name; `run` is the summary of a run, None for a profile."""
+    """Return {name: text} of the settings; `run` is the summary of a run, None for a profile."""
     content, data = _content(item), _data(item)
     training = item.setting("training") if isinstance(item.setting("training"), dict) else {}
     return {
@@ -70,9 +70,9 @@ def _content(item: Run | Profile) -> dict:
 
 
 def _data(item: Run | Profile) -> dict | None:
-    """Return the data, with the keys of a case's section `data`.
+    """Return the data settings of a run, with the keys of a case's section `data`.
 
-    None if only the devices know them, and for a profile: its client does not have the case's data.
+    None if they are known to the devices only, and for a profile, whose client does not use the data of the case.
     """
     return item.data if isinstance(item, Run) else None
 
@@ -94,14 +94,14 @@ def _run_facts(run: Run, summary: Summary) -> dict[str, str]:
         "Clients": f"{summary.clients:,}",
         "Rounds": _rounds(run, summary),
         "Examples": _examples(run),
-        "Data": "the devices' own",
+        "Data": "local data of the devices",
     }
 
 
 def _profile_facts(profile: Profile) -> dict[str, str]:
-    in_turn = listed(list(dict.fromkeys(str(cell.layers) for cell in profile.cells)))
+    numbers = listed(list(dict.fromkeys(str(cell.layers) for cell in profile.cells)))
     return {
-        "Layers trained": selection(profile, in_turn),
+        "Layers trained": selection(profile, numbers),
         "Rounds": f"{profile.content.get('rounds', NOT_KNOWN)} in each combination",
         "Examples": f"{profile.content.get('examples', NOT_KNOWN)}, the same for all",
         **({"Data": str(profile.content["data"])} if profile.content.get("data") else {}),
@@ -129,16 +129,16 @@ def _partition(data: dict) -> str:
 
 
 def machine(raw) -> str:
-    """Return the machine that session.json or profile.json has, as text."""
+    """Return the entry "machine" of session.json or profile.json as text."""
     if isinstance(raw, dict):
         raw = raw.get("text")
     return str(raw or NOT_KNOWN)
 
 
-def selection(item: Run | Profile, in_turn: str | None = None) -> str:
-    """Return a case's selection of layers in words; `in_turn` are a profile's numbers of layers."""
+def selection(item: Run | Profile, numbers: str | None = None) -> str:
+    """Return the selection of layers as text; `numbers` are the numbers of layers of a profile."""
     settings = item.setting("selection") if isinstance(item.setting("selection"), dict) else {}
-    name, layers = settings.get("selector"), settings.get("layers") if in_turn is None else f"{in_turn} in turn,"
+    name, layers = settings.get("selector"), settings.get("layers") if numbers is None else f"{numbers} in turn,"
     unknown = f"by selector {name}" if name else NOT_KNOWN
     template = SELECTORS.get(EARLIER_NAMES.get(name, str(name)))
     text = template.format(layers=layers, names=_names(settings.get("names"))) if template else unknown

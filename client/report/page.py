@@ -1,4 +1,4 @@
-"""Write a report: one HTML page, complete in itself, and a folder with the CSV files of its tables beside it."""
+"""Write a report: one self-contained HTML page, and a folder with its tables as CSV files."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from fedn_partial.client.report.summary import Summary, baseline, runs_table, su
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.atomic import WriteError, write_text
 
-MOST_CLIENTS = 40  # lines of the page's table of clients
-MOST_PROBLEMS = 30  # lines of the page's table of problems
-ALARMS = ("refused", "skipped", "round failed", "no answer", "noted")  # problems that the page's head mentions
+MAX_CLIENTS = 40  # lines of the table of clients
+MAX_PROBLEMS = 30  # lines of the table of problems
+ALARMS = ("refused", "skipped", "round failed", "no answer", "note")  # kinds of problems shown at the top of the page
 
 
 def write_report(folders: list[Path], output: Path) -> dict:
-    """Write the report of runs and profiles to `output`, and its CSV files into the folder `output`_data beside it.
+    """Write the report of runs and profiles to `output`, and its CSV files to the folder `output`_data.
 
     Returns
     -------
-    "output", "csv" (paths), "result" (one sentence a run or profile), "runs" (key figures by run), "profiles" (cells).
+    "output", "csv" (paths), "result" (a sentence per run or profile), "runs" (key figures by run), "profiles" (cells).
 
     Raises
     ------
-    FednPartialError : a folder that holds no run or profile, or a damaged file in it.
+    FednPartialError : a folder contains no run or profile, or a damaged file.
     """
     if not folders:
-        raise FednPartialError("a report needs at least one folder of a run, such as runs/NAME")
+        raise FednPartialError("a report requires at least one run folder, such as runs/NAME")
     if not output.name or output.is_dir():
-        raise FednPartialError(f"{output} is a folder; name a file for the report, such as report.html")
+        raise FednPartialError(f"{output} is a folder; give a file name for the report, such as report.html")
     runs, profiles = load(folders)
     costs = [paper.costs(profile) for profile in profiles]
     sent = table3.table3(runs, profiles)
@@ -91,7 +91,7 @@ def write_report(folders: list[Path], output: Path) -> dict:
 def _frames(
     runs: list[Run], profiles: list[Profile], costs: list[paper.ProfileCosts], sent: list[table3.Sent], memory: str
 ) -> tuple[list[Summary], dict[str, pd.DataFrame]]:
-    """Return the summary of each run, and the tables by name, which is that of their CSV files."""
+    """Return the summaries of the runs, and {name: table}; the names are those of the CSV files."""
     rows = tables.client_rows(runs, memory)
     layers = tables.layers_table(runs, rows)
     rounds = tables.rounds_table(runs, rows, layers)
@@ -112,9 +112,9 @@ def _frames(
 
 
 def _compared(runs: list[Run], summaries: list[Summary]) -> tuple[Summary | None, Summary | None]:
-    """Return the run that the page is about, and that of full training with the same model and data, if there is one.
+    """Return the main run of the page, and its baseline: a run of full training with the same model and data, or None.
 
-    The first is the first run that is not full training, or else the first run.
+    The main run is the first run that is not full training, or the first run if all are.
     """
     main = next((item for item in summaries if not item.full_training), summaries[0] if summaries else None)
     if main is None or main.full_training:
@@ -126,7 +126,7 @@ def _compared(runs: list[Run], summaries: list[Summary]) -> tuple[Summary | None
 def _head(
     runs: list[Run], profiles: list[Profile], summaries: list[Summary], main: Summary | None, full: Summary | None
 ) -> dict:
-    """Return what the page's head shows."""
+    """Return the template variables of the page's header."""
     items = [item.label for item in [*runs, *profiles]]
     return {
         "title": wording.listed(items),
@@ -147,7 +147,7 @@ def _sections(
     frames: dict[str, pd.DataFrame],
     costs: list[paper.ProfileCosts],
 ) -> dict:
-    """Return what the page's sections show."""
+    """Return the template variables of the page's sections."""
     lines = problems.problem_lines(frames["problems"])
     clients = tables.records(frames["clients"])
     return {
@@ -165,7 +165,7 @@ def _sections(
 
 
 def _facts(runs: list[Run], profiles: list[Profile], summaries: list[Summary]) -> list[tuple[str, list[str]]]:
-    """Return what ran: name, and a value for each run and profile."""
+    """Return the settings as (name, value for each run and profile)."""
     columns = [facts(run, item) for run, item in zip(runs, summaries, strict=True)]
     columns += [facts(profile) for profile in profiles]
     names = dict.fromkeys(name for column in columns for name in column)
@@ -189,8 +189,8 @@ def _environment() -> jinja2.Environment:
         "layers_trained": results.layers_trained,
         "profile_remarks": results.profile_remarks,
         "table3_remarks": table3.table3_remarks,
-        "most_clients": MOST_CLIENTS,
-        "most_problems": MOST_PROBLEMS,
+        "max_clients": MAX_CLIENTS,
+        "max_problems": MAX_PROBLEMS,
         "version": fedn_partial.__version__,
         "written": time.strftime("%Y-%m-%d %H:%M"),
     }

@@ -1,6 +1,6 @@
-"""Compare the costs of a profile with the paper's (Alawadi et al. 2023, Tables 4 and 5, in configs/paper.yaml).
+"""Compare the costs of a profile with Tables 4 and 5 of the paper (Alawadi et al. 2023, in configs/paper.yaml).
 
-Both tables are of VGG16: Table 4 at width 1.0, Table 5 at width 0.5 with batches of 4.
+Both tables are for VGG16: Table 4 at width 1.0, Table 5 at width 0.5 with a batch size of 4.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LAYERS = (4, 7, 10, 14)  # columns of the paper's tables
 
 
 def vgg16_width(item: Run | Profile) -> float | None:
-    """Return the width of a VGG16, or None if it is another model."""
+    """Return the width of the VGG16 of a run or profile, or None for other models."""
     if item.setting("model", "name") != "vgg16":
         return None
     width = item.setting("model", "width")
@@ -23,14 +23,20 @@ def vgg16_width(item: Run | Profile) -> float | None:
 
 @dataclass(frozen=True)
 class Pair:
-    """A cell of ours (None if it was not profiled) and of the paper: its figures, "-" if it did not run, or None."""
+    """A cell of a profile and the same cell of the paper.
+
+    Attributes
+    ----------
+    ours : cell of the profile, or None if it was not profiled.
+    paper : figures of the paper, "-" if the training did not run there, or None if it has no such cell.
+    """
 
     ours: Cell | None
     paper: dict | str | None
 
     @property
     def gained(self) -> bool:
-        """Whether it ran here, with all the layers requested, and did not run in the paper."""
+        """Whether all requested layers were trained here, but the training did not run in the paper."""
         if self.ours is None or self.ours.killed or self.ours.limited:
             return False
         return self.ours.seconds is not None and self.paper == "-"
@@ -38,7 +44,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class FlavourCosts:
-    """One flavour of a profile: its cells by number of layers. refused : why it was not tried, or None."""
+    """One flavour of a profile.
+
+    Attributes
+    ----------
+    pairs : {number of layers: pair}.
+    refused : reason why the flavour was not profiled, or None.
+    """
 
     name: str
     pairs: dict[int, Pair]
@@ -49,7 +61,13 @@ class FlavourCosts:
 
 @dataclass(frozen=True)
 class ProfileCosts:
-    """A profile's cells beside the paper's. table : number of the paper's table that is comparable, or None."""
+    """The cells of a profile with those of the paper.
+
+    Attributes
+    ----------
+    table : number of the comparable table in the paper, or None.
+    columns : numbers of layers.
+    """
 
     profile: Profile
     table: int | None
@@ -62,7 +80,7 @@ class ProfileCosts:
 
 
 def paper_table(profile: Profile) -> int | None:
-    """Return which of the paper's tables a profile repeats: 4, 5, or None."""
+    """Return the number of the table in the paper that a profile reproduces: 4, 5, or None."""
     width = vgg16_width(profile)
     if width == 1.0:
         return 4
@@ -70,12 +88,12 @@ def paper_table(profile: Profile) -> int | None:
 
 
 def costs(profile: Profile) -> ProfileCosts:
-    """Return a profile's cells by flavour, each with the paper's."""
+    """Return the cells of a profile by flavour, with those of the paper."""
     number = paper_table(profile)
     names = list(dict.fromkeys([*(cell.flavour for cell in profile.cells), *profile.refused]))
     columns = sorted({int(cell.layers) for cell in profile.cells}) or (list(LAYERS) if number else [])
     printed = figures()[f"table{number}"] if number else {}
-    if number == 5:  # its one line is a Jetson Nano's: it is compared with whatever machine repeats it
+    if number == 5:  # contains the Jetson Nano only, which is compared with every flavour
         (nano,) = printed.values()
         printed = dict.fromkeys(names, nano)
     flavours = [_flavour(profile, name, columns, printed.get(name, {})) for name in names]

@@ -1,4 +1,4 @@
-"""The result of a run or profile in a sentence, and its key figures."""
+"""Summarise the result of a run or profile in a sentence and in key figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fedn_partial.client.report.wording import NOT_KNOWN, SPACE, amount, less, l
 
 
 def result(run: Summary, full: Summary | None) -> str:
-    """Return the result of a run in one sentence; `full` is the run of full training to compare with, or None."""
+    """Return the result of a run in one sentence; `full` is the baseline, a run of full training, or None."""
     if not run.clients:
         return "No client has answered yet."
     if run.full_training:
@@ -35,7 +35,7 @@ def _or_not_tested(run: Summary, reached: str) -> str:
 
 
 def _warmup(run: Summary) -> str:
-    """Return "2 warm-up rounds of all layers", or without the layers where some client trained fewer."""
+    """Return "2 warm-up rounds of all layers", or "2 warm-up rounds" if a client trained fewer layers."""
     return plural(run.warmup_rounds, "warm-up round") + (" of all layers" if run.full_warmup else "")
 
 
@@ -48,7 +48,7 @@ def layers_trained(run: Summary) -> str:
 
 
 def _training(run: Summary, full: Summary | None) -> str:
-    """Return what was trained and which accuracy that reached, beside that of full training."""
+    """Return the layers trained and the accuracy reached, with the accuracy of full training, as text."""
     sentence = f"Training {layers_trained(run)} layers in each client and round "
     if run.warmup_rounds:
         sentence = f"{sentence.rstrip()}, after {_warmup(run)}, "
@@ -63,7 +63,7 @@ def _training(run: Summary, full: Summary | None) -> str:
 
 
 def _savings(run: Summary, full: Summary | None) -> list[str]:
-    """Return what partial training saved: bytes, and time and memory if they are known."""
+    """Return the savings of partial training: bytes, and time and memory if they are known."""
     savings = []
     if change := less(run.upload_bytes, run.full_upload_bytes):
         savings.append(f"clients sent {change} than with full updates".replace("as much than", "as much as"))
@@ -76,7 +76,7 @@ def _savings(run: Summary, full: Summary | None) -> list[str]:
 
 
 def timing(times: Times) -> str:
-    """Return a mean with its standard deviation and the number of its updates and rounds."""
+    """Return mean, standard deviation, and numbers of updates and rounds as text."""
     if times.mean is None:
         return NOT_KNOWN
     spread = "" if times.spread is None else f" ± {number(times.spread)}"
@@ -85,30 +85,30 @@ def timing(times: Times) -> str:
 
 
 def full_costs(run: Summary, full: Summary | None) -> tuple[Times, float | None, str]:
-    """Return the times and the memory of a client's round with all layers, and where these were measured."""
+    """Return the times and the memory of a client's round with all layers, and the source of these values."""
     if full and full.full_times.mean is not None:
         return full.full_times, full.full_memory_mb, f"run {full.label}"
     return run.full_times, run.full_memory_mb, "the full rounds of the same run"
 
 
 def tiles(run: Summary, full: Summary | None) -> list[tuple[str, str, str]]:
-    """Return the key figures: name, value, remark."""
-    times, memory, where = full_costs(run, full)
+    """Return the key figures as (name, value, remark)."""
+    times, memory, source = full_costs(run, full)
     partial = run.partial_times.mean is not None and not run.full_training
-    own = run.partial_times if partial else run.full_times
+    run_times = run.partial_times if partial else run.full_times
     return [
         ("Accuracy", percent(run.accuracy), _accuracy_remark(run, full)),
         ("Sent by clients", amount(run.upload_bytes), _sent_remark(run)),
         ("Received by clients", amount(run.download_bytes), _received_remark(run)),
         (
             "A client's round",
-            number(own.mean, 1, "s"),
-            f"{timing(own)}; {timing(times)} with all layers ({where})" if partial else timing(own),
+            number(run_times.mean, 1, "s"),
+            f"{timing(run_times)}; {timing(times)} with all layers ({source})" if partial else timing(run_times),
         ),
         (
             "Memory of a client",
             number(run.partial_memory_mb if partial else run.full_memory_mb, 0, "MB"),
-            f"{number(memory, 0, 'MB')} with all layers" if partial else "mean of each round's highest",
+            f"{number(memory, 0, 'MB')} with all layers" if partial else "mean of the peaks of each round",
         ),
     ]
 
@@ -129,7 +129,7 @@ def _sent_remark(run: Summary) -> str:
 
 
 def _received_remark(run: Summary) -> str:
-    remark = "FEDn sends the whole model, twice a round"
+    remark = "FEDn sends the whole model twice per round"
     if not run.validation_bytes:
         return remark
     return f"{remark}; {amount(run.validation_bytes)} of it to clients that only validated"
@@ -139,9 +139,9 @@ def profile_result(costs: ProfileCosts) -> str:
     """Return the result of a profile in two or three sentences."""
     cells = costs.profile.cells
     missing = len(costs.profile.missing)
-    incomplete = f" The profile is incomplete: {plural(missing, 'combination')} not tried." if missing else ""
+    incomplete = f" The profile is incomplete: {plural(missing, 'combination')} not run." if missing else ""
     if not cells:
-        return f"Nothing has been trained yet.{incomplete}"
+        return f"No training has been completed yet.{incomplete}"
     total = next((cell.total_layers for cell in cells if cell.total_layers), None)
     killed = [cell for cell in cells if cell.killed]
     limited = [cell for cell in cells if cell.limited and not cell.killed]
@@ -149,7 +149,7 @@ def profile_result(costs: ProfileCosts) -> str:
     flavours = list(dict.fromkeys(cell.flavour for cell in cells))
     sentence = (
         f"Training of {listed([str(layers) for layers in costs.columns])}{f' of {total:.0f}' if total else ''} layers "
-        f"was tried on {flavours[0] if len(flavours) == 1 else f'{len(flavours)} flavours'}; "
+        f"was profiled on {flavours[0] if len(flavours) == 1 else f'{len(flavours)} flavours'}; "
         f"{len(ran)} of {plural(len(cells), 'combination')} ran"
     )
     if limited:
@@ -162,7 +162,7 @@ def profile_result(costs: ProfileCosts) -> str:
 
 
 def _profile_saving(costs: ProfileCosts) -> str:
-    """Return how much less the fewest layers cost than the most, as a mean over the flavours that ran both."""
+    """Return the savings of the smallest over the largest number of layers, averaged over flavours that ran both."""
     few, many = min(costs.columns, default=0), max(costs.columns, default=0)
     both = [(flavour.pairs[few].ours, flavour.pairs[many].ours) for flavour in costs.flavours if few < many]
     both = [(low, high) for low, high in both if low and high and not (low.killed or high.killed)]
@@ -181,22 +181,21 @@ def _profile_saving(costs: ProfileCosts) -> str:
 
 
 def profile_remarks(costs: ProfileCosts) -> list[str]:
-    """Return what differs between a profile and the paper's table."""
+    """Return the differences between a profile and the table of the paper."""
     if not costs.table:
         return []
     profile = costs.profile
     images = profile.content.get("examples")
     batch = profile.setting("training", "batch_size")
     lines = [
-        f"Here a client trained on {images:,} images in a round."
+        f"Here, a client trained on {images:,} images per round."
         if isinstance(images, int)
-        else "How many images a client trained on here is not known.",
-        "The paper does not give the number of its clients' images; an even share of CIFAR-10's 50,000 is 5,000 for "
-        "each of 10. For this reason alone the seconds differ: compare how they grow with the layers, not their size.",
-        f"The machine differs too: {machine(profile.content.get('machine'))}.",
-        "CPU and RAM are the container's here and the whole machine's in the paper, system included; "
-        "the paper's RAM is as printed there.",
+        else "The number of images per client is unknown here.",
+        "The paper does not state the number of images per client; an equal partition of CIFAR-10's 50,000 images over "
+        "10 clients has 5,000. Compare the growth of the seconds with the number of layers, not their absolute values.",
+        f"The machine here: {machine(profile.content.get('machine'))}.",
+        "CPU and RAM are those of the container here, and of the whole machine including its system in the paper.",
     ]
     if costs.table == 4 and batch not in (None, 32):
-        lines.append(f"Batches are of {batch} images here and of 32 in the paper.")
+        lines.append(f"The batch size is {batch} here and 32 in the paper.")
     return [" ".join(lines)]

@@ -1,4 +1,4 @@
-"""The rounds and layers of a run, read from its rows."""
+"""Rounds and layers of a run, derived from its rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from fedn_partial.client.records.run_folder import Row
 
 @dataclass(frozen=True)
 class ReportRound:
-    """One round of a run: its number in the session, and a row for each client that answered.
+    """One round of a run.
 
     Attributes
     ----------
-    validation_bytes : downloaded by clients that only validated its model, None if there were none.
+    number : number of the round in the session.
+    rows : rows of the clients that answered.
+    validation_bytes : bytes downloaded by clients that only validated the model, or None if there were none.
     """
 
     number: int
@@ -26,9 +28,9 @@ class ReportRound:
 
 
 def rounds(run: Run) -> list[ReportRound]:
-    """Return the rounds of a run that have rows, in order.
+    """Return the rounds of a run that have rows, sorted by number.
 
-    They have the numbers of the server functions. If these are missing or not unique, FEDn's own are counted from 1.
+    Numbers are those of the server functions. If these are missing or not unique, FEDn's rounds are counted from 1.
     """
     by_id: dict[str, list[Row]] = defaultdict(list)
     for row in run.rows:
@@ -39,9 +41,9 @@ def rounds(run: Run) -> list[ReportRound]:
 
 
 def _numbers(rows_by_id: dict[str, list[Row]]) -> dict[str, int]:
-    """Return the number of each of FEDn's rounds."""
+    """Return {FEDn's round id: number}."""
     counted = {id: {row.round for row in rows} for id, rows in rows_by_id.items()}
-    numbers = {id: int(next(iter(seen))) for id, seen in counted.items() if len(seen) == 1 and None not in seen}
+    numbers = {id: int(*values) for id, values in counted.items() if len(values) == 1 and None not in values}
     if len(set(numbers.values())) == len(rows_by_id):
         return numbers
     if all(id.isdecimal() for id in rows_by_id):
@@ -51,7 +53,7 @@ def _numbers(rows_by_id: dict[str, list[Row]]) -> dict[str, int]:
 
 
 def is_merged(row: Row) -> bool:
-    """Return whether an update was merged, or may have been: FEDn does not report it for the last round."""
+    """Return whether an update was merged or has no reported outcome, as FEDn reports none for the last round."""
     return row.outcome in (Outcome.MERGED, Outcome.SENT)
 
 
@@ -61,10 +63,10 @@ def is_full(row: Row, layers: int | None) -> bool:
 
 
 def layer_names(run: Run) -> list[str]:
-    """Return the model's layers from input to output.
+    """Return the names of the model's layers from input to output.
 
-    Runs of old versions do not have them: then the layers that some client trained, in the order of a client that
-    trained all of these, or else by name.
+    Runs of old versions do not contain them. For these, return the layers trained by any client, in the order of a
+    client that trained all of them, or sorted by name.
     """
     if run.session.get("layers"):
         return list(run.session["layers"])
@@ -75,7 +77,7 @@ def layer_names(run: Run) -> list[str]:
 
 
 def layer_count(run: Run) -> int | None:
-    """Return the model's number of layers, None if neither the folder nor a client that trained all of them has it."""
+    """Return the number of layers of the model from session.json or from a client that trained all, or None."""
     if run.session.get("layers"):
         return len(run.session["layers"])
     return next((len(set(row.layers)) for row in run.rows if _has_all_weights(row)), None)
@@ -86,5 +88,5 @@ def _has_all_weights(row: Row) -> bool:
 
 
 def natural(name: str) -> list:
-    """Return a key that sorts conv2 before conv10."""
+    """Return a sort key by which conv2 precedes conv10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fedn_partial.client.records.load import Run
 from fedn_partial.client.report.rounds import layer_count, rounds
-from fedn_partial.client.report.tables import known, listing
+from fedn_partial.client.report.tables import listing, to_python
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,22 @@ class Times:
 
 @dataclass(frozen=True)
 class Summary:
-    """The key figures of one run. Partial updates have some of the layers, full ones all.
+    """Key figures of one run. Partial updates contain some of the layers, full updates all.
 
     Attributes
     ----------
-    layers : of the model, None if not known. trained : fewest and most that a client trained after the warm-up.
-    full_warmup : whether every merged update of the warm-up had all layers.
-    full_training : whether every client trained every layer in every round, and some round followed the warm-up.
-    accuracy : of the global model after round `accuracy_round`, the last round that was tested.
-    upload_bytes : of all updates. full_upload_bytes : if each of these had been a full one, as float32.
-    partial_upload_bytes, partial_full_bytes : the same of partial updates alone.
-    download_bytes : of all clients. validation_bytes : the part of clients that only validated.
-    partial_times, full_times : of a client's round. partial_memory_mb, full_memory_mb : mean of each round's highest.
-    problem : what the run reports as its own failure, or that it has not ended.
+    layers : number of layers of the model, or None if unknown.
+    trained : smallest and largest number of layers that a client trained after the warm-up.
+    full_warmup : whether every merged update of the warm-up was a full update.
+    full_training : whether every client trained every layer in every round, and a round followed the warm-up.
+    accuracy, accuracy_round : accuracy of the global model after the last round that was tested, and that round.
+    upload_bytes, full_upload_bytes : bytes of all updates, and of as many full float32 updates.
+    partial_upload_bytes, partial_full_bytes : the same for partial updates only.
+    download_bytes : bytes downloaded by all clients.
+    validation_bytes : the part of them downloaded by clients that only validated.
+    partial_times, full_times : durations of a client's round.
+    partial_memory_mb, full_memory_mb : mean of the peak memory of a client's round.
+    problem : problem reported by the run, or that it has not ended; else None.
     """
 
     label: str
@@ -80,12 +83,12 @@ class Summary:
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:
-    """Return part / whole, or None if one of them is not known or the whole is 0."""
+    """Return part / whole, or None if one of them is None or the whole is 0."""
     return part / whole if part is not None and whole else None
 
 
 def summary(run: Run, rows: pd.DataFrame, rounds_table: pd.DataFrame) -> Summary:
-    """Return the key figures of a run; `rows` and `rounds_table` are those of the report, see ``tables``."""
+    """Return the key figures of a run; `rows` and `rounds_table` are the tables of all runs, see ``tables``."""
     rows, table = rows[rows["run"] == run.label], rounds_table[rounds_table["run"] == run.label]
     layers = layer_count(run)
     trained = rows[rows["layer_count"] > 0]
@@ -104,8 +107,8 @@ def summary(run: Run, rows: pd.DataFrame, rounds_table: pd.DataFrame) -> Summary
         full_warmup=bool((in_warmup["layer_count"] == layers).all()),
         failed_rounds=int(table["failed"].sum()),
         clients=rows["client"].nunique(),
-        accuracy=known(tested["accuracy"].iloc[-1]) if len(tested) else None,
-        accuracy_round=known(tested["round"].iloc[-1]) if len(tested) else None,
+        accuracy=to_python(tested["accuracy"].iloc[-1]) if len(tested) else None,
+        accuracy_round=to_python(tested["round"].iloc[-1]) if len(tested) else None,
         upload_bytes=_total(rows["upload_bytes"]),
         full_upload_bytes=_total(rows["full_upload_bytes"]),
         download_bytes=_total(table["download_bytes"]),
@@ -114,35 +117,35 @@ def summary(run: Run, rows: pd.DataFrame, rounds_table: pd.DataFrame) -> Summary
         partial_full_bytes=_total(partial["full_upload_bytes"]),
         partial_times=_times(partial),
         full_times=_times(full),
-        partial_memory_mb=known(partial["memory_mb"].mean()),
-        full_memory_mb=known(full["memory_mb"].mean()),
+        partial_memory_mb=to_python(partial["memory_mb"].mean()),
+        full_memory_mb=to_python(full["memory_mb"].mean()),
         problem=_problem(run.session.get("final") or {}),
     )
 
 
 def _total(column: pd.Series) -> float | None:
-    return known(column.sum(min_count=1))
+    return to_python(column.sum(min_count=1))
 
 
 def _times(rows: pd.DataFrame) -> Times:
     timed = rows[rows["round_seconds"].notna()]
     seconds = timed["round_seconds"]
-    return Times(known(seconds.mean()), known(seconds.std()), len(timed), timed["round"].nunique())
+    return Times(to_python(seconds.mean()), to_python(seconds.std()), len(timed), timed["round"].nunique())
 
 
 def _problem(final: dict) -> str | None:
     if not final:
-        return "it has not ended, or was killed: its folder has no final result"
+        return "it has not ended or was killed, as its folder has no final result"
     return str(final["problem"]).rstrip(".") if final.get("problem") else None
 
 
 def baseline(summaries: list[Summary]) -> Summary | None:
-    """Return the run that others are compared with: the first of full training that was tested."""
+    """Return the baseline: the first tested run of full training, or None."""
     return next((item for item in summaries if item.full_training and item.accuracy is not None), None)
 
 
 def runs_table(summaries: list[Summary]) -> pd.DataFrame:
-    """Return one row for each run."""
+    """Return one row per run."""
     before = ("clients", "rounds", "warmup_rounds", "failed_rounds", "accuracy", "accuracy_round", "upload_bytes")
     before += ("full_upload_bytes", "upload_share", "partial_upload_share", "download_bytes")
     times = ("seconds", "seconds_spread", "timed_updates", "timed_rounds")  # columns of ``Times``

@@ -1,4 +1,4 @@
-"""Compare the bytes of updates with the paper's Table 3, which is of VGG16; ours may have any width."""
+"""Compare the bytes of VGG16 updates, at any width, with Table 3 of the paper."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from fedn_partial.client.experiments.paper import figures
 from fedn_partial.client.profiling.flavours import MIB
 from fedn_partial.client.records.load import Profile, Run
 from fedn_partial.client.report.paper import LAYERS, vgg16_width
-from fedn_partial.client.report.tables import client_rows, known, listing
+from fedn_partial.client.report.tables import client_rows, listing, to_python
 from fedn_partial.client.report.wording import listed
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A line of Table 3, by number of layers.
+    """A line of Table 3, with values by number of layers.
 
     Attributes
     ----------
-    weights : millions trained, mib : MiB sent in a round, both of as many clients as the paper's. share : of a full
-        float32 update. width, codec : of the model and its updates, None for the paper's line.
+    weights : millions of weights trained in a round by as many clients as in the paper.
+    mib : MiB sent by them in a round.
+    share : share of a full float32 update.
+    width, codec : width of the model and codec of the updates; None for the line of the paper.
     """
 
     label: str
@@ -33,10 +35,10 @@ class Sent:
 
 
 def table3(runs: list[Run], profiles: list[Profile]) -> list[Sent]:
-    """Return the paper's line and one for each run and profile of VGG16 that is comparable; nothing if none is.
+    """Return the line of the paper and one per comparable run and profile of VGG16, or an empty list.
 
-    Ours is the mean update of a client that trained so many layers, times the paper's 10 clients, for any number of
-    clients: the size of a client's update does not depend on the others.
+    Values are the mean update of a client with this number of layers, times the 10 clients of the paper. They are
+    comparable for any number of clients, as the size of an update does not depend on other clients.
     """
     paper = figures()["table3"]
     sources = [(run, [run]) for run in runs]
@@ -71,29 +73,29 @@ def _sent(item: Run | Profile, runs: list[Run], clients: int) -> Sent:
 
 
 def _by_layers(column: pd.Series) -> dict[int, float | None]:
-    return {layers: known(value) for layers, value in column.items()}
+    return {layers: to_python(value) for layers, value in column.items()}
 
 
 def table3_csv(lines: list[Sent]) -> pd.DataFrame:
-    """Return Table 3 as a frame with one row for each line and number of layers."""
+    """Return Table 3 as a frame with one row per line and number of layers."""
     columns = ("source", "layers", "weights_million", "sent_mib", "share_of_full")
     rows = [(line.label, n, line.weights[n], line.mib[n], line.share[n]) for line in lines for n in LAYERS]
     return listing(rows, columns)
 
 
 def table3_remarks(lines: list[Sent]) -> list[str]:
-    """Return what differs between the paper's Table 3 and ours."""
-    ours = lines[1:]  # the first is the paper's
+    """Return the differences between these values and Table 3 of the paper."""
+    ours = lines[1:]  # without the paper
     remarks = [
-        "Ours is the mean update that a client sent, times 10, measured as it was sent: the trained weights, "
-        "BatchNormalization's statistics, the output layer and the message around them. The paper's is calculated: "
-        "the weights of the selected convolutions; its clients sent whole models. Its MB are MiB."
+        "Values of runs and profiles are the measured size of a client's mean update times 10: trained weights, "
+        "BatchNormalization statistics, output layer and message. Values of the paper are calculated from the weights "
+        "of the selected convolutions, while its clients sent whole models; its MB are MiB."
     ]
     widths = sorted({line.width for line in ours if line.width != 1.0})
     if widths:
         text = listed([f"{width:g}" for width in widths])
         remarks.append(
-            f"A model of {text} of the paper's width has fewer weights in every layer: compare the shares, not the MiB."
+            f"Models at {text} of the paper's width have fewer weights in every layer: compare the shares, not the MiB."
         )
     codecs = sorted({line.codec for line in ours if line.codec not in (None, "float32")})
     if codecs:

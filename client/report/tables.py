@@ -1,6 +1,6 @@
-"""The tables of a report, as pandas frames; each is also one of its CSV files.
+"""Tables of a report as pandas frames, which are also written as CSV files.
 
-A missing value is one that is not known; sums and means leave it out. Bytes are bytes, MB are 10**6 of them.
+Unknown values are missing and are excluded from sums and means. MB are 10**6 bytes.
 """
 
 from __future__ import annotations
@@ -12,51 +12,52 @@ from fedn_partial.client.report.paper import ProfileCosts
 from fedn_partial.client.report.rounds import is_full, is_merged, layer_count, layer_names, natural, rounds
 
 PHASES = ("load", "import", "trace", "train", "encode")
-SENSORS = ("gpu_percent", "temperature_c", "power_mw")  # of devices that have them
-FLOAT32 = 4  # bytes of a weight in a full update
-MEASURED = (  # columns of ``Row`` that the tables are counted from
+SENSORS = ("gpu_percent", "temperature_c", "power_mw")  # columns that only some devices measure
+FLOAT32 = 4  # bytes per weight in a full update
+MEASURED = (  # columns of ``Row`` that are copied to ``client_rows``
     *("trained_params", "total_params", "test_examples", "upload_bytes", "download_bytes"),
     *("train_seconds", "round_seconds", "cpu_percent", "train_loss", "accuracy", "loss", *SENSORS),
 )
 BY_ROUND = ["run", "round"]
 
 
-def known(value):
-    """Return a value of a frame as Python's own type, None if it is missing."""
+def to_python(value):
+    """Return a value of a frame as a Python scalar, or None if it is missing."""
     if pd.isna(value):
         return None
     return value.item() if hasattr(value, "item") else value
 
 
 def records(table: pd.DataFrame, **values) -> list[dict]:
-    """Return the rows in which each column named in `values` has that value, as {column: value or None}."""
+    """Return the rows whose columns equal `values`, as {column: value or None}."""
     for column, value in values.items():
         table = table[table[column] == value]
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def listing(rows: list[tuple], columns: tuple[str, ...]) -> pd.DataFrame:
-    """Return rows as a frame whose values stay as they are."""
+    """Return rows as a frame of objects, without conversion of the values."""
     return pd.DataFrame(rows, columns=list(columns), dtype=object)
 
 
 def _column(values: list):
-    """Return numbers as a column that keeps whole numbers whole where some are missing."""
-    whole = all(value is None or isinstance(value, int) for value in values)
-    return pd.array(values, dtype="Int64" if whole else "Float64")
+    """Return numbers as a nullable column, of integers if all of them are."""
+    integers = all(value is None or isinstance(value, int) for value in values)
+    return pd.array(values, dtype="Int64" if integers else "Float64")
 
 
 def client_rows(runs: list[Run], memory: str = "memory_peak_mb") -> pd.DataFrame:
-    """Return one row for each run, round and client, in this order: what the tables below are counted from.
+    """Return one row per run, round and client, in this order, from which the other tables are computed.
 
     The columns are those named in `MEASURED`, and
 
-    - run, round, client; warmup, merged, full: whether the round was a warm-up round, the update was merged, and all
-      of the model's layers were trained;
-    - layers: the names of those trained, and layer_count;
-    - phase_NAME: seconds of each phase, and rest_seconds: what the client's round took besides (download, upload,
-      start, waiting);
-    - memory_mb: the column `memory` of ``Row``; full_upload_bytes: of an update of all layers, as float32.
+    - run, round, client;
+    - warmup, merged, full: whether the round was a warm-up round, the update was merged, and all layers were trained;
+    - layers, layer_count: names and number of the layers trained;
+    - phase_NAME: seconds of each phase;
+    - rest_seconds: remaining seconds of the client's round (download, upload, start, waiting);
+    - memory_mb: the column `memory` of ``Row``;
+    - full_upload_bytes: bytes of a full float32 update.
     """
     items = [(run, round_, row) for run in runs for round_ in rounds(run) for row in round_.rows]
     rows = [row for _, _, row in items]
@@ -82,22 +83,23 @@ def client_rows(runs: list[Run], memory: str = "memory_peak_mb") -> pd.DataFrame
 
 
 def _sorted_names(names: list[str]) -> pd.Categorical:
-    """Return names whose order is that of `natural`."""
+    """Return names as an ordered column, sorted by `natural`."""
     return pd.Categorical(names, categories=sorted(set(names), key=natural))
 
 
 def memory_column(runs: list[Run]) -> str:
-    """Return the column of ``Row`` that the memory of all runs can be compared by: old runs have only the resident."""
-    every = all(any(row.memory_peak_mb is not None for row in run.rows) for run in runs if run.rows)
-    return "memory_peak_mb" if every else "rss_peak_mb"
+    """Return the column of ``Row`` with the memory that all runs contain; old runs contain resident memory only."""
+    has_peak = all(any(row.memory_peak_mb is not None for row in run.rows) for run in runs if run.rows)
+    return "memory_peak_mb" if has_peak else "rss_peak_mb"
 
 
 def rounds_table(runs: list[Run], rows: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each run and round: learning, bytes of all clients together, and coverage.
+    """Return one row per run and round: accuracy and loss, bytes of all clients, and coverage.
 
     Parameters
     ----------
-    rows : ``client_rows``. layers : ``layers_table``.
+    rows : result of ``client_rows``.
+    layers : result of ``layers_table``.
     """
     groups = rows.groupby(BY_ROUND, observed=True)
     sums = groups[["upload_bytes", "full_upload_bytes", "download_bytes"]].sum(min_count=1)
@@ -109,8 +111,8 @@ def rounds_table(runs: list[Run], rows: pd.DataFrame, layers: pd.DataFrame) -> p
             "warmup": groups["warmup"].any(),
             "failed": ~groups["merged"].any(),
             "clients": groups.size(),
-            "accuracy": _over_examples(rows, "accuracy"),
-            "loss": _over_examples(rows, "loss"),
+            "accuracy": _weighted_mean(rows, "accuracy"),
+            "loss": _weighted_mean(rows, "loss"),
             "train_loss": groups["train_loss"].mean(),
             **sums.assign(download_bytes=sums["download_bytes"].add(validated, fill_value=0)),
             "layers_trained": covered.reindex(sums.index, fill_value=0),
@@ -120,16 +122,16 @@ def rounds_table(runs: list[Run], rows: pd.DataFrame, layers: pd.DataFrame) -> p
     return table.assign(layers=_column([totals[label] for label in table["run"]]))
 
 
-def _over_examples(rows: pd.DataFrame, key: str) -> pd.Series:
-    """Return the mean of a column over all clients' test examples, by run and round."""
+def _weighted_mean(rows: pd.DataFrame, key: str) -> pd.Series:
+    """Return the mean of a column by run and round, weighted by the clients' test examples."""
     examples = rows["test_examples"].where((rows["test_examples"] > 0).fillna(False) & rows[key].notna())
-    weighed = rows[BY_ROUND].assign(sum=rows[key] * examples, examples=examples)
-    sums = weighed.groupby(BY_ROUND, observed=True).sum(min_count=1)
+    weighted = rows[BY_ROUND].assign(sum=rows[key] * examples, examples=examples)
+    sums = weighted.groupby(BY_ROUND, observed=True).sum(min_count=1)
     return sums["sum"] / sums["examples"]
 
 
 def costs_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each run and number of trained layers: means over clients and rounds, with both ends."""
+    """Return one row per run and number of trained layers: means over clients and rounds, minima and maxima."""
     trained = rows[rows["layer_count"] > 0].rename(columns={"layers": "names", "layer_count": "layers"})
     columns = {"updates": ("client", "size"), "round_seconds": ("round_seconds", "mean")}
     columns |= {f"{name}_seconds": (f"phase_{name}", "mean") for name in PHASES}
@@ -140,9 +142,9 @@ def costs_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def layers_table(runs: list[Run], rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each run, round and layer: how many clients trained it, and its staleness after that round.
+    """Return one row per run, round and layer: number of clients that trained it, and staleness after the round.
 
-    A layer that no client has trained yet is as stale as the run is old.
+    The staleness of a layer that no client has trained yet is the number of rounds so far.
     """
     cells = [
         (run.label, name, round_.number, len(round_.rows))
@@ -159,19 +161,19 @@ def layers_table(runs: list[Run], rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _trained_layers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each layer of each merged update: run, round, client, layer."""
+    """Return one row per layer of each merged update: run, round, client, layer."""
     merged = rows.loc[rows["merged"], ["run", "round", "client", "layers"]]
     return merged.explode("layers").rename(columns={"layers": "layer"})
 
 
 def _counted(counts: pd.Series, keys: pd.DataFrame) -> list[int]:
-    """Return the count of each row of `keys`, 0 where it has none."""
+    """Return the entry of `counts` for each row of `keys`, 0 if there is none."""
     by_key = counts.to_dict()
     return [by_key.get(key, 0) for key in keys.itertuples(index=False, name=None)]
 
 
 def layers_by_client_table(runs: list[Run], rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each run, layer and client: in how many of the client's rounds its update had the layer."""
+    """Return one row per run, layer and client: number of the client's rounds in which its update had the layer."""
     answered = rows.groupby(["run", "client"], observed=True).size()
     clients = answered.reset_index(name="of_rounds")
     names = pd.DataFrame([(run.label, name) for run in runs for name in layer_names(run)], columns=["run", "layer"])
@@ -182,7 +184,7 @@ def layers_by_client_table(runs: list[Run], rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def staleness_table(runs: list[Run], layers: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each run and layer: rounds and updates that trained it, staleness at the end and at most."""
+    """Return one row per run and layer: number of rounds and updates that trained it, last and longest staleness."""
     groups = layers.assign(trained=layers["clients"] > 0).groupby(["run", "layer"], sort=False)
     counts = groups.agg(
         rounds_trained=("trained", "sum"),
@@ -197,9 +199,10 @@ def staleness_table(runs: list[Run], layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def clients_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each run and client: means over the rounds in which it trained, sums of all its bytes.
+    """Return one row per run and client: means over the rounds in which it trained, and sums of its bytes.
 
-    `rounds` are those in which it answered, `trained` those in which it trained; accuracy is that of its last test.
+    Columns `rounds` and `trained` are the numbers of rounds in which it answered and trained; accuracy is that of its
+    last test.
     """
     by = ["run", "client"]
     means = [*("layer_count", "train_seconds", "round_seconds", "cpu_percent", "memory_mb"), *SENSORS]
@@ -218,7 +221,7 @@ def clients_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def flavours_table(profiles: list[Profile]) -> pd.DataFrame:
-    """Return one row for each cell of each profile."""
+    """Return one row per cell of each profile."""
     columns = ("flavour", "cpus", "memory_mib", "layers", "total_layers", "rounds", "seconds", "round_seconds")
     columns += ("cpu_percent", "ram_mb", "ram_percent", "killed", "limited")
     cells = [(profile.label, cell) for profile in profiles for cell in profile.cells]
@@ -228,7 +231,7 @@ def flavours_table(profiles: list[Profile]) -> pd.DataFrame:
 
 
 def paper_costs_table(costs: list[ProfileCosts]) -> pd.DataFrame:
-    """Return the cells of one of the paper's Tables 4 and 5, ours and the paper's."""
+    """Return the cells of Table 4 or 5, of the profiles and of the paper."""
     figures = ("seconds", "cpu_percent", "ram_mb", "ram_percent")
     rows = []
     for item in costs:

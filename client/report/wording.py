@@ -1,4 +1,4 @@
-"""Numbers and lists as a report writes them."""
+"""Format numbers and lists for reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def number(value: float | None, digits: int = 1, unit: str = "") -> str:
 
 
 def amount(count: float | None) -> str:
-    """Return a number of bytes with a unit that suits it."""
+    """Return a number of bytes with a suitable unit."""
     return NOT_KNOWN if count is None else size(count).replace(" ", SPACE)
 
 
@@ -31,7 +31,7 @@ def listed(words: list[str]) -> str:
 
 
 def less(part: float | None, whole: float | None, unit: str = "") -> str | None:
-    """Return "39 % less", "5 % more" or "as much", or None if one of them is not known."""
+    """Return "39 % less", "5 % more" or "as much", or None if a value is unknown."""
     if part is None or not whole:
         return None
     change = round(100 * (part / whole - 1))

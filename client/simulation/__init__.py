@@ -1,4 +1,4 @@
-"""Sessions without FEDn: the same settings, training, updates and server functions, with simulated clients."""
+"""Simulate sessions without FEDn, using the settings, local training, updates and server functions of real ones."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def simulate(
     on_event: Callable[[dict], None] = lambda event: None,
     print_line: Callable[[str], None] = print,
 ) -> dict:
-    """Run `case` in the run's folder `folder`, go on there after a kill, or do nothing if it is done.
+    """Simulate `case` and write the run to `folder`; resume a killed run, and return at once if the run is complete.
 
     Parameters
     ----------
-    source : folder with the data set's official files, or None, see ``data_sets.partition_case``.
-    pool : of ``workers.workers``.
-    data : folder with the clients' shards as ``data prepare`` writes it; without, the case's own data are
-        partitioned, into the folder `data` beside `folder`.
-    on_event : called with each round as a dict, see fedn_partial.client.follow.progress.
+    source : folder with the official files of the data set, or None, see ``data_sets.partition_case``.
+    pool : process pool from ``workers.workers``.
+    data : folder with the clients' shards as written by ``data prepare``. By default, the data of the case are
+        partitioned into the folder `data` beside `folder`.
+    on_event : called with the event of each round, see ``fedn_partial.client.follow.progress``.
     print_line : called with each line of progress.
 
     Returns
@@ -49,10 +49,10 @@ def simulate(
 
     Raises
     ------
-    FednPartialError : the folder is another run's, or the case cannot be simulated.
+    FednPartialError : the folder contains another run, or the case cannot be simulated.
     """
     check_case(case)
-    machines = devices.devices(case)
+    timings = devices.device_timings(case)
     if data is None:
         check_fleet(case)
     shards = _shards(data or prepared(case, folder.parent / "data", source))
@@ -60,29 +60,29 @@ def simulate(
     previous = _previous_session(folder, case, digest)
     if previous.get("final", {}).get("rounds") == case.session.rounds:
         return previous["final"]
-    check_clients(case, len(shards), "the number of clients that the data were partitioned across")
+    check_clients(case, len(shards), "the number of clients across which the data are partitioned")
     if data is not None:
         for shard in shards.values():
             verify(shard)
     check_data(case, map(open_shard, shards.values()))
-    used = {"simulated": True, "data_digest": digest} | _other_data(case, shards)
-    session = used | {key: previous[key] for key in ("started",) if previous}
+    session = {"simulated": True, "data_digest": digest} | _data_override(case, shards)
+    session |= {key: previous[key] for key in ("started",) if previous}
     folder.mkdir(parents=True, exist_ok=True)
     busy = f"{folder}: another process is running this simulation"
-    with processes.locked(folder / "lock", busy), _quiet():
+    with processes.locked(folder / "lock", busy), _log_warnings_only():
         try:
-            return SimulatedSession(case, folder, session, shards, machines, pool).play(on_event, print_line)
+            return SimulatedSession(case, folder, session, shards, timings, pool).run(on_event, print_line)
         except BrokenProcessPool:
             raise FednPartialError(
-                "a worker process was killed, for memory perhaps: start the same again with fewer --processes; it goes "
-                "on from the last round"
+                "a worker process was killed, possibly for lack of memory: repeat the command with fewer --processes; "
+                "the simulation resumes after the last round"
             ) from None
 
 
 def prepared(case: Case, parent: Path, source: Path | None) -> Path:
-    """Return the folder below `parent` with the shards of the case's clients, made if it is not there."""
+    """Return the folder below `parent` with the shards of the case's clients; create it if it does not exist."""
     description = [dataclasses.asdict(case.data), case.seed, source and str(source.resolve())]
-    if names.is_custom(case.data.name):  # a reader that was edited may read other data
+    if names.is_custom(case.data.name):  # an edited reader may produce other data
         description.append(names.source_digest(case.data.name))
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
     folder = parent / f"{case.data.name.replace(':', '-')}-{digest}"
@@ -90,26 +90,26 @@ def prepared(case: Case, parent: Path, source: Path | None) -> Path:
         try:
             prepare(case.data, case.seed, source, folder)
         except FednPartialError:
-            if not folder.exists():  # if it does, another simulation was faster
+            if not folder.exists():  # else another simulation has created it concurrently
                 raise
     return folder
 
 
 def _previous_session(folder: Path, case: Case, data: str) -> dict:
-    """Return session.json of a run that `folder` already holds, or nothing.
+    """Return the content of session.json in `folder`, or an empty dict if there is none.
 
     Raises
     ------
-    FednPartialError : it is not a simulation, or one of another case or with other data.
+    FednPartialError : the run is not a simulation, or is one of another case or with other data.
     """
     try:
         session = json.loads((folder / "session.json").read_text())
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise FednPartialError(f"{folder}/session.json is damaged ({error}); remove {folder} to begin anew") from None
+        raise FednPartialError(f"{folder}/session.json is damaged ({error}); remove {folder} to start again") from None
     if session.get("simulated") is not True or not isinstance(session.get("settings"), dict):
-        raise FednPartialError(f"{folder} holds something else than a simulated run; name another folder")
+        raise FednPartialError(f"{folder} contains a run that is not simulated; choose another folder")
     settings = json.loads(json.dumps(dataclasses.asdict(case)))
     differing = [key for key, value in settings.items() if session["settings"].get(key) != value]
     differing += ["data"] if session.get("data_digest") != data else []
@@ -118,29 +118,31 @@ def _previous_session(folder: Path, case: Case, data: str) -> dict:
         differing.append("custom modules")
     if differing:
         raise FednPartialError(
-            f"{folder} holds a run with other settings ({', '.join(differing)}); name another folder"
+            f"{folder} contains a run with other settings ({', '.join(differing)}); choose another folder"
         )
     return session
 
 
 def _shards(folder: Path) -> dict[str, Path]:
-    """Return {client: folder of its data}, client-2 before client-10."""
+    """Return {client: folder of its shard} in numeric order: client-2 before client-10."""
     shards = {path.parent.name: path.parent for path in folder.glob("*/shard.json")}
     if not shards:
-        raise FednPartialError(f"{folder} holds no clients' data; 'fedn-partial data prepare' writes them")
+        raise FednPartialError(f"{folder} contains no shards; create them with 'fedn-partial data prepare'")
     partitioned = json.loads(next(iter(shards.values())).joinpath("shard.json").read_text()).get("clients", len(shards))
     if len(shards) != partitioned:
         raise FednPartialError(
-            f"{folder} has the data of {len(shards)} clients, but they were partitioned across {partitioned}"
+            f"{folder} contains the shards of {len(shards)} clients, but the data are partitioned across {partitioned}"
         )
     return {name: shards[name] for name in sorted(shards, key=lambda name: (len(name), name))}
 
 
-def _other_data(case: Case, shards: dict[str, Path]) -> dict:
-    """Return what the clients' data are by their own description, with the keys of a case's section `data`, for a
-    run's session.json; nothing if they are those that the case asks for."""
+def _data_override(case: Case, shards: dict[str, Path]) -> dict:
+    """Return the entry "data" of session.json from the description of the shards, with the keys of a case's `data`.
+
+    Return an empty dict if the shards are those that the case describes.
+    """
     origin = json.loads((next(iter(shards.values())) / "shard.json").read_text())
-    used = {
+    data = {
         "name": origin.get("data_set", origin.get("source")),
         "clients": len(shards),
         "partition": origin.get("partition"),
@@ -148,14 +150,14 @@ def _other_data(case: Case, shards: dict[str, Path]) -> dict:
         "test_examples": origin.get("test_examples"),
     }
     if case.data is not None and origin.get("seed") == case.seed:
-        requested = dataclasses.asdict(case.data)  # of all examples where it names no number
-        if all(value == used[key] for key, value in requested.items() if value is not None):
+        requested = dataclasses.asdict(case.data)  # numbers of examples that are None mean all examples
+        if all(value == data[key] for key, value in requested.items() if value is not None):
             return {}
-    return {"data": used}
+    return {"data": data}
 
 
 def _digest(shards: dict[str, Path]) -> str:
-    """Return a hash of what the clients' data are: their descriptions, with checksums."""
+    """Return a hash over the descriptions of the shards, which contain checksums of the data."""
     digest = hashlib.sha256()
     for name, folder in shards.items():
         digest.update(f"{name} ".encode() + (folder / "shard.json").read_bytes())
@@ -163,9 +165,9 @@ def _digest(shards: dict[str, Path]) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the server functions, which log a line a client, speak of problems only."""
-    from fedn.common.log_config import logger  # which sets its level when it is imported
+def _log_warnings_only() -> Iterator[None]:
+    """Suppress FEDn's log below warnings: the server functions log a line per client."""
+    from fedn.common.log_config import logger  # sets its level on import
 
     level = logger.level
     logger.setLevel(logging.WARNING)

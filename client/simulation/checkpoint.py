@@ -1,7 +1,7 @@
-"""Where a simulation stands after a round, so that it goes on from there after a kill at any point.
+"""Checkpoint of a simulation after each round, to resume it after a kill at any point.
 
-What counts is in ``checkpoint.json``, which is replaced in one step. Rows, models and states of clients that are
-newer than it says were left by a round that was killed; they are cut off, or written over.
+``checkpoint.json`` is replaced atomically and determines the state of the simulation. Newer rows, models and client
+states were written by an interrupted round; rows are truncated, the other files are overwritten.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ class Checkpoint:
 
     Attributes
     ----------
-    round : the last that is over, 0 at the beginning. rows_bytes : length of rounds.jsonl then.
-    failed : numbers of the rounds that made no model. seconds : simulated, of each round, None if not known.
-    server : state of the server functions. states : {client: the round in which it last kept something}.
+    round : number of the last completed round, 0 before the first.
+    rows_bytes : length of rounds.jsonl after this round.
+    failed : numbers of the rounds that produced no model.
+    seconds : simulated duration of each round, None if unknown.
+    server : state of the server functions.
+    states : {client: round in which it last wrote its state}.
     """
 
     round: int = 0
@@ -35,11 +38,11 @@ class Checkpoint:
 
 
 def read(folder: Path) -> Checkpoint:
-    """Return the checkpoint in `folder`, that of the beginning if there is none; cut off what came after it.
+    """Return the checkpoint in `folder`, or an initial one if there is none; truncate newer rows of rounds.jsonl.
 
     Raises
     ------
-    FednPartialError : it is damaged.
+    FednPartialError : checkpoint.json or rounds.jsonl is damaged.
     """
     path = folder / "checkpoint.json"
     try:
@@ -47,13 +50,13 @@ def read(folder: Path) -> Checkpoint:
     except FileNotFoundError:
         checkpoint = Checkpoint()
     except (ValueError, TypeError) as error:
-        raise FednPartialError(f"{path}: is damaged ({error}); remove {folder} to begin anew") from None
+        raise FednPartialError(f"{path} is damaged ({error}); remove {folder} to start again") from None
     rows = folder / "rounds.jsonl"
     length = rows.stat().st_size if rows.exists() else 0
     if length < checkpoint.rows_bytes:
         raise FednPartialError(
-            f"{rows} has {length} bytes, {checkpoint.rows_bytes} at least belong to the {checkpoint.round} rounds that "
-            f"are over; remove {folder} to begin anew"
+            f"{rows} is truncated: it has {length} bytes, but its {checkpoint.round} completed rounds have "
+            f"{checkpoint.rows_bytes}; remove {folder} to start again"
         )
     if length:
         os.truncate(rows, checkpoint.rows_bytes)
@@ -61,5 +64,5 @@ def read(folder: Path) -> Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
-    """Put `checkpoint` in the place of the last one."""
+    """Replace the checkpoint in `folder`."""
     write_text(folder / "checkpoint.json", json.dumps(asdict(checkpoint)))

@@ -1,6 +1,7 @@
-"""How long a simulated round takes: T = download + local training + upload of each client, and the slowest counts.
+"""Timing of simulated devices, estimated from profiles.
 
-FEDn has the clients test the new model while the next round begins, so that is not in it.
+A client takes T = download + local training + upload; the slowest client determines the duration of the round. Tests
+of the new model are excluded, as with FEDn they overlap with the next round.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from fedn_partial.settings.case import Case, SimulatedDevice
 
 @dataclass(frozen=True)
 class DeviceTiming:
-    """What is known of a simulated client's machine.
+    """Timing and memory of one simulated device.
 
     Attributes
     ----------
-    fixed_seconds : of a training request, beside the training loop.
-    layers, example_seconds, ram : numbers of layers that were measured, the seconds that one example then takes in one
-        epoch, and the memory in use in 10**6 bytes. Between and beyond them lie straight lines.
-    max_layers : more than these do not fit its memory, or None.
-    upload_mbit, download_mbit : 10**6 bits a second, or None if bytes take no time.
+    fixed_seconds : duration of a training request without the training loop.
+    layers : measured numbers of layers, ascending.
+    example_seconds, ram : for each of `layers`, the seconds per example and epoch, and the memory in use in 10**6
+        bytes. Other numbers of layers are interpolated or extrapolated linearly.
+    max_layers : largest number of layers that fits the memory, or None if there is no limit.
+    upload_mbit, download_mbit : bandwidth in 10**6 bits per second, or None if transfers take no time.
     """
 
     fixed_seconds: float
@@ -38,40 +40,41 @@ class DeviceTiming:
     download_mbit: float | None
 
     def seconds(self, layers: int, examples: int, upload_bytes: int, download_bytes: int) -> tuple[float, float]:
-        """Return how long a client takes, from the request to the end of its upload, and its training loop's part.
+        """Return the seconds from the request to the end of the upload, and those of the training loop.
 
         Parameters
         ----------
-        layers : trained. examples : of all epochs together.
+        layers : number of layers trained.
+        examples : number of training examples, summed over epochs.
         """
-        training = examples * _line(layers, self.layers, self.example_seconds)
+        training = examples * _interpolate(layers, self.layers, self.example_seconds)
         transfer = _transfer(download_bytes, self.download_mbit) + _transfer(upload_bytes, self.upload_mbit)
         return self.fixed_seconds + training + transfer, training
 
     def ram_mb(self, layers: int) -> float | None:
-        """Return the memory in use when so many layers are trained, or None if it was not measured."""
-        return None if None in self.ram else round(_line(layers, self.layers, self.ram), 1)
+        """Return the memory in use in 10**6 bytes when training `layers` layers, or None if it was not measured."""
+        return None if None in self.ram else round(_interpolate(layers, self.layers, self.ram), 1)
 
 
-def devices(case: Case) -> list[DeviceTiming]:
-    """Return the devices that `case` names; client number k has the k-th of them, and so on in turn.
+def device_timings(case: Case) -> list[DeviceTiming]:
+    """Return the timings of the devices of `case`, which are assigned to the clients cyclically.
 
     Raises
     ------
-    FednPartialError : a profile that cannot be read, or that has no figures of the flavour.
+    FednPartialError : a profile cannot be read, or has no measurements of the flavour.
     """
-    return [_device(device, case) for device in case.simulation.devices]
+    return [_timing(device, case) for device in case.simulation.devices]
 
 
-def chance(case: Case, round_number: int, client: str, purpose: str) -> float:
-    """Return a number from 0 to 1, equal for equal seed, round, client and purpose."""
+def uniform(case: Case, round_number: int, client: str, purpose: str) -> float:
+    """Return a pseudo-random number in [0, 1) that depends only on seed, round, client and purpose."""
     return random.Random(f"{case.seed}/{round_number}/{client}/{purpose}").random()
 
 
-def _device(device: SimulatedDevice, case: Case) -> DeviceTiming:
+def _timing(device: SimulatedDevice, case: Case) -> DeviceTiming:
     _, profiles = load([Path(device.profile)])
     if not profiles:
-        raise FednPartialError(f"simulation: devices: {device.profile} is the folder of a run, not of a profile")
+        raise FednPartialError(f"simulation: devices: {device.profile} is a run folder, not a profile folder")
     profile = profiles[0]
     if profile.setting("model") != case.model:
         raise FednPartialError(
@@ -94,8 +97,8 @@ def _device(device: SimulatedDevice, case: Case) -> DeviceTiming:
     examples = profile.content.get("examples")
     if len(measured) < 2 or not isinstance(examples, int):
         raise FednPartialError(
-            f"simulation: devices: {device.profile} has figures of {device.flavour} for {len(measured)} numbers of "
-            "layers; at least two are needed to estimate the others"
+            f"simulation: devices: {device.profile} has measurements of {device.flavour} for {len(measured)} numbers "
+            "of layers; at least two are required for interpolation"
         )
     epochs = profile.setting("training", "epochs") or 1
     killed = [cell.layers for cell in cells if cell.killed]
@@ -116,8 +119,8 @@ def _transfer(count: int, mbit: float | None) -> float:
     return 0.0 if mbit is None else count * 8 / (mbit * 1e6)
 
 
-def _line(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
-    """Return y at `x` on the straight lines through the points, the outer ones made longer."""
-    place = min(max(int(np.searchsorted(xs, x)), 1), len(xs) - 1)
-    slope = (ys[place] - ys[place - 1]) / (xs[place] - xs[place - 1])
-    return float(ys[place - 1] + slope * (x - xs[place - 1]))
+def _interpolate(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
+    """Return y at `x` by piecewise linear interpolation, extrapolated beyond the outer points."""
+    index = min(max(int(np.searchsorted(xs, x)), 1), len(xs) - 1)
+    slope = (ys[index] - ys[index - 1]) / (xs[index] - xs[index - 1])
+    return float(ys[index - 1] + slope * (x - xs[index - 1]))

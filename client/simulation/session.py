@@ -1,4 +1,4 @@
-"""A simulated session, round by round."""
+"""Run the rounds of a simulated session."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ SESSION = "simulation"
 
 
 class SimulatedSession:
-    """A session that is under way, in the run's folder `folder`.
+    """A simulated session, resumed from the checkpoint in its run folder if there is one.
 
     Parameters
     ----------
-    session : keys of session.json, see ``fedn_partial.client.records.run_folder.RunFolder``.
+    session : overrides of session.json, see ``fedn_partial.client.records.run_folder.RunFolder``.
+    shards : {client: folder of its shard}.
+    timings : device timings, assigned to the clients cyclically; empty if times are not simulated.
 
     Attributes
     ----------
-    shards : {client: folder of its data}. machines : of the clients, in turn; none if times are not simulated.
-    rounds : those that are over.
+    rounds : completed rounds.
 
     Raises
     ------
-    FednPartialError : what the folder holds is wrong, or no client can train.
+    FednPartialError : a file in the folder is damaged, or no client can train.
     """
 
     def __init__(
@@ -52,51 +53,52 @@ class SimulatedSession:
         folder: Path,
         session: dict,
         shards: dict[str, Path],
-        machines: list[devices.DeviceTiming],
+        timings: list[devices.DeviceTiming],
         pool: Executor,
     ):
-        self.case, self.folder, self.shards, self.devices, self.pool = case, folder, shards, machines, pool
+        self.case, self.folder, self.shards, self.timings, self.pool = case, folder, shards, timings, pool
         custom = modules.active()
         self.custom = custom and str(custom.folder)
         self.checkpoint = checkpoint.read(self.folder)
-        self.layers = self._begin_models()
-        self.run = RunFolder(folder, case, **session)
-        self.run.know_layers(self.layers)
-        self.rounds = self._rounds_before()
+        self.layers = self._load_layers()
+        self.run_folder = RunFolder(folder, case, **session)
+        self.run_folder.set_layers(self.layers)
+        self.rounds = self._load_rounds()
         newest = wire.digest(_read_arrays(self._model_path(self.checkpoint.round)))
         self.server = _server(case, self.layers, newest, self.folder / "server.json", self.checkpoint.server)
 
-    def play(self, on_event, print_line) -> dict:
-        """Play the rounds that are left and return the final metrics."""
-        began, first = time.monotonic(), self.checkpoint.round
-        for number in range(first + 1, self.case.session.rounds + 1):
-            self.rounds.append(self._round(number))
-            figures = progress.figures(self.rounds[-1], self.case, len(self.layers))
-            left = (time.monotonic() - began) / (number - first) * (self.case.session.rounds - number)
-            print_line("\n  ".join([f"{progress.line(figures)}  {progress.duration(left)} left", *figures["problems"]]))
-            on_event(figures)
+    def run(self, on_event, print_line) -> dict:
+        """Run the remaining rounds and return the final metrics."""
+        started, completed = time.monotonic(), self.checkpoint.round
+        for number in range(completed + 1, self.case.session.rounds + 1):
+            self.rounds.append(self._run_round(number))
+            event = progress.round_event(self.rounds[-1], self.case, len(self.layers))
+            left = (time.monotonic() - started) / (number - completed) * (self.case.session.rounds - number)
+            line = f"{progress.round_line(event)}  {progress.duration(left)} left"
+            print_line("\n  ".join([line, *event["problems"]]))
+            on_event(event)
         final = progress.summary(self.rounds, self.case)
         final["simulated_seconds"] = _total([round_.seconds for round_ in self.rounds])
-        self.run.finish(final)
+        self.run_folder.finish(final)
         for name in ("states", "updates"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         return final
 
-    def _round(self, number: int) -> Round:
-        before = self._model_path(number - 1)
-        weights = _read_arrays(before)
+    def _run_round(self, number: int) -> Round:
+        model = self._model_path(number - 1)
+        weights = _read_arrays(model)
         ids = {_fedn_id(name): name for name in self.shards}
         requested = [ids[id] for id in self.server.client_selection(list(ids))]
         message = self.server.client_settings(weights)
         settings = parse(RoundSettings, json.loads(json.dumps(message)), "settings from the server functions")
         answering = [
-            name for name in requested if self._chance(number, name, "dropout") >= self.case.simulation.dropout
+            name for name in requested if self._uniform(number, name, "dropout") >= self.case.simulation.dropout
         ]
-        tasks = {name: self._task(name, settings, before) for name in answering}
+        tasks = {name: self._task(name, settings, model) for name in answering}
         rows, states = {}, dict(self.checkpoint.states)
         for name, refusal in zip(tasks, self.pool.map(workers.train, tasks.values()), strict=True):
-            row = rows[name] = self._receive(tasks[name], refusal, weights)
-            row.download_bytes = os.path.getsize(before)
+            row = rows[name] = self._merge_update(tasks[name], refusal, weights)
+            row.download_bytes = os.path.getsize(model)
             if refusal is None and settings.stateful:
                 states[name] = number
         refused = [row for row in rows.values() if row.outcome is Outcome.REFUSED]
@@ -122,25 +124,25 @@ class SimulatedSession:
             rows=rows,
             seconds=self._seconds(rows, requested),
         )
-        self._keep(round_, states)
+        self._commit(round_, states)
         return round_
 
     def _task(self, name: str, settings: RoundSettings, model: Path) -> workers.Task:
-        device = self._device(name)
+        timing = self._timing(name)
         return workers.Task(
             client=name,
             settings=settings,
             model=str(model),
             shard=str(self.shards[name]),
-            max_layers=device and device.max_layers,
+            max_layers=timing and timing.max_layers,
             state=self._state(name, self.checkpoint.states),
             new_state=str(self._state_path(name, settings.round)),
             update=str(self.folder / "updates" / f"{name}.npz"),
             custom=self.custom,
         )
 
-    def _receive(self, task: workers.Task, refusal: str | None, weights: list) -> Row:
-        """Hand a client's update to the server functions, and return the client's row."""
+    def _merge_update(self, task: workers.Task, refusal: str | None, weights: list) -> Row:
+        """Pass a client's update to the server functions unless it is late, and return the client's row."""
         row = Row(
             round=task.settings.round,
             fedn_round=str(task.settings.round),
@@ -151,24 +153,24 @@ class SimulatedSession:
             row.outcome, row.reason = Outcome.REFUSED, refusal
             self.server.incremental_aggregate(_fedn_id(task.client), [], {"refused": refusal}, weights)
             return row
-        update, beside = Path(task.update), Path(task.update + "-metadata")
-        arrays, text, sent_bytes = _read_arrays(update), beside.read_text(), update.stat().st_size
-        update.unlink()  # those of 1,000 clients may not fit the disk together
-        beside.unlink()
+        update, metadata_file = Path(task.update), Path(task.update + "-metadata")
+        arrays, text, update_bytes = _read_arrays(update), metadata_file.read_text(), update.stat().st_size
+        update.unlink()  # the updates of 1,000 clients may exceed the disk
+        metadata_file.unlink()
         metadata = json.loads(text)
         row.layers = [name for name in metadata["layers"] if name in self.server.settings["parameters"]]
         row.num_examples = int(metadata["num_examples"])
         for key in ("trained_params", "total_params", "training_macs", "train_loss", "limited"):
             setattr(row, key, metadata[key])
-        row.upload_bytes = sent_bytes + len(text)
-        if device := self._device(task.client):
+        row.upload_bytes = update_bytes + len(text)
+        if timing := self._timing(task.client):
             examples = row.num_examples * self.case.training.epochs
-            times = device.seconds(len(row.layers), examples, row.upload_bytes, os.path.getsize(task.model))
-            slow = self._chance(row.round, task.client, "straggler") < self.case.simulation.straggler
+            times = timing.seconds(len(row.layers), examples, row.upload_bytes, os.path.getsize(task.model))
+            slow = self._uniform(row.round, task.client, "straggler") < self.case.simulation.straggler
             row.round_seconds, row.train_seconds = (
                 round(seconds * (self.case.simulation.slowdown if slow else 1), 3) for seconds in times
             )
-            row.ram_used_mb = device.ram_mb(len(row.layers))
+            row.ram_used_mb = timing.ram_mb(len(row.layers))
         if row.round_seconds is not None and row.round_seconds > self.case.session.round_timeout:
             timeout = self.case.session.round_timeout
             row.outcome, row.reason = Outcome.LATE, f"{row.round_seconds:.0f} s, round_timeout is {timeout}"
@@ -177,7 +179,7 @@ class SimulatedSession:
         return row
 
     def _test(self, rows: dict[str, Row], settings: RoundSettings, number: int, states: dict[str, int]) -> None:
-        """Let every client that answered test the new model."""
+        """Test the new model on every client that did not refuse."""
         tasks = [
             workers.Task(
                 client=name,
@@ -197,18 +199,18 @@ class SimulatedSession:
             row.download_bytes += size
 
     def _seconds(self, rows: dict[str, Row], requested: list[str]) -> float | None:
-        """Return the simulated seconds of a round: its slowest client's, or the timeout if somebody never answers."""
-        if not self.devices:
+        """Return the simulated duration of a round: of its slowest client, or the timeout if a client dropped out."""
+        if not self.timings:
             return None
         slowest = max((row.round_seconds or 0.0 for row in rows.values()), default=0.0)
         if len(rows) < len(requested):
             slowest = float(self.case.session.round_timeout)
         return min(slowest, float(self.case.session.round_timeout)) + self.case.simulation.global_seconds
 
-    def _keep(self, round_: Round, states: dict[str, int]) -> None:
-        """Write rows and checkpoint, then remove what no longer counts."""
-        self.run.write_rows(list(round_.rows.values()))
-        old, self.checkpoint = (
+    def _commit(self, round_: Round, states: dict[str, int]) -> None:
+        """Write rows and checkpoint, then remove the model and the client states that they replace."""
+        self.run_folder.write_rows(list(round_.rows.values()))
+        previous, self.checkpoint = (
             self.checkpoint,
             checkpoint.Checkpoint(
                 round=round_.number,
@@ -221,11 +223,12 @@ class SimulatedSession:
         )
         checkpoint.write(self.folder, self.checkpoint)
         self._model_path(round_.number - 1).unlink(missing_ok=True)
-        for name, number in old.states.items():
+        for name, number in previous.states.items():
             if states[name] != number:
                 shutil.rmtree(self._state_path(name, number), ignore_errors=True)
 
-    def _begin_models(self) -> list:
+    def _load_layers(self) -> list:
+        """Return the layers of the model; create the seed model before the first round, else check the newest model."""
         from fedn_partial import models
         from fedn_partial.seed_model.seed import build_seed
 
@@ -235,10 +238,10 @@ class SimulatedSession:
         _read_arrays(self._model_path(self.checkpoint.round))
         return read_layers(models.build(self.case.model, empty=True))
 
-    def _rounds_before(self) -> list[Round]:
-        """Return the rounds that were played before this process began."""
+    def _load_rounds(self) -> list[Round]:
+        """Return the completed rounds of a resumed simulation."""
         rows = load_run(self.folder).rows if self.checkpoint.round else ()
-        self.run.rows = list(rows)
+        self.run_folder.rows = list(rows)
         rounds = {number: Round(str(number), number=number) for number in range(1, self.checkpoint.round + 1)}
         for row in rows:
             rounds[row.round].rows[row.client] = row
@@ -247,11 +250,11 @@ class SimulatedSession:
             round_.status = "Failed" if number in self.checkpoint.failed else "Finished"
         return list(rounds.values())
 
-    def _device(self, name: str) -> devices.DeviceTiming | None:
-        return self.devices[list(self.shards).index(name) % len(self.devices)] if self.devices else None
+    def _timing(self, name: str) -> devices.DeviceTiming | None:
+        return self.timings[list(self.shards).index(name) % len(self.timings)] if self.timings else None
 
-    def _chance(self, number: int, name: str, purpose: str) -> float:
-        return devices.chance(self.case, number, name, purpose)
+    def _uniform(self, number: int, name: str, purpose: str) -> float:
+        return devices.uniform(self.case, number, name, purpose)
 
     def _model_path(self, number: int) -> Path:
         return self.folder / f"model-{number}.npz"
@@ -264,11 +267,13 @@ class SimulatedSession:
 
 
 def _server(case: Case, layers: list, model: str, path: Path, state: dict | None):
-    """Return the session's server functions, which keep their state in the file `path`, beginning with `state`.
+    """Return the server functions of the session.
 
     Parameters
     ----------
     model : digest of the newest global model.
+    path : file in which the server functions store their state.
+    state : initial state, or None.
     """
     from fedn_partial.seed_model import server_functions
 
@@ -286,7 +291,7 @@ def _server(case: Case, layers: list, model: str, path: Path, state: dict | None
 
 
 def _fedn_id(name: str) -> str:
-    """Return what a client has in the place of FEDn's id: as there, the server functions have to learn its name."""
+    """Return the FEDn id of a simulated client; it differs from the name, as in FEDn."""
     return f"id of {name}"
 
 
@@ -294,7 +299,7 @@ def _read_arrays(path: Path) -> list[np.ndarray]:
     try:
         return list(read_model(str(path)))
     except ModelError as error:
-        raise FednPartialError(f"{path} is missing or damaged ({error}); remove {path.parent} to begin anew") from None
+        raise FednPartialError(f"{path} is missing or damaged ({error}); remove {path.parent} to start again") from None
 
 
 def _write_arrays(path: Path, arrays: list[np.ndarray]) -> None:

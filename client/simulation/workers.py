@@ -1,6 +1,6 @@
-"""The processes in which simulated clients train and test, one client at a time each.
+"""Worker processes in which simulated clients train and test, one client at a time per process.
 
-Each runs TensorFlow on one thread: what a client computes then does not depend on how many processes there are.
+TensorFlow runs on one thread in each process, so that results do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from fedn_partial.runtime.forkserver import die_with_parent
 from fedn_partial.runtime.round import Client, run_evaluation, run_round
 from fedn_partial.settings.case import RoundSettings
 
-LEAVE = 0.3  # of the memory of this machine, or control group, that must be free for a process to keep one more step
+MIN_FREE_MEMORY = 0.3  # share of the memory of the machine or control group; below it the step cache stops growing
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one client does in one round.
+    """Training or test of one client in one round.
 
     Attributes
     ----------
-    model : file with the global model. shard : folder of the client's data.
-    max_layers : the client's own limit, or None.
-    state : folder of what the client kept from earlier rounds, or None if it kept nothing.
-    new_state, update : of a training: folder of what it keeps after this round, and the file that it writes, with its
-        metadata beside it.
+    model : file of the global model.
+    shard : folder of the client's data.
+    max_layers : limit of the client's device, or None.
+    state : folder of the client's state from an earlier round, or None.
+    new_state : folder for the client's state after the training.
+    update : file for the update; its metadata are written beside it.
     custom : folder of custom modules, or None.
     """
 
@@ -58,8 +59,8 @@ class Task:
 
 @contextmanager
 def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of `processes` that ``train`` and ``test`` run in; several simulations may use it in turn."""
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
+    """Yield a pool of processes for ``train`` and ``test``; consecutive simulations may share it."""
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _initialize)
     try:
         yield pool
     finally:
@@ -67,12 +68,12 @@ def workers(processes: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def processors() -> int:
-    """Return how many processors this process may use, whole ones."""
+    """Return the number of processors available to this process, rounded down and at least 1."""
     return max(1, int(cgroup.processors()))
 
 
 class SimulatedClient(Client):
-    """A client whose process keeps models and traced steps from task to task."""
+    """A client that caches the model and traced steps of its worker process across tasks."""
 
     evaluation_batch = 250
 
@@ -81,15 +82,15 @@ class SimulatedClient(Client):
         self.custom = task.custom
 
     def build_model(self, section: dict) -> tuple:
-        _use(self.custom)
+        _activate_modules(self.custom)
         key = json.dumps(section, sort_keys=True)
-        if key not in _MODEL:
-            _MODEL.clear()
-            _STEPS.clear()
+        if key not in _model_cache:
+            _model_cache.clear()
+            _step_cache.clear()
             gc.unfreeze()
             gc.collect()
-            _MODEL[key] = super().build_model(section)
-        return _MODEL[key]
+            _model_cache[key] = super().build_model(section)
+        return _model_cache[key]
 
     def training_step(self, model, layers, selected, x, settings):
         from fedn_partial.training import step
@@ -97,21 +98,21 @@ class SimulatedClient(Client):
         options, update_batchnorm = settings.training, settings.updates_frozen_batchnorm
         names = tuple(layer.name for layer in selected)
         key = (names, x.dtype.str, update_batchnorm, options.optimizer, options.learning_rate, options.momentum)
-        return _kept(key, lambda: step.trace(model, layers, selected, x, options, update_batchnorm))
+        return _cached_step(key, lambda: step.trace(model, layers, selected, x, options, update_batchnorm))
 
     def evaluation_step(self, model, x):
         from fedn_partial.training import evaluation
 
-        return _kept(("test", x.dtype.str), lambda: evaluation.trace(model, x))
+        return _cached_step(("test", x.dtype.str), lambda: evaluation.trace(model, x))
 
 
 def train(task: Task) -> str | None:
-    """Train the layers that `task` selects and write the update; return why it cannot, or None."""
+    """Train the selected layers and write the update; return the reason of a refusal, or None."""
     from fedn_partial.exchange import encoding
 
     try:
         if task.settings.stateful:
-            _copy_state(task)
+            _copy_client_state(task)
         result = run_round(task.settings, SimulatedClient(task, task.new_state), task.model, task.update)
         encoding.write_metadata(task.update, result.metadata)
     except FednPartialError as error:
@@ -123,7 +124,7 @@ def train(task: Task) -> str | None:
 
 
 def test(task: Task) -> dict:
-    """Return the metrics of ``run_evaluation`` on this client's test examples; none if it fails, with a traceback."""
+    """Return the metrics on the client's test examples; after a failure print a traceback and return an empty dict."""
     try:
         return run_evaluation(task.settings, SimulatedClient(task, task.state), task.model)
     except Exception:
@@ -131,57 +132,60 @@ def test(task: Task) -> dict:
         return {}
 
 
-# What a process keeps from one task to the next: a model, and the steps that were traced of it, those that were not
-# used for longest first. Tracing takes as long as training on some hundred images, and 8 MB with VGG16.
-_MODEL: dict[str, tuple] = {}
-_STEPS: OrderedDict[tuple, object] = OrderedDict()
-_MOST = float("inf")  # steps that there is memory for
-_SIZE = 0  # bytes of this process when that was last lowered
+# Caches of the worker process: one model, and its traced steps in least-recently-used order. With VGG16, tracing a step
+# takes as long as training on some hundred images, and a step takes 8 MB.
+_model_cache: dict[str, tuple] = {}
+_step_cache: OrderedDict[tuple, object] = OrderedDict()
+_max_cached_steps = float("inf")
+_rss_at_limit = 0  # resident bytes of this process when _max_cached_steps was last lowered
 
 
-def _begin() -> None:
+def _initialize() -> None:
     die_with_parent(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the processes would take a card's memory from each other
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent shuts down the pool
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the processes would compete for the memory of one GPU
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _kept(key: tuple, make):
-    """Return the step that is kept under `key`, made if need be; where memory is short, half of the others give way."""
-    global _MOST, _SIZE
-    if key not in _STEPS:
-        # What steps leave behind this process uses for the next ones, but does not give back. So the number is lowered
-        # once more only if it has grown since, whoever else takes memory.
-        size = psutil.Process().memory_info().rss
-        if size > _SIZE and _memory_is_short():
-            _MOST, _SIZE = max(2, len(_STEPS)), size
-        if len(_STEPS) >= _MOST:
-            for _ in range(len(_STEPS) // 2):
-                _STEPS.popitem(last=False)
+def _cached_step(key: tuple, trace):
+    """Return the step cached under `key`, traced on a miss.
+
+    If memory is low, the cache is limited to its current size. A full cache evicts its least recently used half.
+    """
+    global _max_cached_steps, _rss_at_limit
+    if key not in _step_cache:
+        # The allocator reuses the memory of evicted steps and does not return it to the system. The limit is therefore
+        # lowered again only if this process has grown since, whatever other processes allocate.
+        rss = psutil.Process().memory_info().rss
+        if rss > _rss_at_limit and _memory_is_low():
+            _max_cached_steps, _rss_at_limit = max(2, len(_step_cache)), rss
+        if len(_step_cache) >= _max_cached_steps:
+            for _ in range(len(_step_cache) // 2):
+                _step_cache.popitem(last=False)
             gc.unfreeze()
             gc.collect()
-        _STEPS[key] = make()
-        gc.freeze()  # graphs are millions of objects, which every collection would look through
-    _STEPS.move_to_end(key)
-    return _STEPS[key]
+        _step_cache[key] = trace()
+        gc.freeze()  # exclude the millions of objects of the graphs from later collections
+    _step_cache.move_to_end(key)
+    return _step_cache[key]
 
 
-def _memory_is_short() -> bool:
-    """Return whether less than `LEAVE` of the memory is free now, or nobody knows."""
-    free, there_is = cgroup.available_memory(), cgroup.machine_memory()
-    return free is None or there_is is None or free < LEAVE * there_is
+def _memory_is_low() -> bool:
+    """Return whether less than `MIN_FREE_MEMORY` of the memory is available, or the memory is unknown."""
+    available, total = cgroup.available_memory(), cgroup.machine_memory()
+    return available is None or total is None or available < MIN_FREE_MEMORY * total
 
 
-def _use(custom: str | None) -> None:
-    """Let names refer to the modules in the folder `custom`; the model kept is no longer valid if it is another one."""
+def _activate_modules(custom: str | None) -> None:
+    """Use the custom modules in the folder `custom`; clear the cached model if other modules were active."""
     active = modules.active()
     if custom != (active and str(active.folder)):
-        _MODEL.clear()
+        _model_cache.clear()
         modules.use(custom)
 
 
-def _copy_state(task: Task) -> None:
-    """Begin the new state as a copy of the old one; a state that a killed run left half done is removed."""
+def _copy_client_state(task: Task) -> None:
+    """Copy the client's state for this round; remove an incomplete copy of a killed run first."""
     shutil.rmtree(task.new_state, ignore_errors=True)
     if task.state:
         shutil.copytree(task.state, task.new_state)

@@ -1,4 +1,4 @@
-"""The model of this project. A parameter is an option: a key of `model:` in case.yaml."""
+"""The model of this project. The function's parameters are keys of `model:` in case.yaml."""
 
 import keras
 from keras import layers

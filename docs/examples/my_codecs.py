@@ -1,4 +1,4 @@
-"""A codec: the device encodes, FEDn's process decodes. NumPy, the standard library and this one import only."""
+"""A codec: devices encode, FEDn decodes. It may import NumPy, the standard library and this module only."""
 
 import math
 
@@ -8,13 +8,13 @@ from fedn_partial.exchange.codecs import Codec
 
 
 class TopK(Codec):
-    """The tenth of a kernel's changes that is largest; what is left out is added to the next change."""
+    """Send the largest tenth of the changes of a kernel. The error is added to the change of the next round."""
 
     def encode(self, change):
         values = change.reshape(-1)
         count = math.ceil(values.size / 10)
-        places = np.sort(np.argpartition(np.abs(values), -count)[-count:]).astype("<u4")
-        return places.tobytes() + values[places].astype("<f4").tobytes()
+        indices = np.sort(np.argpartition(np.abs(values), -count)[-count:]).astype("<u4")
+        return indices.tobytes() + values[indices].astype("<f4").tobytes()
 
     def decode(self, data, shape):
         half = len(data) // 2

@@ -1,4 +1,4 @@
-"""A model: a function of options with defaults, or annotated, that returns a Keras model with an input shape."""
+"""A model: a function that returns a Keras model. Its parameters have annotations or defaults."""
 
 import keras
 from keras import layers

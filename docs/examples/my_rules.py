@@ -1,4 +1,4 @@
-"""A merge rule. It runs in FEDn's process: NumPy, the standard library and this one import only."""
+"""A merge rule. It runs in FEDn and may import NumPy, the standard library and this module only."""
 
 import math
 
@@ -6,10 +6,10 @@ from fedn_partial.exchange.merge_rules import MergeRule
 
 
 class SquareRoot(MergeRule):
-    """The mean of those who sent a layer, each with the square root of its examples: no large client outweighs all."""
+    """Mean over the contributors of a layer, weighted by the square root of their examples."""
 
     def client_weights(self, names, examples, metadata, trainable):
         return dict.fromkeys(names, math.sqrt(examples))
 
     def step_size(self, weight, contributors, all_examples):
-        return 1.0  # the mean itself; less than 1 keeps that much of the global layer
+        return 1.0  # the full mean change; a smaller value damps it

@@ -8,10 +8,10 @@ from fedn_partial.submodel.selection import Selector
 
 @dataclass(frozen=True)
 class Alternate(Selector):
-    """Every `step`-th layer, in each round beginning with the next one."""
+    """Select every `step`-th layer, starting one layer later in each round."""
 
     step: int = bounded(2, at_least=1)
 
     def select(self, layers, context):
-        """Return the names of the layers to train; `context` has seed, round, client and more."""
+        """Return the names of the layers to train; `context` contains seed, round, client and more."""
         return [layer.name for layer in layers[context.round % self.step :: self.step]] or [layers[-1].name]

@@ -1,8 +1,8 @@
-"""Make the README's pictures of a report: NAME.png, NAME-dark.png and NAME-phone.png, beside this file.
+"""Create the README's screenshots of a report: NAME.png, NAME-dark.png and NAME-phone.png, beside this file.
 
     PYTHONPATH=tests/harness python docs/pictures/make.py NAME FOLDER [FOLDER ...]
 
-FOLDER is a folder that `fedn-partial report` reads. Needs Chromium. 'make pictures' calls it.
+FOLDER is an argument of `fedn-partial report`. Requires Chromium. Called by 'make pictures'.
 """
 
 import sys
@@ -15,7 +15,7 @@ from fedn_partial.client.report.page import write_report
 
 HERE = Path(__file__).parent
 DESK, PHONE = 1040, 360  # CSS pixels
-SECTIONS = ("learning", "layers")  # what of a run is shown below the head; of a profile its table
+SECTIONS = ("learning", "layers")  # sections of a run to show below the header; of a profile the table is shown
 ABOVE = 56  # CSS pixels between two sections
 
 

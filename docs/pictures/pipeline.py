@@ -1,15 +1,15 @@
-"""Draws docs/pictures/pipeline.svg, the pipeline of docs/ARCHITECTURE.md:  python docs/pictures/pipeline.py"""
+"""Draw docs/pictures/pipeline.svg, the pipeline of docs/ARCHITECTURE.md:  python docs/pictures/pipeline.py"""
 
 from pathlib import Path
 
 from matplotlib import pyplot
 from matplotlib.patches import FancyBboxPatch
 
-STYLE = {"svg.hashsalt": "pipeline", "svg.fonttype": "none"}  # equal files for equal pictures, text as text
+STYLE = {"svg.hashsalt": "pipeline", "svg.fonttype": "none"}  # reproducible files, selectable text
 OUTPUT = Path(__file__).with_suffix(".svg")
-CUSTOM, FIXED = "#cfe3f7", "#f0f0f0"  # a part that may be the user's own, and one that may not
-WIDTH, HEIGHT, STEP = 2.3, 0.9, 3.0  # of a box, and from one column to the next
-# Box: column, row, title, where its code is, whether it may be the user's own
+CUSTOM, FIXED = "#cfe3f7", "#f0f0f0"  # colours of customisable and other parts
+WIDTH, HEIGHT, STEP = 2.3, 0.9, 3.0  # of a box, and distance of columns
+# Box: column, row, title, location of its code, whether it is customisable
 BOXES = {
     "global": (0, 0, "global model", "FEDn's store", False),
     "model": (1, 1, "model", "models/", True),
@@ -67,7 +67,7 @@ def main() -> None:
             axes.text(
                 (x0 + x1) / 2 + (0 if across else 0.1), (y0 + y1) / 2 + (0.08 if across else 0), label, fontsize=7.5
             )
-    axes.text(-WIDTH / 2, 1.9, "blue: may be a class\nor function of your own", fontsize=8, va="center")
+    axes.text(-WIDTH / 2, 1.9, "blue: customisable", fontsize=8, va="center")
     axes.set(xlim=(-1.3, 13.5), ylim=(-3.45, 2.3), aspect="equal")
     axes.axis("off")
     with pyplot.rc_context(STYLE):

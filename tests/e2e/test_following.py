@@ -113,7 +113,7 @@ def test_a_late_update_is_called_late_a_silent_client_named_and_twins_kept_apart
         outcomes = {(row["round"], row["client"]): outcome_of(row) for row in rows}
         twins = {name for _, name in outcomes} - {"slow"}
         assert "twin" in twins and len(twins) == 2 and len(rows) == 9
-        assert outcomes[1, "slow"] == "skipped: late, it came in round 2"
+        assert outcomes[1, "slow"] == "skipped: late, arrived in round 2"
         assert {outcomes[1, name] for name in twins} == {outcomes[2, name] for name in (*twins, "slow")} == {"merged"}
         accuracies = [{row["accuracy"] for row in rows if row["client"] == name} for name in sorted(twins)]
         assert sorted(accuracies, key=str) == [{0.25}, {0.75}], accuracies
@@ -156,8 +156,7 @@ def test_answers_under_made_up_ids_are_no_clients(api, tmp_path):
     lines = [event for event in events if event.get("event") == "round"]
     assert [(line["clients"], line["clients_asked"]) for line in lines] == [(1, 1), (1, 1)]
     assert all(
-        "updates under 3 ids that this FEDn server has no client for are not counted" in line["problems"]
-        for line in lines
+        "updates with 3 sender ids unknown to this FEDn server are not counted" in line["problems"] for line in lines
     )
     assert all({row["client"] for row in rows} == {"honest"} for rows in runs)
 

@@ -7,7 +7,7 @@ import pytest
 
 from fedn_partial.client.data import data_sets
 from fedn_partial.client.fleet import local_run
-from fedn_partial.client.records.run_folder import RunFolder, over_examples
+from fedn_partial.client.records.run_folder import RunFolder, weighted_mean
 from fedn_partial.settings.case import Case
 from fedn_partial.settings.schema import parse
 
@@ -47,7 +47,7 @@ def test_a_real_data_set_is_learnt_through_fedn(name, tmp_path):
         shutil.rmtree(tmp_path / "files", ignore_errors=True)
     assert final["problem"] is None and final["failed_rounds"] == 0
     losses = [
-        over_examples([row for row in folder.rows if row.round == number], "loss")
+        weighted_mean([row for row in folder.rows if row.round == number], "loss")
         for number in (1, case.session.rounds)
     ]
     assert losses[1] < losses[0]

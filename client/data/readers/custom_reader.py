@@ -1,4 +1,4 @@
-"""A data set that a function of the user's own reads: ``def my_reader(folder: Path = ...) -> DataSet``."""
+"""Read a data set with a custom function: ``def my_reader(folder: Path = ...) -> DataSet``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ def read(name: str, source: Path | None) -> DataSet:
 
     Parameters
     ----------
-    source : the folder that it is called with; None: that of its default.
+    source : argument of the function; None for the function's default.
 
     Raises
     ------
-    SettingsError : the name is refused. DataError : no folder is named, and it has no default.
-    UserCodeError : it raises, or returns something else than a whole data set.
+    SettingsError : the name is invalid.
+    DataError : `source` is None and the function has no default.
+    UserCodeError : the function raises an exception, or does not return a valid data set.
     """
     function = names.find_function(name, "DataSet", "data: name")
     parameters = list(inspect.signature(function).parameters.values())
@@ -46,7 +47,7 @@ def read(name: str, source: Path | None) -> DataSet:
 
 
 def _problem(examples: Examples, classes: int) -> str | None:
-    """Return what is wrong with training or test examples, or None."""
+    """Return the problem with training or test examples as text, or None."""
     x, y = examples.x, examples.y
     if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
         return "x and y must be NumPy arrays"

@@ -167,7 +167,7 @@ def test_a_run_does_not_go_on_with_edited_modules(project):
     assert simulation._previous_session(project / "run", case, "d")["name"] == "examples"
     rule = project / "mine" / "my_rules.py"
     rule.write_text(rule.read_text().replace("return 1.0", "return 0.5"))
-    with pytest.raises(FednPartialError, match=r"run holds a run with other settings \(custom modules\)"):
+    with pytest.raises(FednPartialError, match=r"run contains a run with other settings \(custom modules\)"):
         simulation._previous_session(project / "run", load_case(project / "case.yaml", project / "mine"), "d")
 
 

@@ -79,7 +79,7 @@ def test_at_equal_bytes_each_is_read_off_where_the_cheapest_ends(all_results):
     assert found["top"].at_macs.mean == pytest.approx(20)
     book = document.Document(known, None)
     assert book._difference("selectors", "all", "random", "bytes").mean == pytest.approx(5 - 20)
-    assert book._difference("selectors", "all", "random", "computing").mean == pytest.approx(10 - 12.5)
+    assert book._difference("selectors", "all", "random", "operations").mean == pytest.approx(10 - 12.5)
     assert book._difference("selectors", "all", "random").mean == pytest.approx(0)
     # A seed of which a run is missing is left out: its budget is not known.
     del known[cells["top"].runs[1].digest]
@@ -129,7 +129,7 @@ def test_the_page_is_written_from_the_kept_results_alone(written):
     docs, missing = written
     page = (docs / "RESULTS.md").read_text()
     assert missing == [] and "not run" not in page
-    assert "All small versions are run." in page
+    assert "All small versions are complete." in page
     shown = re.findall(r"\]\((pictures/[^)]+)\)", page)
     assert len(shown) == len(set(shown)) == len(NAMES)
     assert all((docs / path).stat().st_size for path in shown)
@@ -177,9 +177,9 @@ def test_a_missing_run_is_named_and_nothing_is_concluded_without_it(all_results,
     results.write_all(tmp_path / "results/runs.jsonl", {key: one for key, one in all_results.items() if key != gone})
     assert document.write(tmp_path / "no-runs", tmp_path) == ["warmup-small: not run: 3 rounds (seed 2)"]
     page = (tmp_path / "RESULTS.md").read_text()
-    assert "Nothing is concluded from this yet. warmup-small: not run: 3 rounds (seed 2)." in page
-    assert "(2 of 3 runs)" in page and "Beside none, 1 full round" not in page
-    assert "All small versions are run" not in page
+    assert "Incomplete; no conclusions are drawn. warmup-small: not run: 3 rounds (seed 2)." in page
+    assert "(2 of 3 runs)" in page and "Relative to no warm-up, 1 round" not in page
+    assert "All small versions are complete" not in page
 
 
 def test_runs_that_are_done_come_into_the_kept_results(all_results, tmp_path):
@@ -204,7 +204,7 @@ def test_words_follow_the_figures(all_results):
     assert book.versus("fig1", "14 layers", "10 layers") == "3.50 ± 0.50 points below"
     assert book.gap("fig1", "14 layers", "10 layers") == "**-3.50 ± 0.50**"
     known[ten.runs[0].digest] = with_accuracies(known[ten.runs[0].digest], [0.4])
-    assert book.versus("fig1", "10 layers", "14 layers").startswith("no clear difference (-0.83")
+    assert book.versus("fig1", "10 layers", "14 layers").startswith("no significant difference (-0.83")
     assert "not run" in document.Document({}, None).versus("fig1", "10 layers", "14 layers")
     with pytest.raises(FednPartialError, match="fig1 has no cell '9 layers'; it has centralised"):
         book.versus("fig1", "9 layers", "14 layers")
@@ -252,7 +252,7 @@ def test_the_readmes_accuracies_are_those_of_the_results():
     few, more = warm["0 rounds"], warm["5 rounds"]
     assert f"4 layers end {-more.below.mean:.2f} ± {more.below.deviation:.2f} points below" in text
     assert f"with {more.share.mean:.0f} % of its bytes instead of {few.share.mean:.0f} %" in text
-    bytes_, computing = (book._difference("selectors", "random", "all", equal) for equal in ("bytes", "computing"))
+    bytes_, computing = (book._difference("selectors", "random", "all", equal) for equal in ("bytes", "operations"))
     assert f"{bytes_} points above full training at equal bytes" in text
     assert f"{-computing.mean:.2f} ± {computing.deviation:.2f} points below at equal operations" in text
     chance = book._line("merge-adam", "4 layers, contributors")

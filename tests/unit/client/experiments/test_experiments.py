@@ -17,7 +17,7 @@ from reports.run_folders import write_run
 from fedn_partial.client.experiments import definitions, results, run, tables
 from fedn_partial.client.experiments import statistics as spreads
 from fedn_partial.client.records.load import load_run
-from fedn_partial.client.records.run_folder import over_examples
+from fedn_partial.client.records.run_folder import weighted_mean
 from fedn_partial.client.simulation.workers import workers
 from fedn_partial.errors import FednPartialError
 from fedn_partial.seed_model.case_checks import check_case, check_fleet
@@ -117,10 +117,10 @@ def test_the_figures_of_the_paper_that_repeat_figure_1_share_its_runs():
     ("changes", "message"),
     [
         ({"sede": [1]}, "unknown key 'sede'"),
-        ({"seeds": [1, 1]}, "seeds must be different whole numbers, found \\[1, 1\\]"),
+        ({"seeds": [1, 1]}, "seeds must be distinct integers, found \\[1, 1\\]"),
         ({"kind": "pie"}, "kind must be one of curves"),
         ({"ceiling": "none"}, "ceiling 'none' is not the label of a cell; the labels are all, two"),
-        ({"rows": [{"label": "5"}]}, "rows and columns need each other"),
+        ({"rows": [{"label": "5"}]}, "rows and columns must be given together"),
         ({"cells": [{"label": "all"}, {"label": "all"}]}, "cells must have unique labels"),
         ({"cells": [{"label": "all", "paper": "fig1.5"}]}, "'fig1.5' is not in configs/paper.yaml"),
         ({"cells": [{"label": "all", "set": {"merge": "mean"}}]}, "all: .*merge must be one of all_clients"),
@@ -227,7 +227,7 @@ def test_results_are_kept_in_one_file_and_a_damaged_one_is_named(tmp_path, exper
     with pytest.raises(FednPartialError, match=r"runs.jsonl, line 2 is damaged .*remove it"):
         results.read_all(path)
     path.write_text(lines[0].replace('"epochs":2', '"epochs":5') + "\n")
-    with pytest.raises(FednPartialError, match="line 1: its settings are not those of"):
+    with pytest.raises(FednPartialError, match="line 1: the settings do not match the digest"):
         results.read_all(path)
 
 
@@ -297,7 +297,7 @@ def test_each_run_is_run_once_and_what_is_done_is_not_run_again(tmp_path, capsys
     rows = load_run(runs / two.digest).rows
     assert "data" not in load_run(runs / two.digest).session  # they are the case's own
     assert two.accuracies[1] == pytest.approx(
-        over_examples([row for row in rows if row.round == 2], "accuracy"), abs=1e-4
+        weighted_mean([row for row in rows if row.round == 2], "accuracy"), abs=1e-4
     )
     assert full.full_bytes <= full.upload_bytes[0] <= 1.01 * full.full_bytes + 2 * 8192
     assert 0 < two.floor < 0.35
@@ -320,7 +320,7 @@ def test_a_case_that_cannot_be_simulated_is_named_before_the_first_run(key, tmp_
     experiment = definitions.read(path, small=True)
     with pytest.raises(FednPartialError, match=f"comparison-small, wrong, seed 1: .*{message}"):
         run.run_all([experiment], tmp_path / "runs", None, pool=None)
-    with pytest.raises(FednPartialError, match="--source: there is no folder"):
+    with pytest.raises(FednPartialError, match=r"--source: folder .* does not exist"):
         run.run_all([experiment], tmp_path / "runs", tmp_path / "none", pool=None)
     assert not (tmp_path / "runs").exists()
 

@@ -25,13 +25,13 @@ def test_what_the_report_of_its_round_says():
 
 def test_an_update_that_came_in_a_later_round_is_called_late():
     reports = report(3, merged=["a"]) | report(4, merged=["a", "b"], late={"b": 3}) | report(5, late={"a": 4})
-    assert text_of("b", 3, reports) == "skipped: late, it came in round 4"
+    assert text_of("b", 3, reports) == "skipped: late, arrived in round 4"
     assert text_of("b", 4, reports) == "merged"
     assert text_of("a", 4, reports) == "merged"  # its second update was late
 
 
 def test_an_update_that_is_in_no_report_came_after_the_round():
-    assert text_of("b", 3, report(3, merged=["a"])) == "skipped: late, after the round was over"
+    assert text_of("b", 3, report(3, merged=["a"])) == "skipped: late, arrived after the end of the round"
 
 
 def test_where_a_report_does_not_hold_all_updates_nothing_is_guessed():

@@ -8,7 +8,7 @@ from fedn_servers.fake_controller import Fedn
 from fedn_partial.client.follow import poller as poller_module
 from fedn_partial.client.follow.poller import SessionPoller
 from fedn_partial.client.follow.progress import cost_table, size, summary
-from fedn_partial.client.records.run_folder import Row, over_examples
+from fedn_partial.client.records.run_folder import Row, weighted_mean
 from fedn_partial.settings.case import Case
 from fedn_partial.settings.schema import parse
 
@@ -41,8 +41,8 @@ def test_a_row_holds_what_the_update_said_and_what_the_validation_found(fedn):
 
 def test_accuracy_counts_examples_not_clients(fedn):
     rows, _ = rows_of(fedn)
-    assert over_examples(rows["1"].values(), "accuracy") == pytest.approx((0.5 * 10 + 1.0 * 30) / 40)
-    assert over_examples([Row(None, "1", "c")], "accuracy") is None
+    assert weighted_mean(rows["1"].values(), "accuracy") == pytest.approx((0.5 * 10 + 1.0 * 30) / 40)
+    assert weighted_mean([Row(None, "1", "c")], "accuracy") is None
 
 
 def test_the_next_rounds_settings_say_what_the_server_did(fedn):
@@ -77,7 +77,7 @@ def test_an_update_of_a_client_that_fedn_does_not_have_is_no_row(fedn):
     fedn.validations.append(fedn.validation("m1", "made-up", 0.0, 1000))
     rows, poller = rows_of(fedn)
     assert set(rows["1"]) == {"a", "b"}
-    assert poller.rounds["1"].strangers == {"id-made-up"} and poller.rounds["1"].validations == {}
+    assert poller.rounds["1"].unregistered == {"id-made-up"} and poller.rounds["1"].validations == {}
 
 
 def test_a_client_that_joined_later_and_only_validates_is_one(fedn):
@@ -303,7 +303,7 @@ def test_late_updates_are_not_called_merged(fedn):
     rows, poller = rows_of(fedn)
     assert [row.outcome_text() for row in rows["1"].values()] == [
         "merged",
-        "skipped: late, it came in round 2",
+        "skipped: late, arrived in round 2",
         "skipped: not merged, see the notes on this round",
     ]
     assert [row.outcome_text() for row in rows["2"].values()] == ["merged", "merged"]
@@ -353,7 +353,7 @@ def test_what_clients_download_only_to_validate_is_counted(fedn):
     _, poller = rows_of(fedn)
     round_ = poller.rounds["1"]
     assert round_.validations == {"id-x": 100, "id-y": 100, "id-z": 100}
-    assert over_examples(round_.rows.values(), "accuracy") == pytest.approx((0.5 * 10 + 1.0 * 30) / 40)
+    assert weighted_mean(round_.rows.values(), "accuracy") == pytest.approx((0.5 * 10 + 1.0 * 30) / 40)
 
 
 def test_a_device_that_refused_is_not_waited_for(fedn):

@@ -161,9 +161,9 @@ def test_silence_is_explained_after_the_rounds_timeout_and_ends_the_following_la
     del fedn.updates[1]
     followed = follow([lambda: fedn.answers["clients/"].pop()], min_clients=2)
     reason = "waiting for b (offline); clients online: 1, the session needs min_clients=2"
-    with pytest.raises(FednPartialError, match="nothing has happened for 3 min") as raised:
+    with pytest.raises(FednPartialError, match="no progress for 3 min") as raised:
         followed.run()
-    assert followed.texts("network") == [f"nothing has happened for 41 s: {reason}"]
+    assert followed.texts("network") == [f"no progress for 41 s: {reason}"]
     assert reason in str(raised.value) and "Start the session again" in str(raised.value)
     assert followed.session()["final"]["problem"] == str(raised.value)
 
@@ -211,11 +211,11 @@ def test_what_the_server_functions_say_of_a_round_is_shown_when_it_comes_and_kep
 
     followed = follow([round_(2), round_(3), round_(4), ends(fedn)], rounds=4)
     followed.run()
-    assert followed.texts("problem") == ["b skipped: is not finite", "c skipped: late, it came in round 2"]
+    assert followed.texts("problem") == ["b skipped: is not finite", "c skipped: late, arrived in round 2"]
     assert followed.texts("note") == notes
     assert followed.session()["notes"] == [{"round": 1, "text": notes[0]}]
     rows = followed.rows()
-    assert rows[1, "b"] == "skipped: is not finite" and rows[1, "c"] == "skipped: late, it came in round 2"
+    assert rows[1, "b"] == "skipped: is not finite" and rows[1, "c"] == "skipped: late, arrived in round 2"
     assert len(rows) == 9 and rows[2, "b"] == "merged" and rows[4, "a"] == "sent"
 
 
@@ -247,11 +247,11 @@ def test_downloads_of_clients_that_only_validated_are_counted_and_named(fedn, fo
     fedn.validations.extend(fedn.validation("m1", name, 0.1, 10) for name in "xyz")
     followed = follow([ends(fedn)], clients_per_round=2)
     final = followed.run()
-    (known,) = [event for event in followed.events if event["event"] == "round"]
-    assert (known["download_bytes"], known["validation_bytes"], known["only_validated"]) == (2300, 300, 3)
-    assert "down 2.3 kB (300 B by 3 clients that only validated)" in progress.line(known)
+    (event,) = [event for event in followed.events if event["event"] == "round"]
+    assert (event["download_bytes"], event["validation_bytes"], event["only_validated"]) == (2300, 300, 3)
+    assert "down 2.3 kB (300 B by 3 clients that only validated)" in progress.round_line(event)
     assert (final["download_bytes"], final["validation_bytes"]) == (2300, 300)
-    assert final["validations"] == {known["fedn_round"]: 300}
+    assert final["validations"] == {event["fedn_round"]: 300}
 
 
 def test_a_controller_that_takes_the_question_and_does_not_answer_is_not_waited_for_long(monkeypatch):

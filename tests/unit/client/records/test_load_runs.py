@@ -23,12 +23,12 @@ def test_runs_of_one_name_are_called_by_their_folders(tmp_path):
 
 
 DAMAGED = {
-    "no session": ("session.json", None, "run is not the folder of a run or profile: .* name one that"),
+    "no session": ("session.json", None, "run is not the folder of a run or profile: .* give a folder written by"),
     "cut off": ("session.json", '{"name": "x", "sett', r"session\.json: not JSON"),
     "a list": ("session.json", "[]", r"session\.json: expected an object"),
     "of something else": ("session.json", '{"version": 1}', r"session\.json: not a session: 'name' or 'settings'"),
     "final": ("session.json", '{"name": "x", "settings": {}, "final": 3}', r"session\.json: 'final' must have keys"),
-    "binary": ("rounds.jsonl", b"\xff\xfe\x00", r"rounds\.jsonl: not text"),
+    "binary": ("rounds.jsonl", b"\xff\xfe\x00", r"rounds\.jsonl: not UTF-8 text"),
     "no JSON": ("rounds.jsonl", '{"round": 1}{\n', r"rounds\.jsonl, line 1: not JSON"),
     "no object": ("rounds.jsonl", "3\n", r"rounds\.jsonl, line 1: expected an object"),
     "no client": ("rounds.jsonl", '{"round": 1, "fedn_round": "1"}\n', r"line 1: column 'client' is missing"),

@@ -16,7 +16,7 @@ from fedn_partial.settings.case import load_case
 def test_a_runs_folder_says_on_what_and_with_which_layers_it_ran(tmp_path):
     folder = run_folder.RunFolder(tmp_path, load_case(ROOT / "configs/quickstart.yaml"))
     sizes = {"conv0": 7, "b": 9}
-    folder.know_layers([types.SimpleNamespace(name=name, parameters=size) for name, size in sizes.items()])
+    folder.set_layers([types.SimpleNamespace(name=name, parameters=size) for name, size in sizes.items()])
     session = json.loads((folder.path / "session.json").read_text())
     assert list(session["layers"].items()) == list(sizes.items())
     found = re.fullmatch(r"\w+ \w+, ([\d.]+) processors?, ([\d.]+) GB of memory", session["machine"])

@@ -30,7 +30,7 @@ def test_what_is_nobodys_report_is_not_overwritten(tmp_path, run):
         write_report([run.path], tmp_path / "mine.html")
     assert {path.read_text() for path in (tmp_path / "mine_data").iterdir()} == {"a user's own"}
     for output in (tmp_path, Path(".")):
-        with pytest.raises(FednPartialError, match="is a folder; name a file for the report"):
+        with pytest.raises(FednPartialError, match="is a folder; give a file name for the report"):
             write_report([run.path], output)
 
 

@@ -41,15 +41,15 @@ def test_a_profile_on_a_page(tmp_path):
     write_run(folder / "ssc.xsmall-4", sent, name="profile", model={"name": "vgg16"})
     answer = write_report([folder], tmp_path / "report.html")
     assert answer["result"] == [
-        "Training of 4, 7, 10 and 14 of 14 layers was tried on 2 flavours; 5 of 6 combinations ran, 1 trained fewer "
+        "Training of 4, 7, 10 and 14 of 14 layers was profiled on 2 flavours; 5 of 6 combinations ran, 1 trained fewer "
         "layers than requested, and 1 was killed for lack of memory; 1 of those that ran did not run in the paper. "
         "Training 4 layers took 20 % less time than 14, on average (means of 1 to 2 rounds each)."
     ]
     page = Text((tmp_path / "report.html").read_text())
     assert "ssc.xsmall, 14 layers: killed for lack of memory; in round 1, after 3 of 20 steps" in page.text
     assert "ssc.xsmall, 10 layers: trained fewer layers than requested: 9.0 of 10 layers: memory 900.0" in page.text
-    assert "ssc.large: not tried, has 4 processors, this machine has 2" in page.text
-    assert "Here a client trained on 640 images in a round." in page.text
+    assert "ssc.large: not run, has 4 processors, this machine has 2" in page.text
+    assert "Here, a client trained on 640 images per round." in page.text
     assert "the disk is full" in page.text  # of a cell's own run
     assert page.rows["Training, s"][:2] == [
         ["10.0", "1,119.5", "12.0", "-", "13.01", "-", "-2", "-"],  # with the marks 1 and 2
@@ -104,7 +104,7 @@ def test_an_unfinished_run_says_so(tmp_path, final):
     write_report([folder], tmp_path / "report.html")
     page = Text((tmp_path / "report.html").read_text())
     assert f"This run is incomplete: {final.get('problem', 'it has not ended')}" in page.text
-    assert "the last line of rounds.jsonl is cut off and was ignored" in page.text
+    assert "the last line of rounds.jsonl is incomplete and was ignored" in page.text
 
 
 @pytest.mark.parametrize("file", [True, False], ids=["empty rounds.jsonl", "none"])
@@ -149,4 +149,4 @@ def test_a_long_run_and_a_large_fleet_stay_small(tmp_path):
     for folder in (long, large):
         write_report([folder], tmp_path / "report.html")
         assert (tmp_path / "report.html").stat().st_size < 500_000
-    assert "1,000 clients are too many for a map" in Text((tmp_path / "report.html").read_text()).text
+    assert "No heat map for more than 40 clients (1,000)" in Text((tmp_path / "report.html").read_text()).text

@@ -22,8 +22,8 @@ def test_what_went_wrong_with_whom_and_when(run):
         (3, "c2", "refused", "memory 400.0 MB predicted"),
         (4, "all clients", "no answer", "no answer from any client in this round"),
         (5, "c1", "fewer layers", "1 of the 2 layers"),
-        (5, "c2", "no answer", "no answer from it in this round"),
-        (None, "1 of the 3 clients", "no answer", "no answer from it in any round"),
+        (5, "c2", "no answer", "no answer in this round"),
+        (None, "1 of the 3 clients", "no answer", "no answer in any round"),
     }
 
 
@@ -48,16 +48,16 @@ def test_clients_that_the_case_has_and_the_data_have_not_are_not_missed(tmp_path
     assert not problem_rows(load_run(path))
 
 
-def test_clients_that_were_not_drawn_are_not_missed(tmp_path):
+def test_clients_that_were_not_sampled_are_not_missing(tmp_path):
     rows = [client(1, "c1", ["a"]), client(1, "c2", ["a"]), client(2, "c3", ["a"]), client(2, "c4", ["a"])]
     drawn = {"session": {"rounds": 3, "clients_per_round": 2}, "data": {"name": "digits", "clients": 5}}
     path = write_run(tmp_path / "run", rows, layers=LAYERS, **drawn)
     assert not problem_rows(load_run(path))
     write_report([path], tmp_path / "report.html")
-    assert "No problems: no answer is known to be missing, and every update" in (tmp_path / "report.html").read_text()
+    assert "No problems: no missing answer is known, and every update" in (tmp_path / "report.html").read_text()
     path = write_run(tmp_path / "other", [*rows, client(3, "c1", ["a"])], layers=LAYERS, **drawn)
     (row,) = problem_rows(load_run(path))
-    assert row[1:4] == (3, "1 of the 2 clients drawn", "no answer")
+    assert row[1:4] == (3, "1 of the 2 clients sampled", "no answer")
 
 
 def test_a_profile_tells_of_its_own_clients_data_not_of_the_cases(tmp_path):
@@ -79,10 +79,10 @@ def problems(path) -> set[tuple]:
 def test_what_the_server_functions_note_on_a_round_went_wrong_too(tmp_path):
     path = write_run(tmp_path / "run", ROWS[:2], layers=LAYERS, data={"name": "digits", "clients": 2})
     with_session(path, notes=[{"round": 1, "text": "2 updates of clients not asked"}, "damaged", {"round": "x"}])
-    assert problems(path) == {(1, "the server", "noted", "2 updates of clients not asked")}
+    assert problems(path) == {(1, "the server", "note", "2 updates of clients not asked")}
     write_report([path], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "Problems: the server: noted. See" in page and "2 updates of clients not asked" in page
+    assert "Problems: the server: note. See" in page and "2 updates of clients not asked" in page
 
 
 def test_spans():

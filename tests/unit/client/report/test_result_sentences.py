@@ -31,8 +31,8 @@ def test_a_run_is_compared_with_full_training_of_the_same_model_and_data(tmp_pat
     assert "(4.5 ± 0.7 s in 2 updates of 1 round; 7.0 ± 1.4 s in 2 updates of 1 round with all layers)" in alone
     assert "4.5 ± 0.7 s in 2 updates of 1 round; 7.0" in (tmp_path / "alone.html").read_text().replace(SPACE, " ")
     assert "full training" not in alone and "36 % less time than with" in alone  # 4.5 of the warm-up's 7 s
-    assert "No run of full training to compare with" in (tmp_path / "alone.html").read_text()
-    assert "No run of full training" not in (tmp_path / "report.html").read_text()
+    assert "No baseline: include a run of full training" in (tmp_path / "alone.html").read_text()
+    assert "No baseline" not in (tmp_path / "report.html").read_text()
 
 
 def test_a_session_that_ended_in_its_warm_up_is_not_called_full_training(tmp_path):
@@ -88,9 +88,9 @@ def test_a_profile_that_was_stopped_says_what_is_missing(tmp_path):
     content["asked"] = [*done, ["ssc.xsmall", 13], ["ssc.medium", 4]]
     (folder / "profile.json").write_text(json.dumps(content))
     (sentence,) = write_report([folder], tmp_path / "report.html")["result"]
-    assert sentence.endswith("The profile is incomplete: 2 combinations not tried.")
+    assert sentence.endswith("The profile is incomplete: 2 combinations not run.")
     with (tmp_path / "report_data" / "problems.csv").open() as file:
-        ended = [row["run"] for row in csv.DictReader(file) if row["why"] == "the profile ended before"]
+        ended = [row["run"] for row in csv.DictReader(file) if row["why"] == "the profile ended earlier"]
     assert ended == ["ssc.xsmall, 13 layers", "ssc.medium, 4 layers"]
 
 
@@ -99,4 +99,4 @@ def test_a_profile_that_was_stopped_in_its_first_cell(tmp_path):
     content = json.loads((folder / "profile.json").read_text()) | {"asked": [["ssc.xsmall", 4]]}
     (folder / "profile.json").write_text(json.dumps(content))
     sentence = write_report([folder], tmp_path / "report.html")["result"]
-    assert sentence == ["Nothing has been trained yet. The profile is incomplete: 1 combination not tried."]
+    assert sentence == ["No training has been completed yet. The profile is incomplete: 1 combination not run."]

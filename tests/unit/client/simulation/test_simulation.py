@@ -23,7 +23,7 @@ from reports.run_folders import write_profile
 from fedn_partial import models
 from fedn_partial.client import simulation
 from fedn_partial.client.records.load import load_run
-from fedn_partial.client.records.run_folder import RunFolder, over_examples
+from fedn_partial.client.records.run_folder import RunFolder, weighted_mean
 from fedn_partial.client.simulation import simulate
 from fedn_partial.client.simulation.devices import DeviceTiming
 from fedn_partial.client.simulation.workers import workers
@@ -115,10 +115,10 @@ def test_it_learns_and_writes_a_runs_folder(whole):
     rows = load_run(whole).rows
     session = json.loads((whole / "session.json").read_text())
     assert session["simulated"] is True and session["final"]["problem"] is None
-    assert session["final"]["accuracy"] == over_examples([row for row in rows if row.round == 4], "accuracy")
+    assert session["final"]["accuracy"] == weighted_mean([row for row in rows if row.round == 4], "accuracy")
     assert all(len(row.layers) == 2 and row.outcome_text() == "merged" for row in rows)
     assert all(row.num_examples == 20 * int(row.client[-1]) and row.test_examples == 15 for row in rows)
-    losses = [over_examples([row for row in rows if row.round == number], "loss") for number in (1, 4)]
+    losses = [weighted_mean([row for row in rows if row.round == number], "loss") for number in (1, 4)]
     assert losses[1] < losses[0]
 
 
@@ -163,7 +163,7 @@ def test_a_run_that_is_done_is_not_run_again_and_another_case_does_not_mix_in(wh
     before = left_by(whole)
     final, _ = played(case_of(simulation={"dropout": 0.3}), whole, pool, data)
     assert final["rounds"] == 4 and left_by(whole) == before
-    with pytest.raises(FednPartialError, match=r"other settings \(seed\); name another folder"):
+    with pytest.raises(FednPartialError, match=r"other settings \(seed\); choose another folder"):
         played(case_of(simulation={"dropout": 0.3}, seed=6), whole, pool, data)
 
 
@@ -317,7 +317,7 @@ def test_no_data_is_said(pool, tmp_path):
     with pytest.raises(FednPartialError, match="section 'data' is missing"):
         played(case_of(), tmp_path / "run", pool, None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FednPartialError, match="holds no clients' data"):
+    with pytest.raises(FednPartialError, match="contains no shards"):
         played(case_of(), tmp_path / "run", pool, tmp_path / "empty")
 
 
@@ -336,7 +336,7 @@ def test_a_fleets_run_is_not_written_over(pool, data, tmp_path):
     case = case_of()
     folder = RunFolder(tmp_path / "run", case)
     (folder.path / "rounds.jsonl").write_text('{"fedn_round": "1", "client": "a"}\n')
-    with pytest.raises(FednPartialError, match="something else than a simulated run"):
+    with pytest.raises(FednPartialError, match="contains a run that is not simulated"):
         played(case, folder.path, pool, data)
     assert (folder.path / "rounds.jsonl").read_text()
 

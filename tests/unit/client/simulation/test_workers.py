@@ -1,4 +1,4 @@
-"""What the processes of simulations keep, on a made-up machine whose memory is all in their steps."""
+"""The step cache of the worker processes, on a simulated machine whose memory is used by steps only."""
 
 import importlib.util
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ BASE, STEP = 50, 1  # of a process, of a step
 
 
 class Machine:
-    """Processes, each with a copy of the module of its own; memory that a process had stays with it."""
+    """Processes, each with its own copy of the module; a process never returns memory."""
 
     def __init__(self, monkeypatch, others=0):
         self.monkeypatch, self.others, self.most = monkeypatch, others, {}
@@ -38,56 +38,58 @@ class Machine:
     def memory_info(self):
         return SimpleNamespace(rss=BASE + STEP * self.most[self.running])
 
-    def keep(self, process, key):
+    def request(self, process, key):
+        """Request the step `key`; return whether it was traced."""
         self.running = process
-        made = []
-        process._kept((key,), lambda: made.append(key) or key)
-        self.most[process] = max(self.most[process], len(process._STEPS))
-        return bool(made)
+        traced = []
+        process._cached_step((key,), lambda: traced.append(key) or key)
+        self.most[process] = max(self.most[process], len(process._step_cache))
+        return bool(traced)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 6])
-def test_all_simulations_together_leave_the_share_free(monkeypatch, processes):
+def test_all_processes_together_leave_the_share_free(monkeypatch, processes):
     machine = Machine(monkeypatch)
     pools = [machine.start() for _ in range(processes)]
     for number in range(3000):
         for process in pools:
-            machine.keep(process, number)
-    assert machine.used() <= (1 - workers.LEAVE) * TOTAL + processes * STEP
-    assert machine.used() >= 0.9 * (1 - workers.LEAVE) * TOTAL
+            machine.request(process, number)
+    assert machine.used() <= (1 - workers.MIN_FREE_MEMORY) * TOTAL + processes * STEP
+    assert machine.used() >= 0.9 * (1 - workers.MIN_FREE_MEMORY) * TOTAL
 
 
-def test_memory_that_others_take_costs_no_more_than_growth(monkeypatch):
+def test_memory_use_of_other_processes_only_stops_growth(monkeypatch):
     machine = Machine(monkeypatch)
     process = machine.start()
     for number in range(300):
-        machine.keep(process, number)
-    assert len(process._STEPS) == 300
-    machine.others = 900  # a second simulation, or anything else
+        machine.request(process, number)
+    assert len(process._step_cache) == 300
+    machine.others = 900  # of other processes
     for number in range(1000, 3000):
-        machine.keep(process, number)
+        machine.request(process, number)
         assert machine.most[process] <= 301
-    assert len(process._STEPS) >= 150  # it need not trace all of its steps anew
+    assert len(process._step_cache) >= 150  # only part of the cache is evicted
 
 
 @pytest.mark.parametrize(("free", "total"), [(None, TOTAL), (TOTAL, None)])
-def test_little_is_kept_where_nobody_knows_the_memory(monkeypatch, free, total):
+def test_few_steps_are_cached_if_the_memory_is_unknown(monkeypatch, free, total):
     machine = Machine(monkeypatch)
     process = machine.start()
     monkeypatch.setattr(cgroup, "available_memory", lambda: free)
     monkeypatch.setattr(cgroup, "machine_memory", lambda: total)
     for number in range(100):
-        machine.keep(process, number)
-    assert len(process._STEPS) <= 3
+        machine.request(process, number)
+    assert len(process._step_cache) <= 3
 
 
-def test_a_step_that_is_kept_is_not_made_again(monkeypatch):
+def test_a_cached_step_is_not_traced_again(monkeypatch):
     machine = Machine(monkeypatch)
     process = machine.start()
-    assert machine.keep(process, 1) and machine.keep(process, 2)
-    assert not machine.keep(process, 1)
+    assert machine.request(process, 1) and machine.request(process, 2)
+    assert not machine.request(process, 1)
 
 
 def test_the_docs_state_the_share_that_stays_free():
     page = " ".join((ROOT / "docs/EXPERIMENTS.md").read_text().split())
-    assert f"cache traced training steps only while {100 * workers.LEAVE:.0f} % of the machine's memory is free" in page
+    share = f"{100 * workers.MIN_FREE_MEMORY:.0f} %"
+    assert f"cache traced training steps only while {share} of the machine's memory is free" in page
