@@ -33,11 +33,11 @@ log() { printf '%s\n' "$*"; }
 fail() {
     if [ "$dry_run" = yes ]; then
         log "   a real run would stop here: $1"
-        log "   way out: $2"
+        log "   remedy: $2"
         return
     fi
     log "setup.sh: $1" >&2
-    log "way out: $2" >&2
+    log "remedy: $2" >&2
     exit 1
 }
 

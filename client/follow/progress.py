@@ -373,10 +373,12 @@ def round_line(event: dict) -> str:
                 "" if event["seconds"] is None else f"{event['seconds']:.1f} s",
             )
         )
+    if event["round"] is None:  # the server functions did not begin it
+        return f"round {event['fedn_round']} of FEDn  {result}"
     kind = {True: "warm-up", False: "partial", None: "-------"}[event["warmup"]]
     requested = "?" if event["clients_asked"] is None else event["clients_asked"]
-    number = f"FEDn's {event['fedn_round']}" if event["round"] is None else event["round"]
-    return f"round {number:>2} of {event['rounds']}  {kind}  {event['clients']} of {requested} clients  {result}"
+    number = f"{event['round']:>2} of {event['rounds']}"
+    return f"round {number}  {kind}  {event['clients']} of {requested} clients  {result}"
 
 
 def _only_validated(event: dict) -> str:

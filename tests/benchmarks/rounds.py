@@ -1,4 +1,4 @@
-"""What a round costs a device: ours beside the paper's way, and beside the limit that can be counted.
+"""Compare rounds on a device with the paper's method, and with computed lower bounds.
 
 The same model, images, selections, processors and memory limit (2 GB, by control group) for both; several
 repetitions, each with another draw of layers, one way right after the other. A round is one training request and
@@ -33,7 +33,7 @@ from fedn_partial.submodel import selection
 from fedn_partial.submodel.layers import pick, read_layers
 from fedn_partial.training.step import trace
 
-PAPER_WAY = Path(__file__).with_name("paper_way")
+PAPER_WAY = Path(__file__).with_name("paper_method")
 LIMIT = 2_000_000_000
 BATCH = 32
 ALWAYS = {"vgg16": ("dense",), "lstm_har": (), "text_cnn": ()}
@@ -88,7 +88,7 @@ def ours(device: Device, group: MemoryGroup, names: list[str]) -> Cost:
     return Cost(seconds, group.peak, sum((device.folder / name).stat().st_size for name in ("update.npz",)))
 
 
-def paper_way(device: Device, group: MemoryGroup, names: list[str]) -> Cost:
+def paper_method(device: Device, group: MemoryGroup, names: list[str]) -> Cost:
     job = {
         "model": device.model,
         "layers": names,
@@ -107,7 +107,7 @@ def paper_way(device: Device, group: MemoryGroup, names: list[str]) -> Cost:
 
 
 def measure_rounds(name: str, size: Size) -> dict[int, tuple[list[Cost], list[Cost]]]:
-    """Return by number of layers the costs of our rounds and of those the paper's way."""
+    """Return by number of layers the costs of our rounds and of those of the paper's method."""
     section = {"name": name}
     model = models.build(section)
     layers = read_layers(model)
@@ -123,7 +123,7 @@ def measure_rounds(name: str, size: Size) -> dict[int, tuple[list[Cost], list[Co
             pairs = []
             for repetition in range(1, size.repetitions + 1):
                 names = draw(layers, name, number, repetition)
-                pairs.append((ours(device, group, names), paper_way(device, other, names)))
+                pairs.append((ours(device, group, names), paper_method(device, other, names)))
             found[number] = tuple(zip(*pairs, strict=True))
         device.process.kill()
     return found
@@ -168,9 +168,9 @@ def report(name: str, size: Size, import_bytes: int) -> None:
     layers = read_layers(models.build({"name": name}))
     everything = statistics.median(cost.seconds for cost in rounds[len(layers)][1])
     print(f"\n### {name}: {len(layers)} layers, {size.train} examples, batches of {BATCH}\n")
-    heads = ("N", "seconds", "paper's way", "ratio", "ratio to paper's way, all layers")
-    heads += ("training step", "operations (limit)", "MB", "paper's way", "ratio", "import + state (limit)")
-    heads += ("update MB", "ratio to paper's way", "ratio to limit")
+    heads = ("N", "seconds", "paper's method", "ratio", "ratio to paper's method, all layers")
+    heads += ("training step", "operations (limit)", "MB", "paper's method", "ratio", "import + state (limit)")
+    heads += ("update MB", "ratio to paper's method", "ratio to limit")
     print("| " + " | ".join(heads) + " |")
     print("|" + "---|" * 14)
     for number, (mine, paper) in rounds.items():

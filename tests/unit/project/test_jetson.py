@@ -98,7 +98,7 @@ def test_a_machine_that_will_not_do_is_refused_before_anything_is_changed(tools,
     fake(tool, does)
     done = subprocess.run(["sh", SETUP], capture_output=True, text=True, env={"PATH": path})
     assert done.returncode == 1 and not calls.exists()
-    assert "way out: " in done.stderr and all(words in done.stderr for words in told)
+    assert "remedy: " in done.stderr and all(words in done.stderr for words in told)
     assert told[0] in dry_run(path=path).stdout  # which goes on
 
 
@@ -106,7 +106,7 @@ def test_a_step_that_fails_ends_the_set_up_with_the_way_out(tools):
     path, _, calls = tools
     done = subprocess.run(["sh", SETUP], capture_output=True, text=True, env={"PATH": path})
     assert done.returncode == 1
-    assert "this failed: apt-get install -y python3-venv\nway out: sudo apt-get update" in done.stderr
+    assert "this failed: apt-get install -y python3-venv\nremedy: sudo apt-get update" in done.stderr
     assert calls.read_text().splitlines()[-1] == "apt-get install -y python3-venv"
 
 

@@ -131,12 +131,13 @@ def test_where_fedn_does_not_say_whom_it_asked_nobody_is_accused(fedn, follow):
     assert followed.problems(1) == ["1 client  no answer after 1 s, of these: c, d, e"]
 
 
-def test_too_few_clients_are_the_reason_why_a_round_failed(fedn, follow):
+def test_too_few_clients_are_the_reason_why_a_round_failed(fedn, follow, capsys):
     fedn.answers["rounds/"] = [{**running(fedn), "status": "Failed"}]
     fedn.updates.clear()
     followed = follow([ends(fedn)], min_clients=3)
     followed.run()
     assert followed.problems(None) == ["too few clients were online: 2, the session needs min_clients=3"]
+    assert "round 1 of FEDn  FAILED, the global model stays as it was\n" in capsys.readouterr().out
 
 
 def test_an_unreachable_controller_is_said_at_once_and_when_it_answers_again(fedn, follow):

@@ -1,4 +1,4 @@
-"""A validation request the paper's way: a fresh process, compile, evaluate. python validate.py IN OUT, as train.py."""
+"""A validation request with the paper's method: a fresh process, compile, evaluate."""
 
 import json
 import os

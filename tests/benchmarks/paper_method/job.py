@@ -1,4 +1,4 @@
-"""What both requests of the paper's way begin with."""
+"""Common part of both requests of the paper's method."""
 
 import numpy as np
 

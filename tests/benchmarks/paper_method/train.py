@@ -1,4 +1,4 @@
-"""A training request the paper's way: a fresh process, a model with trainable flags, compile, fit, all weights sent.
+"""A training request with the paper's method: a fresh process, trainable flags, compile, fit, all weights sent.
 
 python train.py IN OUT; the device's settings are in JOB (JSON): model, layers, data, batch_size.
 """
