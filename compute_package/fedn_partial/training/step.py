@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedn_partial.custom import modules
+from fedn_partial.custom.errors import UserCodeError, at
 from fedn_partial.settings.case import RoundSettings, Training
 from fedn_partial.submodel.layers import Layer
 from fedn_partial.training import optimizers, terms
@@ -98,7 +99,7 @@ def trace(model, layers: list[Layer], selected: list[Layer], x, settings: StepSe
 
 
 class _TermState:
-    """A term with the variables of its state; errors in a custom term have its file and line."""
+    """A term with its state in variables (methods raise UserCodeError where a custom term fails)."""
 
     def __init__(self, term: StepTerm, values: list):
         import tensorflow as tf
@@ -111,7 +112,11 @@ class _TermState:
             variable.assign(tensor)
 
     def gradients(self, gradients: list) -> list:
-        return self._call(self._term.gradients, gradients, self._values, self._variables)
+        changed = self._call(self._term.gradients, gradients, self._values, self._variables)
+        if len(changed) != len(gradients):
+            method = at(type(self._term).gradients)
+            raise UserCodeError(f"{method}: returned {len(changed)} gradients, expected {len(gradients)}")
+        return changed
 
     def constrain(self, learning_rate: float) -> None:
         self._call(self._term.constrain, self._values, self._variables, learning_rate)

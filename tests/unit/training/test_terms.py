@@ -16,9 +16,9 @@ from fedn_partial.training.terms.base import StepTerm
 from fedn_partial.training.terms.proximal import Proximal
 
 MU = 2.0
-# Float32 rounds each of some 10 operations on values of about 1 by 6e-8, and the errors of 9 steps add up; Adam's first
-# steps have the length of the learning rate, 0.05, whatever the relative error of a gradient near 0.
-TOLERANCE = 1e-5
+# Float32 rounds values of about 1 by 6e-8 in each of 9 steps. Adam divides a gradient by its own size, so that its
+# rounding moves a weight by more where it is near 0; the largest difference measured is 7e-7.
+TOLERANCE = 5e-6
 TRAINING = {
     "sgd": Training(epochs=3, batch_size=8, optimizer="sgd", learning_rate=0.1),
     "momentum": Training(epochs=3, batch_size=8, optimizer="sgd", learning_rate=0.1, momentum=0.9),
