@@ -114,13 +114,13 @@ def test_its_gradient_is_that_of_the_squared_distance():
     random = np.random.default_rng(1)
     w, w_t, of_loss = ([random.normal(size=shape) for shape in ((3, 2), (4,))] for _ in range(3))
     variables, state = ([tf.Variable(array) for array in arrays] for arrays in (w, w_t))
-    found = Proximal(mu=0.3).gradients([tf.constant(g) for g in of_loss], variables, state)
+    changed = Proximal(mu=0.3).gradients([tf.constant(g) for g in of_loss], variables, state)
 
     def objective():
         return 0.3 / 2 * sum(np.sum((a - b) ** 2) for a, b in zip(w, w_t, strict=True))
 
     step = 1e-3  # central differences of a quadratic are exact but for rounding, 1e-16 / step
-    for array, gradient, ours in zip(w, of_loss, found, strict=True):
+    for array, gradient, ours in zip(w, of_loss, changed, strict=True):
         for index in np.ndindex(array.shape):
             value = array[index]
             array[index] = value + step
@@ -199,8 +199,8 @@ def test_a_step_used_again_refers_to_the_new_global_model(optimizer, decoupled, 
 # Terms in general
 
 
-class Recorder(StepTerm):
-    """Adds 1 to its state in each of the methods of a step."""
+class StepCounter(StepTerm):
+    """Counts the steps of a round in its state, and sets the first weights to the count."""
 
     def init(self, values, reference):
         return [reference[0] * 0]
@@ -223,7 +223,7 @@ class Halves(StepTerm):
 def test_a_term_has_a_state_of_its_own_which_every_round_begins_anew(examples):
     """9 steps a round: the state counts them, and constrain has the last word on the weights."""
     model = softmax_model()
-    layers, settings = read_layers(model), StepSettings(TRAINING["adam"], terms=(Recorder(), Recorder()))
+    layers, settings = read_layers(model), StepSettings(TRAINING["adam"], terms=(StepCounter(), StepCounter()))
     step = trace(model, layers, layers, examples[0], settings)
     for _ in range(2):
         weights, _ = trained(model, *examples, settings.training, step=step)
