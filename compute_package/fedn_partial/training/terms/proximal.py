@@ -31,9 +31,17 @@ class Proximal(StepTerm):
     def gradients(self, gradients: list, values: list, state: list) -> list:
         if self.decoupled:
             return gradients
-        return [g + self.mu * (w - w_t) for g, w, w_t in zip(gradients, values, state, strict=True)]
+        return [self._add(*tensors) for tensors in zip(gradients, values, state, strict=True)]
 
     def constrain(self, values: list, state: list, learning_rate: float) -> None:
         if self.decoupled:
             for w, w_t in zip(values, state, strict=True):
                 w.assign_sub(learning_rate * self.mu * (w - w_t))
+
+    def _add(self, gradient, w, w_t):
+        """Return the gradient of the loss plus that of the term."""
+        import tensorflow as tf
+
+        # Without this TensorFlow may compute the differences of all weights before the forward pass, and keep them.
+        with tf.control_dependencies([gradient]):
+            return gradient + self.mu * (w - w_t)
