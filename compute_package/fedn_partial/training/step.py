@@ -125,8 +125,11 @@ class _TermState:
         return self._call(self._term.init, self._values, [value.read_value() for value in self._values])
 
     def _call(self, method: Callable, *arguments):
+        import tensorflow as tf
+
         with modules.calling(method):
-            return method(*arguments)
+            # AutoGraph would call generated code, which has no lines of the custom module.
+            return tf.autograph.experimental.do_not_convert(method)(*arguments)
 
 
 def _trained_variables(model, layers: list[Layer], selected: list[Layer], update_batchnorm: bool) -> list:
