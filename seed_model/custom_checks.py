@@ -83,9 +83,9 @@ def try_merge_rule(case: Case, settings: dict) -> None:
 def check_shipped(case: Case, package: Path) -> None:
     """Raise FednPartialError unless the compute package in `package` contains the case's custom modules.
 
-    These are the modules that its model, selector and codec name, and all custom modules that they import.
+    These are the modules that its model, selector, objective and codec name, and all custom modules that they import.
     """
-    used = [case.model.get("name"), case.selection.get("selector"), case.codec]
+    used = [case.model.get("name"), case.selection.get("selector"), (case.objective or {}).get("name"), case.codec]
     named = {name.partition(":")[0] for name in used if names.is_custom(name)}
     custom = modules.active()
     for module in custom.imported_by(named) if named else []:

@@ -15,6 +15,7 @@ from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.entry import SMALL_MEMORY
 from fedn_partial.settings.case import Case
 from fedn_partial.submodel import selection
+from fedn_partial.training import terms
 
 DRAWS = 200
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -92,6 +93,7 @@ def make_plan(case: Case, memory_bytes: float) -> Plan:
         codec=case.codec,
         base_mb=base / MB,
         forked=memory_bytes >= SMALL_MEMORY,
+        terms=terms.from_dict(case.objective),
     )
     selector = selection.from_dict(case.selection)
     limits = Limits(memory_mb=max(memory_bytes - HOT_FILES, 1) / MB)

@@ -47,11 +47,13 @@ def facts(item: Run | Profile, run: Summary | None = None) -> dict[str, str]:
     """Return {name: text} of the settings; `run` is the summary of a run, None for a profile."""
     content, data = _content(item), _data(item)
     training = item.setting("training") if isinstance(item.setting("training"), dict) else {}
+    objective = item.setting("objective")
     return {
         "Model": _model(item, run),
         **(_run_facts(item, run) if run else _profile_facts(item)),
         **({"Data": f"{data.get('name')}, {_partition(data)}"} if data else {}),
         "Local training": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in training.items() if value),
+        **({"Objective": f"loss and {_term(objective)}"} if isinstance(objective, dict) else {}),
         "Merging": MERGE_RULES.get(str(item.setting("merge")), str(item.setting("merge") or NOT_KNOWN)),
         "BatchNorm statistics sent": BATCHNORM_STATISTICS.get(str(item.setting("batchnorm_statistics")), NOT_KNOWN),
         "Numbers in updates": str(item.setting("codec") or NOT_KNOWN),
@@ -63,6 +65,12 @@ def facts(item: Run | Profile, run: Summary | None = None) -> dict[str, str]:
         "Seed": str(content.get("seed", NOT_KNOWN)),
         "Folder": item.path.resolve().name,
     }
+
+
+def _term(objective: dict) -> str:
+    """Return the name of a step term and its fields."""
+    fields = ", ".join(f"{key} {value}" for key, value in objective.items() if key != "name")
+    return f"{objective.get('name')} ({fields})" if fields else str(objective.get("name"))
 
 
 def _content(item: Run | Profile) -> dict:

@@ -98,7 +98,8 @@ class SimulatedClient(Client):
         options, update_batchnorm = settings.training, settings.updates_frozen_batchnorm
         names = tuple(layer.name for layer in selected)
         key = (names, x.dtype.str, update_batchnorm, options.optimizer, options.learning_rate, options.momentum)
-        return _cached_step(key, lambda: step.trace(model, layers, selected, x, options, update_batchnorm))
+        key += (json.dumps(settings.objective, sort_keys=True),)
+        return _cached_step(key, lambda: step.trace(model, layers, selected, x, step.StepSettings.of_round(settings)))
 
     def evaluation_step(self, model, x):
         from fedn_partial.training import evaluation

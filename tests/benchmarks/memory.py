@@ -23,12 +23,14 @@ def ours(connection, width: float, rounds: int) -> None:
     from fedn_partial.settings.case import Training
     from fedn_partial.submodel.layers import read_layers
     from fedn_partial.training import local_training
+    from fedn_partial.training.step import StepSettings
 
     model = models.build({"name": "vgg16", "width": width})
-    layers = read_layers(model)
+    layers, settings = read_layers(model), StepSettings(Training())
     x, y = _images()
     for round_ in range(1, rounds + 1):
-        local_training.train(model, layers, _selection(layers, round_), x, y, Training(), np.random.default_rng(round_))
+        order = np.random.default_rng(round_)
+        local_training.train(model, layers, _selection(layers, round_), x, y, settings, order)
         connection.send(_resident())
 
 

@@ -31,7 +31,7 @@ from fedn_partial.device import costs
 from fedn_partial.settings.case import Training
 from fedn_partial.submodel import selection
 from fedn_partial.submodel.layers import pick, read_layers
-from fedn_partial.training.step import trace
+from fedn_partial.training.step import StepSettings, trace
 
 PAPER_WAY = Path(__file__).with_name("paper_method")
 LIMIT = 2_000_000_000
@@ -142,7 +142,7 @@ def measure_steps(name: str, size: Size) -> dict[int, tuple[float, float]]:
     x, y = shard.x_train[:BATCH], shard.y_train[:BATCH]
 
     def seconds(selected) -> float:
-        step = trace(model, layers, selected, x, Training())
+        step = trace(model, layers, selected, x, StepSettings(Training()))
         step.run(x, y)
         times = []
         for _ in range(9):

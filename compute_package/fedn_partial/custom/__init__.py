@@ -1,1 +1,1 @@
-"""Custom modules: models, selectors, codecs, merge rules and data sets from the user's folder."""
+"""Custom modules: models, selectors, step terms, codecs, merge rules and data sets from the user's folder."""

@@ -13,6 +13,8 @@ from fedn_partial.errors import FednPartialError
 class UserCodeError(FednPartialError):
     """An error in a custom module; the message begins with file and line."""
 
+    ag_pass_through = True  # while TensorFlow traces a function: it raises other errors anew, with another message
+
 
 @contextmanager
 def user_code(folder: Path, called=None) -> Iterator[None]:

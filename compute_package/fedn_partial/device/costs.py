@@ -10,6 +10,7 @@ from fedn_partial.custom import modules, names
 from fedn_partial.exchange.codecs import Codec, pack
 from fedn_partial.settings.case import Training
 from fedn_partial.submodel.layers import Layer
+from fedn_partial.training.terms.base import StepTerm
 
 FLOAT = 4  # bytes
 # Overhead of an update: the npz format, and FEDn's message with the metadata (measured).
@@ -55,10 +56,13 @@ def training_macs(layers: list[Layer], selected: list[Layer]) -> int:
     return sum(layer.macs for layer in [*layers, *above[1:], *selected])
 
 
-def state_bytes(layers: list[Layer], selected: list[Layer], training: Training) -> int:
-    """Return the bytes of all weights, and of the gradients and optimiser slots of S."""
+def state_bytes(
+    layers: list[Layer], selected: list[Layer], training: Training, terms: tuple[StepTerm, ...] = ()
+) -> int:
+    """Return the bytes of all weights, and of the gradients, the optimiser slots and the state of `terms` of S."""
     slots = 2 if training.optimizer == "adam" else 1 if training.momentum else 0
-    return upload_bytes(layers) + (1 + slots) * upload_bytes(selected)
+    copies = slots + sum(term.state_tensors for term in terms)
+    return upload_bytes(layers) + (1 + copies) * upload_bytes(selected)
 
 
 def ideal_activation_bytes(layers: list[Layer], selected: list[Layer], batch_size: int) -> float:

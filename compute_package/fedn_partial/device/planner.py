@@ -1,8 +1,8 @@
 """Prediction of the costs of training a selection on this device.
 
 Predicted memory is the sum of the processes' memory after the import of TensorFlow (measured), TensorFlow's overhead in
-any request, weights, gradients and optimiser slots, and the activations from the lowest trained layer on. Predicted
-seconds scale with the operations of the last round.
+any request, weights, gradients, optimiser slots and state of step terms, and the activations from the lowest trained
+layer on. Predicted seconds scale with the operations of the last round.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fedn_partial.settings.case import Training
 from fedn_partial.settings.schema import bounded
 from fedn_partial.submodel.layers import Layer
 from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
+from fedn_partial.training.terms.base import StepTerm
 
 MB = 1e6
 # Measured with the three models (see tests/benchmarks): the runtime, the traced graph and the kernels' scratch space;
@@ -81,6 +82,7 @@ class Planner:
     examples : training examples in a round, all epochs together.
     fixed_seconds, seconds_per_gmac : of an earlier round, or None.
     batchnorm_statistics : of the session, see ``fedn_partial.submodel.update_tensors``.
+    terms : of the training step.
     """
 
     layers: list[Layer]
@@ -92,10 +94,11 @@ class Planner:
     fixed_seconds: float | None = None
     seconds_per_gmac: float | None = None
     batchnorm_statistics: str = "with_layer"
+    terms: tuple[StepTerm, ...] = ()
 
     def estimate(self, selected: list[Layer]) -> Estimate:
         """Return the predicted costs of training `selected` for one round."""
-        memory = costs.state_bytes(self.layers, selected, self.training)
+        memory = costs.state_bytes(self.layers, selected, self.training, self.terms)
         # Frozen BatchNormalization in training mode stores its input, as a trained one does.
         training_mode = self.batchnorm_statistics != "with_layer"
         activations = costs.framework_activation_bytes if training_mode else costs.activation_bytes

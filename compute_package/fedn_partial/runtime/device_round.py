@@ -14,6 +14,7 @@ from fedn_partial.runtime.task import Request
 from fedn_partial.settings.case import Device, RoundSettings
 from fedn_partial.submodel.layers import Layer
 from fedn_partial.submodel.selection import Selection
+from fedn_partial.training import terms
 
 
 class DeviceClient(Client):
@@ -47,6 +48,7 @@ class DeviceClient(Client):
             forked=self._forked,
             examples=examples * settings.training.epochs,
             batchnorm_statistics=settings.batchnorm_statistics,
+            terms=terms.from_dict(settings.objective),
         )
         context = self.context(settings)
         self.choice = device_limits.select_within_limits(self.device, settings, context, planner, self._free_bytes)

@@ -104,6 +104,7 @@ def run_round(settings: RoundSettings, client: Client, model_path: str, update_p
         import tensorflow  # noqa: F401
 
         from fedn_partial.training import local_training
+        from fedn_partial.training.step import StepSettings
     with client.phase("trace"):
         model, layers = _build_model(settings, client)
     with client.phase("load"):
@@ -121,9 +122,8 @@ def run_round(settings: RoundSettings, client: Client, model_path: str, update_p
         selected.layers,
         shard.x_train,
         shard.y_train,
-        settings.training,
+        StepSettings.of_round(settings),
         order=np.random.default_rng([settings.seed, settings.round, *client.name.encode()]),
-        update_batchnorm=settings.updates_frozen_batchnorm,
         phase=client.phase,
         step=client.training_step(model, layers, selected.layers, shard.x_train, settings),
     )

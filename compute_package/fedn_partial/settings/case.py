@@ -17,6 +17,7 @@ from fedn_partial.exchange.merge_rules import RULES, MergeRule
 from fedn_partial.settings.schema import SettingsError, bounded, parse
 from fedn_partial.settings.yaml_file import read_yaml
 from fedn_partial.submodel import selection
+from fedn_partial.training import terms
 
 MERGE_RULES = tuple(RULES)
 BATCHNORM_STATISTICS = ("with_layer", "always", "local")
@@ -106,6 +107,7 @@ class SessionSettings:
     selection: dict  # selector and its fields, see fedn_partial.submodel.selection
     seed: int = bounded(1, at_least=0, at_most=2**32 - 1)
     training: Training = Training()
+    objective: dict | None = None  # step term and its fields, see fedn_partial.training.terms; None: the loss alone
     merge: str = "all_clients"  # merge rule, see fedn_partial.exchange.merge_rules
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
     # See fedn_partial.submodel.update_tensors
@@ -226,6 +228,7 @@ def parse_case(raw: dict, where: str) -> Case:
     case = parse(Case, raw, where)
     models.options(case.model, f"{where}: model")
     selection.from_dict(case.selection, f"{where}: selection")
+    terms.from_dict(case.objective, f"{where}: objective")
     for key, base in (("codec", Codec), ("merge", MergeRule)):
         if names.is_custom(getattr(case, key)):
             names.find_class(getattr(case, key), base, f"{where}: {key}")

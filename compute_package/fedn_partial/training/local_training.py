@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedn_partial.errors import FednPartialError
-from fedn_partial.settings.case import Training
 from fedn_partial.submodel.layers import Layer
-from fedn_partial.training.step import trace
+from fedn_partial.training.step import Step, StepSettings, trace
 
 
 class TrainingError(FednPartialError):
@@ -20,10 +19,15 @@ class TrainingError(FednPartialError):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Result of one round of local training."""
+    """Result of one round of local training.
+
+    Attributes
+    ----------
+    loss : mean over the last epoch of the loss on the examples, without the step terms of the objective.
+    """
 
     num_examples: int
-    loss: float  # mean over the last epoch
+    loss: float
 
 
 def train(
@@ -32,26 +36,24 @@ def train(
     selected: list[Layer],
     x,
     y,
-    training: Training,
+    settings: StepSettings,
     order,
     phase=None,
-    update_batchnorm=False,
-    step=None,
+    step: Step | None = None,
 ) -> TrainResult:
     """Train the layers `selected` in place; all others stay bit-equal.
 
-    Equals ``model.fit`` with the other layers frozen, to float32 rounding: frozen BatchNormalization runs in inference
-    mode, gradients are computed for the selected variables only, back to the lowest of them, and a new optimizer has
-    slots for them only.
+    Without step terms this equals ``model.fit`` with the other layers frozen, to float32 rounding: frozen
+    BatchNormalization runs in inference mode, gradients are computed for the selected variables only, back to the
+    lowest of them, and a new optimizer has slots for them only.
 
     Parameters
     ----------
-    model : built Keras model; the ``trainable`` flags of its layers are set.
+    model : built Keras model with the weights of the global model; the ``trainable`` flags of its layers are set.
     layers : all layers of `model`. selected : those to train.
     x : (examples, *input shape), uint8 images or inputs of the model. y : (examples,) classes.
     order : numpy Generator that shuffles each epoch, or None for the order of the examples.
     phase : function that returns a context manager for the phases "trace" and "train", or None.
-    update_batchnorm : see ``fedn_partial.training.step.trace``.
     step : result of ``trace`` for the same model, layers, shape of examples and settings, or None to trace one.
 
     Raises
@@ -61,9 +63,9 @@ def train(
     phase = phase or (lambda name: nullcontext())
     if not selected:
         raise TrainingError("no layer selected")
-    reused = step is not None
+    training, reused = settings.training, step is not None
     with phase("trace"):
-        step = step or trace(model, layers, selected, x, training, update_batchnorm)
+        step = step or trace(model, layers, selected, x, settings)
     with phase("train"):
         if reused:
             step.reset()

@@ -8,6 +8,7 @@ import pytest
 from fedn_partial.device import costs
 from fedn_partial.settings.case import Training
 from fedn_partial.submodel.layers import read_layers
+from fedn_partial.training.terms.proximal import Proximal
 
 MIB = 2**20
 
@@ -86,6 +87,11 @@ def test_optimiser_slots(layers, training, slots):
     selected = layers[:3]
     trained, all_ = sum(layer.nbytes for layer in selected), sum(layer.nbytes for layer in layers)
     assert costs.state_bytes(layers, selected, training) == all_ + (1 + slots) * trained
+
+
+def test_a_proximal_term_keeps_a_copy_of_the_trained_weights(layers):
+    plain, proximal = (costs.state_bytes(layers, layers[:3], Training(), terms) for terms in ((), (Proximal(0.1),)))
+    assert proximal - plain == sum(layer.nbytes for layer in layers[:3])
 
 
 def test_frozen_batchnormalization_keeps_no_input(layers):

@@ -15,6 +15,7 @@ from fedn_partial.runtime.residuals import Residual
 from fedn_partial.settings.case import CODECS, Training
 from fedn_partial.submodel.layers import read_layers
 from fedn_partial.submodel.selection import Context, Uniform, select_layers
+from fedn_partial.training.terms.proximal import Proximal
 
 
 @pytest.fixture
@@ -39,6 +40,12 @@ def test_memory_is_the_base_and_what_training_needs(layers):
     little = costs.state_bytes(layers, layers[-1:], Training()) + costs.activation_bytes(layers, layers[-1:], 32)
     assert all_ - few == pytest.approx((trained - little) / 1e6)
     assert 250 + little / 1e6 < few < 350 + little / 1e6
+
+
+def test_memory_counts_the_state_of_step_terms(layers):
+    plain, proximal = (planner(layers, terms=terms).estimate(layers) for terms in ((), (Proximal(0.1),)))
+    assert proximal.memory_mb - plain.memory_mb == pytest.approx(sum(layer.nbytes for layer in layers) / 1e6)
+    assert proximal.upload_mb == plain.upload_mb
 
 
 def test_a_child_of_the_fork_server_takes_more(layers):

@@ -10,7 +10,7 @@ import pytest
 from fedn_partial.settings.case import Training
 from fedn_partial.submodel.layers import pick, read_layers
 from fedn_partial.training import evaluation, local_training, optimizers
-from fedn_partial.training.step import trace
+from fedn_partial.training.step import StepSettings, trace
 
 
 def small_model(outputs=3):
@@ -65,7 +65,7 @@ def test_result_equals_a_compiled_fit_with_the_same_layers_frozen(names, setting
 
     model = small_model()
     layers = read_layers(model)
-    local_training.train(model, layers, pick(layers, names), x, y, settings, order=None)
+    local_training.train(model, layers, pick(layers, names), x, y, StepSettings(settings), order=None)
 
     for ours, keras_own, weight in zip(model.get_weights(), reference.get_weights(), model.weights, strict=True):
         np.testing.assert_allclose(ours, keras_own, rtol=1e-4, atol=2e-5, err_msg=weight.path)
@@ -75,7 +75,7 @@ def test_frozen_layers_stay_bit_equal_and_selected_ones_change(examples):
     model = small_model()
     layers = read_layers(model)
     before = model.get_weights()
-    local_training.train(model, layers, pick(layers, ["conv1"]), *examples, Training(), order=None)
+    local_training.train(model, layers, pick(layers, ["conv1"]), *examples, StepSettings(Training()), order=None)
     after = model.get_weights()
     for layer in layers:
         for tensor in layer.tensors:
@@ -87,7 +87,7 @@ def test_a_short_last_batch_causes_no_second_trace(examples):
     x, y = examples
     model = small_model()
     layers = read_layers(model)
-    step = trace(model, layers, layers, x, Training()).run
+    step = trace(model, layers, layers, x, StepSettings(Training())).run
     for size in (8, 8, 6, 1):
         step(x[:size], y[:size])
     assert step.experimental_get_tracing_count() == 1
@@ -112,7 +112,7 @@ def executed(graph):
 def test_back_propagation_stops_at_the_lowest_selected_layer(names, kernel_gradients, input_gradients, examples):
     model = small_model()
     layers = read_layers(model)
-    step = trace(model, layers, pick(layers, names), examples[0], Training()).run
+    step = trace(model, layers, pick(layers, names), examples[0], StepSettings(Training())).run
     operations = [operation.type for operation in executed(step.get_concrete_function().graph)]
     assert operations.count("Conv2DBackpropFilter") == kernel_gradients
     assert operations.count("Conv2DBackpropInput") == input_gradients
@@ -124,7 +124,7 @@ def test_uint8_images_are_scaled_to_one(examples):
     from_pixels, from_floats = small_model(), small_model()
     for model, images in ((from_pixels, pixels), (from_floats, pixels.astype(np.float32) / 255)):
         layers = read_layers(model)
-        local_training.train(model, layers, layers, images, y, OPTIMIZERS["sgd"], order=None)
+        local_training.train(model, layers, layers, images, y, StepSettings(OPTIMIZERS["sgd"]), order=None)
     for a, b in zip(from_pixels.get_weights(), from_floats.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -143,9 +143,8 @@ def test_every_epoch_sees_every_example_in_an_order_of_its_own(examples):
     x, y = examples
     model = small_model()
     layers = read_layers(model)
-    local_training.train(
-        model, layers, layers, Recorder(x), y, Training(epochs=2, batch_size=8), np.random.default_rng(1)
-    )
+    settings = StepSettings(Training(epochs=2, batch_size=8))
+    local_training.train(model, layers, layers, Recorder(x), y, settings, np.random.default_rng(1))
     first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
     assert sorted(first) == sorted(second) == list(range(22))
     assert list(first) != list(second)
@@ -158,13 +157,13 @@ def test_a_loss_that_is_not_finite_is_refused(examples):
     model = small_model()
     layers = read_layers(model)
     with pytest.raises(local_training.TrainingError, match=r"training diverged \(loss nan\).*learning_rate=0\.001"):
-        local_training.train(model, layers, layers, x, y, Training(), order=None)
+        local_training.train(model, layers, layers, x, y, StepSettings(Training()), order=None)
 
 
 def test_nothing_selected_is_refused(examples):
     model = small_model()
     with pytest.raises(local_training.TrainingError, match="no layer selected"):
-        local_training.train(model, read_layers(model), [], *examples, Training(), order=None)
+        local_training.train(model, read_layers(model), [], *examples, StepSettings(Training()), order=None)
 
 
 @pytest.mark.parametrize("outputs", [3, 1], ids=["softmax", "sigmoid"])
@@ -188,7 +187,7 @@ def test_evaluation_equals_numpy(outputs, examples):
 
 @pytest.mark.parametrize("settings", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_step_used_again_trains_as_a_new_one(settings, examples):
-    x, y = examples
+    (x, y), settings = examples, StepSettings(settings)
     model = small_model()
     layers, before = read_layers(model), model.get_weights()
     selected = pick(layers, ["conv1", "dense"])
@@ -211,8 +210,9 @@ def test_frozen_batchnormalization_can_follow_the_batch(examples):
     model = small_model()
     layers, before = read_layers(model), model.get_weights()
     inputs = model.get_layer("conv0")(x).numpy()
-    settings = Training(epochs=1, batch_size=22, optimizer="sgd", learning_rate=1e-12)
-    local_training.train(model, layers, pick(layers, ["dense"]), x, y, settings, None, update_batchnorm=True)
+    training = Training(epochs=1, batch_size=22, optimizer="sgd", learning_rate=1e-12)
+    settings = StepSettings(training, update_batchnorm=True)
+    local_training.train(model, layers, pick(layers, ["dense"]), x, y, settings, None)
     bn = model.get_layer("conv0_bn")
     old = dict(zip([w.path for w in model.weights], before, strict=True))
     mean, variance = inputs.mean((0, 1, 2)), inputs.var((0, 1, 2))

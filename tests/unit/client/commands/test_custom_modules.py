@@ -56,6 +56,7 @@ def test_the_examples_are_simulated(tmp_path):
     assert [row.outcome_text() for row in rows] == ["merged"] * 9
     settings = json.loads((folder / "session.json").read_text())["settings"]
     assert settings["merge"] == "my_rules:SquareRoot" and settings["codec"] == "my_codecs:TopK"
+    assert settings["objective"] == {"name": "my_terms:ClipNorm", "norm": 0.5}
     for row in rows:  # codec TopK sends a tenth of the kernels, 8 bytes each
         assert row.upload_bytes < 0.4 * 4 * row.trained_params + 3_000
 
@@ -92,7 +93,7 @@ def test_data_prepare_takes_the_folder(project):
 
 def test_package_build_ships_the_folder(project):
     output = invoke("package", "build", "-o", project / "package.tgz", "--with", project / "mine")
-    assert "custom modules: my_codecs, my_data, my_models, my_rules, my_selectors" in output
+    assert "custom modules: my_codecs, my_data, my_models, my_rules, my_selectors, my_terms" in output
     with tarfile.open(project / "package.tgz") as archive:
         shipped = {name for name in archive.getnames() if name.startswith("custom_modules/")}
     assert shipped == {f"custom_modules/{path.name}" for path in EXAMPLES.glob("*.py")} | {

@@ -72,6 +72,21 @@ def test_a_profile_tells_of_its_own_clients_data_not_of_the_cases(tmp_path):
     assert about["Data"] == "made up at random" and "digits" not in subtitle(profile)
 
 
+def test_the_objective_is_a_fact_if_there_is_one(tmp_path):
+    path = write_profile(tmp_path / "p", [{"flavour": "f", "layers": 3, "run": "f-3"}])
+    write_run(path / "f-3", ROWS[:1], layers=LAYERS)
+    content = json.loads((path / "profile.json").read_text())
+    for objective, fact in (
+        ({"name": "proximal", "mu": 0.01}, "loss and proximal (mu 0.01)"),
+        ({"name": "my_terms:Mine"}, "loss and my_terms:Mine"),
+        (None, None),
+    ):
+        settings = {**(content.get("settings") or {}), "objective": objective}
+        (path / "profile.json").write_text(json.dumps({**content, "settings": settings}))
+        _, (profile,) = load([path])
+        assert facts(profile).get("Objective") == fact
+
+
 def problems(path) -> set[tuple]:
     return {tuple(row[1:]) for row in problem_rows(load_run(path))}
 
