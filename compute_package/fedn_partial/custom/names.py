@@ -50,6 +50,11 @@ def find_class(name: str, base: type, where: str) -> type:
     return _find(name, fits, f"subclass of {base.__module__}.{base.__name__}", where)
 
 
+def resolve(name: str, classes: dict[str, type], base: type, where: str) -> type:
+    """Return the class called `name` in `classes`, or the custom subclass of `base` (raises as ``find_class``)."""
+    return classes[name] if name in classes else find_class(name, base, where)
+
+
 def find_function(name: str, returns: str, where: str) -> types.FunctionType:
     """Return the function that `name` refers to, whose return annotation is the class `returns` ("keras.Model").
 
