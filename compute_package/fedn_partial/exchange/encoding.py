@@ -66,19 +66,26 @@ def _encode_values(values, coder: Codec) -> Iterator[bytes | memoryview]:
     """Yield the length and the data of each kernel."""
     for value in values:
         if is_kernel(value.shape):
-            data = encode_kernel(coder, value)
-            yield from (prefix(data), data)
+            yield from _with_length(encode_kernel(coder, value))
 
 
 def _encode_changes(values, base, residuals, coder: Codec) -> Iterator[bytes | memoryview]:
     """Yield the length and the data of each kernel's change, and save its residual."""
     for value, old, residual in zip(values, base, residuals, strict=True):
         if is_kernel(value.shape):
-            change = np.asarray(value, np.float32) - old
-            change += residual.load(change.shape)
-            data = encode_kernel(coder, change)
-            residual.save(change - decode_as_server(coder, data, change.shape))
-            yield from (prefix(data), data)
+            yield from _with_length(_encode_change(coder, np.asarray(value, np.float32) - old, residual))
+
+
+def _encode_change(coder: Codec, change: np.ndarray, residual) -> memoryview:
+    change += residual.load(change.shape)
+    data = encode_kernel(coder, change)
+    residual.save(change - decode_as_server(coder, data, change.shape))
+    return data
+
+
+def _with_length(data: memoryview) -> Iterator[bytes | memoryview]:
+    yield prefix(data)
+    yield data
 
 
 def encode_kernel(codec: Codec, values) -> memoryview:
@@ -121,6 +128,7 @@ def _write(archive, name: str, dtype: str, size: int, chunks: Iterable, crc: int
         for chunk in chunks:  # one at a time: a device lacks memory for a second copy of all
             file.write(memoryview(chunk).cast("B"))
             crc = checksum(chunk, crc)
+            del chunk  # before the next one is encoded
     return crc
 
 
