@@ -32,8 +32,9 @@ import base64, json, sys, types, zlib
 package = {package!r}
 sys.modules[package] = types.ModuleType(package)
 for name, source in json.loads(zlib.decompress(base64.b85decode({sources!r}))).items():
-    module = sys.modules[f'{{package}}.{{name}}'] = types.ModuleType(f'{{package}}.{{name}}')
-    module.__package__ = package
+    path = f'{{package}}.{{name}}'
+    module = sys.modules[path] = types.ModuleType(path)
+    module.__package__ = path if name in {folders!r} else path.rpartition('.')[0]
     exec(compile(source, f'exchange/{{name}}.py', 'exec'), module.__dict__)
 class ServerFunctions(module.ServerFunctions):
     settings = {settings!r}
@@ -116,6 +117,7 @@ def source(settings: dict) -> str:
         version=fedn_partial.__version__,
         names=", ".join(sources),
         sources=coded,
+        folders=[name for name in sources if _path(name).is_dir()],
         settings=settings,
         package=custom_source.BUNDLE,
     )
@@ -130,8 +132,17 @@ def load(text: str) -> type:
 
 def _add_module(name: str, sources: dict[str, str]) -> None:
     """Add the source of a module of ``exchange`` to `sources`, preceded by the modules that it imports."""
-    text = (Path(exchange.__file__).parent / f"{name}.py").read_text()
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module not in sources:
-            _add_module(node.module, sources)
+    path = _path(name)
+    text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    parents = [*name.split("."), ""] if path.is_dir() else name.split(".")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            module = ".".join([*parents[: len(parents) - node.level], node.module])
+            if module not in sources:
+                _add_module(module, sources)
     sources[name] = text
+
+
+def _path(name: str) -> Path:
+    """Return the folder of a package of ``exchange``, or the path of a module without its suffix."""
+    return Path(exchange.__file__).parent.joinpath(*name.split("."))

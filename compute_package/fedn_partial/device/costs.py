@@ -7,7 +7,8 @@ sample.
 from __future__ import annotations
 
 from fedn_partial.custom import modules, names
-from fedn_partial.exchange.codecs import Codec, pack
+from fedn_partial.exchange.codecs import CODECS, Codec
+from fedn_partial.exchange.codecs.base import LENGTH, is_kernel
 from fedn_partial.settings.case import Training
 from fedn_partial.submodel.layers import Layer
 from fedn_partial.training.terms.base import StepTerm
@@ -23,27 +24,13 @@ def upload_bytes(selected: list[Layer]) -> int:
 
 
 def encoded_bytes(tensors, codec: str) -> int:
-    """Return the maximum bytes of an update of these tensors on the wire, see fedn_partial.exchange.encoding.
-
-    For int8 that is before deflation.
-    """
+    """Return the maximum bytes of an update of these tensors on the wire, see fedn_partial.exchange.encoding."""
+    coder = names.make(codec, CODECS, Codec, "codec")
     size = MESSAGE_BYTES
-    for tensor in tensors:
-        if len(tensor.shape) < 2 or codec == "float32":
-            size += FLOAT * tensor.size
-        elif codec == "float16":
-            size += 2 * tensor.size
-        elif names.is_custom(codec):
-            size += len(pack(b"")) + _max_bytes(codec, tensor.shape)
-        else:  # one byte per value, and a step size per output channel
-            size += tensor.size + FLOAT * tensor.shape[-1]
+    with modules.calling(type(coder).max_bytes):
+        for tensor in tensors:
+            size += LENGTH + coder.max_bytes(tensor.shape) if is_kernel(tensor.shape) else FLOAT * tensor.size
     return size
-
-
-def _max_bytes(codec: str, shape: tuple[int, ...]) -> int:
-    cls = names.find_class(codec, Codec, "codec")
-    with modules.calling(cls.max_bytes):
-        return cls().max_bytes(shape)
 
 
 def training_macs(layers: list[Layer], selected: list[Layer]) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
+import math
 
 import numpy as np
 
-from .codecs import unpack
+from .codecs import CODECS
+from .codecs.base import is_kernel, unpack
 from .custom import find
 from .wire import FORMAT, checksum
+
+DTYPES = ["<f4", "|u1"]  # of the two arrays
 
 
 def decode(arrays, metadata, fingerprint, codec, layers, base):
@@ -27,50 +30,44 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
     ValueError : the update is invalid; the message is the reason.
     """
     names = check_metadata(arrays, metadata, fingerprint, codec, layers)
-    check_arrays(arrays, metadata, codec)
-    exact, coded = arrays[0], arrays[-1]
-    shapes = [shape for name in names for shape in layers[name]]
-    kernels = [codec != "float32" and len(shape) > 1 for shape in shapes]
-    sizes = [int(np.prod(shape)) for shape in shapes]
-    kernel_size = sum(size for size, kernel in zip(sizes, kernels, strict=True) if kernel)
-    if codec == "int8":
-        coded = inflate(coded, kernel_size)
-    # Number of values in array "0" per tensor: all of them, or for a kernel its step sizes, or none.
-    counts = [
-        size if not kernel else shape[-1] if codec == "int8" else 0
-        for size, kernel, shape in zip(sizes, kernels, shapes, strict=True)
-    ]
-    actual, expected = exact.size, sum(counts)
-    if codec in ("float16", "int8"):
-        actual, expected = (actual, coded.size), (expected, kernel_size)
-    if actual != expected:
-        raise ValueError(f"has {actual} values, expected {expected} for its layers {', '.join(names)}")
-    custom = find(codec, {})() if ":" in codec else None
-    tensors, exact_offset, coded_offset = {}, 0, 0
+    check_arrays(arrays, metadata)
+    coder = find(codec, CODECS)()
+    vectors, kernels = arrays[0], memoryview(arrays[1]).toreadonly()
+    tensors, position, offset = {}, 0, 0
     for name in names:
         tensors[name] = []
         for shape, old in zip(layers[name], base[name], strict=True):
-            size = int(np.prod(shape))
-            part = exact[exact_offset : exact_offset + counts.pop(0)]
-            exact_offset += part.size
-            if not kernels.pop(0):
-                value = part.reshape(shape)
-            elif custom:
-                data, coded_offset = unpack(coded, coded_offset)
-                value = check_change(name, decode_kernel(custom, data, shape) + old)
+            if is_kernel(shape):
+                value, offset = next_kernel(coder, kernels, offset, tuple(shape), old, name)
             else:
-                value = coded[coded_offset : coded_offset + size].reshape(shape).astype(np.float32)
-                coded_offset += size
-                if codec == "int8":
-                    value *= part
-                    value += old
-                    check_change(name, value)
-            tensors[name].append(value)
-    if custom and coded_offset != coded.size:
+                value, position = next_vector(vectors, position, shape, name)
+            tensors[name].append(check_finite(name, value))
+    if (position, offset) != (vectors.size, len(kernels)):
         raise ValueError(
-            f"has {coded.size} bytes of kernels, expected {coded_offset} for its layers {', '.join(names)}"
+            f"has {vectors.size} float32 values and {len(kernels)} bytes of kernels, expected {position} and {offset} "
+            f"for its layers {', '.join(names)}"
         )
     return tensors
+
+
+def next_kernel(coder, kernels, offset, shape, old, name):
+    """Return the kernel of layer `name` at `offset` of the memoryview `kernels`, and the offset of the next one."""
+    try:
+        data, offset = unpack(kernels, offset)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused by check_finite
+            value = decode_kernel(coder, data, shape)
+            return (value + old if coder.encodes_changes else value), offset
+    except Exception as error:  # a custom codec may raise any
+        reason = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(f"has an invalid kernel of shape {shape} in {name}: {reason}") from error
+
+
+def next_vector(vectors, position, shape, name):
+    """Return the tensor of layer `name` at `position` of array "0", and the position of the next one."""
+    end = position + math.prod(shape)
+    if end > vectors.size:
+        raise ValueError(f"has {vectors.size} float32 values, expected {end} or more for {name}")
+    return vectors[position:end].reshape(shape), end
 
 
 def check_metadata(arrays, metadata, fingerprint, codec, layers):
@@ -92,39 +89,31 @@ def check_metadata(arrays, metadata, fingerprint, codec, layers):
     return names
 
 
-def check_arrays(arrays, metadata, codec):
-    """Raise ValueError unless the arrays have the codec's dtypes, the checksum of the metadata and finite values."""
-    dtypes = {"float32": ["<f4"], "float16": ["<f4", "<f2"]}.get(codec, ["<f4", "|u1"])
-    if [array.dtype.str for array in arrays] != dtypes or any(array.ndim != 1 for array in arrays):
+def check_arrays(arrays, metadata):
+    """Raise ValueError unless the arrays have their dtypes and the checksum of the metadata."""
+    if [array.dtype.str for array in arrays] != DTYPES or any(array.ndim != 1 for array in arrays):
         actual = [(array.dtype.str, array.shape) for array in arrays]
-        raise ValueError(f"has arrays of dtypes and shapes {actual}, expected {dtypes} with one dimension each")
+        raise ValueError(f"has arrays of dtypes and shapes {actual}, expected {DTYPES} with one dimension each")
     crc = 0
     for array in arrays:
         crc = checksum(array, crc)
     if crc != metadata.get("checksum"):
         raise ValueError("does not match its checksum (damaged, or with the metadata of another update)")
-    if not all(np.isfinite([array.min(), array.max()]).all() for array in arrays if array.size):
-        raise ValueError("has values that are not finite (NaN or infinity)")
-
-
-def inflate(coded, size):
-    """Return the int8 values of deflated kernels; one more than `size` is enough to show that there are too many."""
-    try:
-        return np.frombuffer(zlib.decompressobj().decompress(coded.data, size + 1), np.int8)
-    except zlib.error as error:
-        raise ValueError(f"has kernels that cannot be inflated: {error}") from None
 
 
 def decode_kernel(codec, data, shape):
-    """Return the array that `codec` decodes from `data` (raises ValueError)."""
-    value = np.asarray(codec.decode(bytes(data), tuple(shape)), np.float32)
-    if value.shape != tuple(shape):
-        raise ValueError(f"has a kernel of shape {value.shape}, expected {tuple(shape)}")
+    """Return the array that `codec` decodes from the memoryview `data` (raises ValueError)."""
+    limit = codec.max_bytes(shape)
+    if len(data) > limit or (codec.fixed_size and len(data) < limit):
+        raise ValueError(f"{len(data)} bytes, expected {limit}{'' if codec.fixed_size else ' at most'}")
+    value = np.asarray(codec.decode(data, shape), np.float32)
+    if value.shape != shape:
+        raise ValueError(f"decode returned shape {value.shape}, expected {shape}")
     return value
 
 
-def check_change(name, value):
-    """Return `value`, a kernel of layer `name`, if it is finite (raises ValueError)."""
-    if not np.isfinite([value.min(), value.max()]).all():
-        raise ValueError(f"has too large changes in {name}")
+def check_finite(name, value):
+    """Return `value`, a tensor of layer `name`, if it is finite (raises ValueError)."""
+    if value.size and not np.isfinite([value.min(), value.max()]).all():
+        raise ValueError(f"has values in {name} that are not finite (NaN or infinity): the local training diverged")
     return value

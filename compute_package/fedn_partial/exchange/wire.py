@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-FORMAT = 2  # of updates
+FORMAT = 3  # of updates
 
 
 def digest(arrays) -> str:
@@ -24,9 +24,9 @@ def short_digest(full: str) -> int:
     return int(full[:12], 16)
 
 
-def checksum(values, start=0) -> int:
-    """Return the CRC-32 of a contiguous array's bytes, continued from `start`."""
-    return zlib.crc32(values.data, start)
+def checksum(data, start=0) -> int:
+    """Return the CRC-32 of bytes or a contiguous array, continued from `start`."""
+    return zlib.crc32(data, start)
 
 
 def plain(text, limit=200):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fedn_partial import models
 from fedn_partial.custom import modules, names
-from fedn_partial.exchange.codecs import Codec
+from fedn_partial.exchange.codecs import CODECS, DEFAULT, Codec
 from fedn_partial.exchange.merge_rules import RULES, MergeRule
 from fedn_partial.settings.schema import SettingsError, bounded, parse
 from fedn_partial.settings.yaml_file import read_yaml
@@ -21,7 +21,6 @@ from fedn_partial.training import terms
 
 MERGE_RULES = tuple(RULES)
 BATCHNORM_STATISTICS = ("with_layer", "always", "local")
-CODECS = ("float32", "float16", "int8")
 MODEL_DTYPES = ("float32", "float16")
 PARTITIONS = "iid, natural, or dirichlet:ALPHA with ALPHA above 0, such as dirichlet:0.3"
 DATA_SETS = ("digits", "cifar10", "imdb", "casa")  # modules of fedn_partial.client.data
@@ -112,7 +111,7 @@ class SessionSettings:
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
     # See fedn_partial.submodel.update_tensors
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
-    codec: str = "float32"  # of the updates, see fedn_partial.exchange.encoding
+    codec: str = DEFAULT  # of the updates, see fedn_partial.exchange.codecs
     model_dtype: str = bounded("float32", one_of=MODEL_DTYPES)  # of the global model on the wire
     session: Session = Session()
 
@@ -166,7 +165,8 @@ class RoundSettings(SessionSettings):
     @property
     def stateful(self) -> bool:
         """Whether clients have state between rounds: error feedback, or their own statistics."""
-        return self.codec not in ("float32", "float16") or self.batchnorm_statistics == "local"
+        codec = names.make(self.codec, CODECS, Codec, "codec")
+        return codec.encodes_changes or self.batchnorm_statistics == "local"
 
 
 @dataclass(frozen=True)

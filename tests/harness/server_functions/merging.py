@@ -9,14 +9,14 @@ import numpy as np
 from fedn_partial.exchange import wire
 
 
-def kept_updates(folder, base: list[np.ndarray], session: str | None = None) -> list[tuple[dict, np.ndarray]]:
-    """Return metadata and values of the float32 updates in `folder` that were trained from the model `base`."""
+def kept_updates(folder, base: list[np.ndarray], session: str | None = None) -> list[tuple[dict, list]]:
+    """Return metadata and arrays of the float32 updates in `folder` that were trained from the model `base`."""
     digest, updates = wire.digest(base), []
     for path in sorted(folder.glob("*.json")):
         metadata = json.loads(path.read_text())
         if metadata.get("base") == digest and session in (None, metadata.get("session")):
             with np.load(path.with_suffix(".npz")) as archive:
-                updates.append((metadata, archive["0"]))
+                updates.append((metadata, [archive["0"], archive["1"]]))
     return updates
 
 
@@ -26,7 +26,7 @@ def assert_merged(layers, before, after, updates) -> int:
     Return the number of layers that nobody trained.
     """
     n = [int(metadata["num_examples"]) for metadata, _ in updates]
-    whole = [_whole_model(layers, before, metadata, values) for metadata, values in updates]
+    whole = [_whole_model(layers, before, metadata, *arrays) for metadata, arrays in updates]
     untouched = 0
     for layer in layers:
         if not any(layer.name in metadata["layers"] for metadata, _ in updates):
@@ -46,12 +46,18 @@ def assert_merged(layers, before, after, updates) -> int:
     return untouched
 
 
-def _whole_model(layers, before, metadata, values) -> list[np.ndarray]:
+def _whole_model(layers, before, metadata, vectors, kernels) -> list[np.ndarray]:
     """Return a client's whole model: the layers that it did not train as they were."""
-    model, position = list(before), 0
+    model, position, offset = list(before), 0, 0
     for layer in layers:
         for tensor in layer.tensors if layer.name in metadata["layers"] else ():
-            model[tensor.index] = values[position : position + tensor.size].reshape(tensor.shape)
-            position += tensor.size
-    assert position == len(values)
+            if len(tensor.shape) > 1:  # 4 bytes for the length of the data, and float32 data
+                assert kernels[offset : offset + 4].view("<u4")[0] == 4 * tensor.size
+                values = kernels[offset + 4 : offset + 4 + 4 * tensor.size].view("<f4")
+                offset += 4 + 4 * tensor.size
+            else:
+                values = vectors[position : position + tensor.size]
+                position += tensor.size
+            model[tensor.index] = values.reshape(tensor.shape)
+    assert (position, offset) == (len(vectors), len(kernels))
     return model
