@@ -7,10 +7,10 @@ import tempfile
 import pytest
 from fedn.network.combiner import modelservice
 from hooks_harness import Combiner, Upload
+from residual_files import residuals
 from server_worlds import Client, World, make_world, read_upload, session_source
 
 from fedn_partial.exchange import encoding, wire
-from fedn_partial.runtime.residuals import residuals
 from fedn_partial.submodel.layers import fingerprint, pick
 from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
 

@@ -161,11 +161,6 @@ class RoundSettings(SessionSettings):
         """Whether frozen BatchNormalization updates its statistics, see ``fedn_partial.submodel.update_tensors``."""
         return self.batchnorm_statistics != "with_layer"
 
-    @property
-    def stateful(self) -> bool:
-        """Whether clients have state between rounds: error feedback, or their own statistics."""
-        return self.codec not in ("float32", "float16") or self.batchnorm_statistics == "local"
-
 
 @dataclass(frozen=True)
 class Device:

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 from device import Device
+from residual_files import Residual
 
 from fedn_partial.data.shard import Shard
 from fedn_partial.device import costs
 from fedn_partial.device.planner import Calibration, Estimate, Limits, Planner
 from fedn_partial.exchange.encoding import encode
-from fedn_partial.runtime.residuals import Residual
 from fedn_partial.settings.case import CODECS, Training
 from fedn_partial.submodel.layers import read_layers
 from fedn_partial.submodel.selection import Context, Uniform, select_layers

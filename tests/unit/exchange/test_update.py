@@ -10,11 +10,11 @@ import zlib
 import numpy as np
 import pytest
 from fedn.utils.helpers.plugins.numpyhelper import Helper
+from residual_files import Residual, residuals
 
 from fedn_partial.errors import ModelError
 from fedn_partial.exchange import decoding, encoding, model_file, wire
 from fedn_partial.runtime.refusal import write_refusal
-from fedn_partial.runtime.residuals import Residual, residuals
 from fedn_partial.submodel.layers import Tensor, read_layers, tensor_list
 from fedn_partial.submodel.selection import Context, Random, select_layers
 from fedn_partial.submodel.update_tensors import shapes, update_tensors
@@ -181,26 +181,6 @@ def test_int8_loses_nothing_over_the_rounds(tmp_path):
     step = 1.3 / 127
     assert np.abs(sent - meant).max() <= step
     assert np.abs(without - meant).max() > 6 * step
-
-
-def test_residuals_of_another_session_are_gone_and_damaged_ones_count_as_none(tmp_path):
-    tensors = [Tensor(3, "a/kernel", (2, 2), "float32")]
-    kept = np.float32([[1, 2], [3, 4]])
-    (residual,) = residuals(tmp_path / "r", "s1", tensors)
-    assert residual.load((2, 2)) == 0
-    residual.save(kept)
-    np.testing.assert_array_equal(residuals(tmp_path / "r", "s1", tensors)[0].load((2, 2)), kept)
-    assert residual.load((4,)) == 0
-    residual.path.write_bytes(residual.path.read_bytes()[:-4])
-    assert residual.load((2, 2)) == 0
-    assert residuals(tmp_path / "r", "s2", tensors)[0].load((2, 2)) == 0
-    assert not residual.path.exists()
-
-
-def test_a_residual_that_cannot_be_written_costs_no_round(tmp_path, capfd):
-    (tmp_path / "file").write_text("in the way")
-    Residual(tmp_path / "file" / "0.npy").save(np.ones(3, np.float32))
-    assert "cannot save the residual" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
