@@ -111,6 +111,20 @@ def test_calibration_outlives_a_restart_but_not_another_machine(tmp_path):
     assert (other.memory_mb, other.seconds_per_gmac) == (None, 0.5)
 
 
+def test_a_calibration_of_an_earlier_version_is_read_from_its_folder_and_moved(tmp_path):
+    old, new = tmp_path / "calibration-f.json", tmp_path / "state" / "calibration-f.json"
+    Calibration.load(tmp_path, "f", 1000.0).save(seconds_per_gmac=0.5, memory_mb=300.0)
+    read = Calibration.load(tmp_path / "state", "f", 1000.0, tmp_path)
+    assert (read.memory_mb, read.seconds_per_gmac) == (300, 0.5)
+    read.save(fixed_seconds=2.0)
+    assert new.exists() and not old.exists()
+    read = Calibration.load(tmp_path / "state", "f", 1000.0, tmp_path)
+    assert (read.memory_mb, read.fixed_seconds) == (300, 2)
+    new.write_text("damaged")  # it counts, not an older one
+    Calibration.load(tmp_path, "f", 1000.0).save(memory_mb=300.0)
+    assert Calibration.load(tmp_path / "state", "f", 1000.0, tmp_path).memory_mb is None
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"memory_mb": "much"}', "null", "[" * 100_000])
 def test_damaged_calibration_counts_as_none(tmp_path, content):
     path = tmp_path / "calibration-f.json"
