@@ -12,7 +12,6 @@ from pathlib import Path
 from fedn_partial.device import cgroup, oom_marker
 from fedn_partial.device.planner import MB, Calibration, Estimate, Limits, Planner
 from fedn_partial.errors import FednPartialError
-from fedn_partial.runtime.client_state import state_folder
 from fedn_partial.submodel import selection
 from fedn_partial.submodel.layers import Layer
 
@@ -91,8 +90,9 @@ def select_within_limits(
 def _calibration(device, settings) -> Calibration:
     """Return this device's calibration, updated by a request that was just killed for memory."""
     machine = cgroup.machine_memory()
-    folder, earlier_folder = state_folder(device.workdir), Path(device.workdir)
-    calibration = Calibration.load(folder, settings.fingerprint, machine and machine / MB, earlier_folder)
+    calibration = Calibration.load(
+        device.state_folder, settings.fingerprint, machine and machine / MB, earlier_folder=Path(device.workdir)
+    )
     killed = oom_marker.take_killed()
     return calibration.after_kill(killed.predicted_mb, killed.base_mb) if killed else calibration
 

@@ -166,11 +166,6 @@ class Residual:
         self.state.write(Kind.RESIDUAL, self.tensor, array)
 
 
-def state_folder(workdir: str | Path) -> Path:
-    """Return the folder of a device's state: its calibrations, and a folder for the session."""
-    return Path(workdir) / "state"
-
-
 def remove_earlier_layout(workdir: str | Path) -> None:
     """Remove the files in which earlier versions stored the state of a session, which has ended."""
     folder = Path(workdir)

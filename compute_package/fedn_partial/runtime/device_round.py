@@ -9,7 +9,6 @@ from fedn_partial.device import cgroup, device_limits
 from fedn_partial.device.monitor import ResourceMonitor
 from fedn_partial.device.planner import Planner
 from fedn_partial.log import log
-from fedn_partial.runtime.client_state import state_folder
 from fedn_partial.runtime.round import Client
 from fedn_partial.runtime.task import Request
 from fedn_partial.settings.case import Device, RoundSettings
@@ -27,7 +26,7 @@ class DeviceClient(Client):
     """
 
     def __init__(self, request: Request, device: Device, name: str, settings: RoundSettings):
-        super().__init__(name, device.data, state_folder(device.workdir), device.max_layers)
+        super().__init__(name, device.data, device.state_folder, device.max_layers)
         self.device = device
         self.monitor = _monitor(request, device, name, settings)
         self.phase = self.monitor.phase

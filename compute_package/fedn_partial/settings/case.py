@@ -175,6 +175,11 @@ class Device:
     monitor_interval: float = bounded(0.5, above=0, at_most=60)  # seconds between two samples
     training: dict = field(default_factory=dict)  # overrides keys of Training
 
+    @property
+    def state_folder(self) -> Path:
+        """Folder of the state between rounds, see ``fedn_partial.runtime.client_state``, and the calibrations."""
+        return Path(self.workdir) / "state"
+
 
 def parse_partition(text: str) -> tuple[str, float | None]:
     """Return the kind of a partition and, for dirichlet, its alpha (raises SettingsError)."""
