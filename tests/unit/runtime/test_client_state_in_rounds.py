@@ -100,7 +100,7 @@ def test_device_and_simulator_send_the_same_when_a_round_failed(tmp_path, monkey
     assert tested["model_digest"] == fresh["model_digest"] and tested["loss"] != fresh["loss"]
 
 
-@pytest.mark.parametrize("left", [72_000, 24_000, 20_000])
+@pytest.mark.parametrize("left", [72_000, 48_000, 24_000])
 def test_a_full_disk_costs_the_state_and_not_the_round(full_disk, tmp_path, monkeypatch, left, capfd):
     """Of 256 kB the state takes 72 and the update 20: the disk is full while it writes one or the other."""
     both = Both(tmp_path, monkeypatch, {"name": "lstm_har", "classes": 4})
@@ -120,6 +120,18 @@ def test_a_full_disk_costs_the_state_and_not_the_round(full_disk, tmp_path, monk
     (full_disk / "filler").unlink()
     settings = both.settings(3, codec="int8", selection=DENSE)
     assert both.simulated(settings, full_disk) == both.simulated(settings, tmp_path / "fresh")
+
+
+def test_an_update_that_does_not_fit_the_disk_leaves_the_state_before(full_disk, tmp_path, monkeypatch):
+    both = Both(tmp_path, monkeypatch, {"name": "lstm_har", "classes": 4})
+    both.simulated(both.settings(1, codec="int8", selection=DENSE), full_disk)
+    (full_disk / "update.npz").unlink()
+    before = files(full_disk / "state")
+    stat = os.statvfs(full_disk)
+    (full_disk / "filler").write_bytes(bytes(stat.f_bavail * stat.f_frsize - 8192))
+    refusal = workers.train(both.task(both.settings(2, codec="int8", selection=DENSE), full_disk))
+    assert "update.npz cannot be written: No space left on device" in refusal
+    assert files(full_disk / "state") == before
 
 
 CODEC = """
