@@ -1,7 +1,8 @@
 """Checkpoint of a simulation after each round, to resume it after a kill at any point.
 
 ``checkpoint.json`` is replaced atomically and determines the state of the simulation. Newer rows, models and client
-states were written by an interrupted round; rows are truncated, the other files are overwritten.
+states were written by an interrupted round: rows are truncated, models overwritten, and states removed when the round
+is repeated (see ``fedn_partial.runtime.client_state``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ class Checkpoint:
     failed : numbers of the rounds that produced no model.
     seconds : simulated duration of each round, None if unknown.
     server : state of the server functions.
-    states : {client: round in which it last wrote its state}.
     """
 
     round: int = 0
@@ -34,7 +34,6 @@ class Checkpoint:
     failed: list[int] = field(default_factory=list)
     seconds: list[float | None] = field(default_factory=list)
     server: dict | None = None
-    states: dict[str, int] = field(default_factory=dict)
 
 
 def read(folder: Path) -> Checkpoint:
@@ -46,10 +45,16 @@ def read(folder: Path) -> Checkpoint:
     """
     path = folder / "checkpoint.json"
     try:
-        checkpoint = Checkpoint(**json.loads(path.read_text()))
+        raw = json.loads(path.read_text())
+        if raw.pop("states", None):
+            raise FednPartialError(
+                f"{path} is of an earlier version, which stored client states differently; remove {folder} to start "
+                "again"
+            )
+        checkpoint = Checkpoint(**raw)
     except FileNotFoundError:
         checkpoint = Checkpoint()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise FednPartialError(f"{path} is damaged ({error}); remove {folder} to start again") from None
     rows = folder / "rounds.jsonl"
     length = rows.stat().st_size if rows.exists() else 0

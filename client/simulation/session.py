@@ -22,6 +22,7 @@ from fedn_partial.errors import FednPartialError, ModelError
 from fedn_partial.exchange import wire
 from fedn_partial.exchange.model_file import read_model
 from fedn_partial.runtime.atomic import write_atomically, write_text
+from fedn_partial.runtime.client_state import ClientState
 from fedn_partial.settings.case import Case, RoundSettings
 from fedn_partial.settings.schema import parse
 from fedn_partial.submodel.layers import read_layers
@@ -95,12 +96,10 @@ class SimulatedSession:
             name for name in requested if self._uniform(number, name, "dropout") >= self.case.simulation.dropout
         ]
         tasks = {name: self._task(name, settings, model) for name in answering}
-        rows, states = {}, dict(self.checkpoint.states)
+        rows = {}
         for name, refusal in zip(tasks, self.pool.map(workers.train, tasks.values()), strict=True):
             row = rows[name] = self._merge_update(tasks[name], refusal, weights)
             row.download_bytes = os.path.getsize(model)
-            if refusal is None and settings.stateful:
-                states[name] = number
         refused = [row for row in rows.values() if row.outcome is Outcome.REFUSED]
         if refused and len(refused) == len(rows):
             raise FednPartialError(f"round {number}: no client can train; the first {refused[0].outcome_text()}")
@@ -114,7 +113,7 @@ class SimulatedSession:
                 elif rows[name].outcome is Outcome.SENT:
                     rows[name].outcome, rows[name].reason = Outcome.SKIPPED, outcomes["skipped"][_fedn_id(name)]
         _write_arrays(self._model_path(number), weights)
-        self._test(rows, settings, number, states)
+        self._test(rows, settings, number)
         round_ = Round(
             id=str(number),
             status="Finished" if on_time else "Failed",
@@ -124,7 +123,7 @@ class SimulatedSession:
             rows=rows,
             seconds=self._seconds(rows, requested),
         )
-        self._commit(round_, states)
+        self._commit(round_)
         return round_
 
     def _task(self, name: str, settings: RoundSettings, model: Path) -> workers.Task:
@@ -135,8 +134,7 @@ class SimulatedSession:
             model=str(model),
             shard=str(self.shards[name]),
             max_layers=timing and timing.max_layers,
-            state=self._state(name, self.checkpoint.states),
-            new_state=str(self._state_path(name, settings.round)),
+            state=str(self._state_folder(name)),
             update=str(self.folder / "updates" / f"{name}.npz"),
             custom=self.custom,
         )
@@ -178,7 +176,7 @@ class SimulatedSession:
         self.server.incremental_aggregate(_fedn_id(task.client), arrays, metadata, weights)
         return row
 
-    def _test(self, rows: dict[str, Row], settings: RoundSettings, number: int, states: dict[str, int]) -> None:
+    def _test(self, rows: dict[str, Row], settings: RoundSettings, number: int) -> None:
         """Test the new model on every client that did not refuse."""
         tasks = [
             workers.Task(
@@ -186,7 +184,7 @@ class SimulatedSession:
                 settings=settings,
                 model=str(self._model_path(number)),
                 shard=str(self.shards[name]),
-                state=self._state(name, states),
+                state=str(self._state_folder(name)),
                 custom=self.custom,
             )
             for name, row in rows.items()
@@ -207,25 +205,20 @@ class SimulatedSession:
             slowest = float(self.case.session.round_timeout)
         return min(slowest, float(self.case.session.round_timeout)) + self.case.simulation.global_seconds
 
-    def _commit(self, round_: Round, states: dict[str, int]) -> None:
+    def _commit(self, round_: Round) -> None:
         """Write rows and checkpoint, then remove the model and the client states that they replace."""
         self.run_folder.write_rows(list(round_.rows.values()))
-        previous, self.checkpoint = (
-            self.checkpoint,
-            checkpoint.Checkpoint(
-                round=round_.number,
-                rows_bytes=os.path.getsize(self.folder / "rounds.jsonl"),
-                failed=self.checkpoint.failed + [round_.number] * round_.failed,
-                seconds=[*self.checkpoint.seconds, round_.seconds],
-                server=self.server.state,
-                states=states,
-            ),
+        self.checkpoint = checkpoint.Checkpoint(
+            round=round_.number,
+            rows_bytes=os.path.getsize(self.folder / "rounds.jsonl"),
+            failed=self.checkpoint.failed + [round_.number] * round_.failed,
+            seconds=[*self.checkpoint.seconds, round_.seconds],
+            server=self.server.state,
         )
         checkpoint.write(self.folder, self.checkpoint)
         self._model_path(round_.number - 1).unlink(missing_ok=True)
-        for name, number in previous.states.items():
-            if states[name] != number:
-                shutil.rmtree(self._state_path(name, number), ignore_errors=True)
+        for name in round_.rows:
+            ClientState(self._state_folder(name), SESSION, round_.number + 1).begin()
 
     def _load_layers(self) -> list:
         """Return the layers of the model; create the seed model before the first round, else check the newest model."""
@@ -259,11 +252,8 @@ class SimulatedSession:
     def _model_path(self, number: int) -> Path:
         return self.folder / f"model-{number}.npz"
 
-    def _state_path(self, name: str, number: int) -> Path:
-        return self.folder / "states" / name / str(number)
-
-    def _state(self, name: str, states: dict[str, int]) -> str | None:
-        return str(self._state_path(name, states[name])) if name in states else None
+    def _state_folder(self, name: str) -> Path:
+        return self.folder / "states" / name
 
 
 def _server(case: Case, layers: list, model: str, path: Path, state: dict | None):

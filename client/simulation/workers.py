@@ -9,7 +9,6 @@ import gc
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import traceback
 from collections import OrderedDict
@@ -25,7 +24,7 @@ from fedn_partial.custom import modules
 from fedn_partial.device import cgroup
 from fedn_partial.errors import FednPartialError
 from fedn_partial.runtime.forkserver import die_with_parent
-from fedn_partial.runtime.round import Client, run_evaluation, run_round
+from fedn_partial.runtime.round import Client, commit_round, run_evaluation, run_round
 from fedn_partial.settings.case import RoundSettings
 
 MIN_FREE_MEMORY = 0.3  # share of the memory of the machine or control group; below it the step cache stops growing
@@ -40,8 +39,7 @@ class Task:
     model : file of the global model.
     shard : folder of the client's data.
     max_layers : limit of the client's device, or None.
-    state : folder of the client's state from an earlier round, or None.
-    new_state : folder for the client's state after the training.
+    state : folder of the client's state between rounds.
     update : file for the update; its metadata are written beside it.
     custom : folder of custom modules, or None.
     """
@@ -50,9 +48,8 @@ class Task:
     settings: RoundSettings
     model: str
     shard: str
+    state: str
     max_layers: int | None = None
-    state: str | None = None
-    new_state: str | None = None
     update: str | None = None
     custom: str | None = None
 
@@ -77,8 +74,8 @@ class SimulatedClient(Client):
 
     evaluation_batch = 250
 
-    def __init__(self, task: Task, state: str | None):
-        super().__init__(task.client, task.shard, state and Path(state), task.max_layers)
+    def __init__(self, task: Task):
+        super().__init__(task.client, task.shard, Path(task.state), task.max_layers)
         self.custom = task.custom
 
     def build_model(self, section: dict) -> tuple:
@@ -109,14 +106,9 @@ class SimulatedClient(Client):
 
 def train(task: Task) -> str | None:
     """Train the selected layers and write the update; return the reason of a refusal, or None."""
-    from fedn_partial.exchange import encoding
-
     try:
-        _use(task.custom)
-        if task.settings.stateful:
-            _copy_client_state(task)
-        result = run_round(task.settings, SimulatedClient(task, task.new_state), task.model, task.update)
-        encoding.write_metadata(task.update, result.metadata)
+        _activate_modules(task.custom)
+        commit_round(run_round(task.settings, SimulatedClient(task), task.model, task.update), task.update)
     except FednPartialError as error:
         return str(error)
     except Exception as error:
@@ -128,7 +120,7 @@ def train(task: Task) -> str | None:
 def test(task: Task) -> dict:
     """Return the metrics on the client's test examples; after a failure print a traceback and return an empty dict."""
     try:
-        return run_evaluation(task.settings, SimulatedClient(task, task.state), task.model)
+        return run_evaluation(task.settings, SimulatedClient(task), task.model)
     except Exception:
         traceback.print_exc()
         return {}
@@ -184,12 +176,3 @@ def _activate_modules(custom: str | None) -> None:
     if custom != (active and str(active.folder)):
         _model_cache.clear()
         modules.use(custom)
-
-
-def _copy_client_state(task: Task) -> None:
-    """Copy the client's state for this round; remove an incomplete copy of a killed run first."""
-    shutil.rmtree(task.new_state, ignore_errors=True)
-    if task.state:
-        shutil.copytree(task.state, task.new_state)
-    else:
-        Path(task.new_state).mkdir(parents=True)

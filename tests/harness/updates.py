@@ -7,9 +7,9 @@ from tempfile import mkdtemp
 
 import numpy as np
 from fedn.utils.helpers.plugins.numpyhelper import Helper
+from residual_files import Residual
 
 from fedn_partial.exchange import decoding, encoding, wire
-from fedn_partial.runtime.residuals import Residual
 
 KERNELS = {"a": [(3, 3, 8, 16), (16,)], "b": [(40, 12), (12,)]}  # {layer: shapes}
 

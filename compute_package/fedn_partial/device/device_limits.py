@@ -90,7 +90,9 @@ def select_within_limits(
 def _calibration(device, settings) -> Calibration:
     """Return this device's calibration, updated by a request that was just killed for memory."""
     machine = cgroup.machine_memory()
-    calibration = Calibration.load(Path(device.workdir), settings.fingerprint, machine and machine / MB)
+    calibration = Calibration.load(
+        device.state_folder, settings.fingerprint, machine and machine / MB, earlier_folder=Path(device.workdir)
+    )
     killed = oom_marker.take_killed()
     return calibration.after_kill(killed.predicted_mb, killed.base_mb) if killed else calibration
 

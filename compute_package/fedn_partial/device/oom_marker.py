@@ -1,7 +1,9 @@
 """A marker that survives an out-of-memory kill of a training request. Standard library only.
 
 A request writes it before training. After a kill, the waiting entry point confirms it and retries the request, which
-reads it and selects fewer layers. It is stored in the compute package's folder, the current folder.
+reads it and selects fewer layers. It is stored in the compute package's folder, the current folder, and not in the
+device's state (``fedn_partial.runtime.client_state``): the entry point does not read client.yaml, which names the
+working folder.
 """
 
 from __future__ import annotations

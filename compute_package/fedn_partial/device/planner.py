@@ -139,6 +139,7 @@ class Calibration:
     memory_mb : memory limit after an out-of-memory kill, or None.
     machine_mb : memory of the machine (or container) then; if it changes, the limit is removed.
     fixed_seconds : of the last round, without the training loop. seconds_per_gmac : of its training loop.
+    path : of the file. earlier_path : of an earlier version's file, which the next ``save`` removes; or None.
     """
 
     memory_mb: float | None = None
@@ -146,14 +147,21 @@ class Calibration:
     fixed_seconds: float | None = None
     seconds_per_gmac: float | None = None
     path: Path | None = field(default=None, compare=False)
+    earlier_path: Path | None = field(default=None, compare=False)
 
     @classmethod
-    def load(cls, folder: Path, fingerprint: str, machine_mb: float | None) -> Calibration:
-        """Read a model's calibration from `folder`; return an empty one if it is missing or damaged."""
-        path = folder / f"calibration-{fingerprint}.json"
-        empty = cls(path=path, machine_mb=machine_mb)
+    def load(
+        cls, folder: Path, fingerprint: str, machine_mb: float | None, earlier_folder: Path | None = None
+    ) -> Calibration:
+        """Read a model's calibration from `folder`; return an empty one if it is missing or damaged.
+
+        A calibration that is missing is read from `earlier_folder`, where earlier versions saved it.
+        """
+        name = f"calibration-{fingerprint}.json"
+        path, earlier_path = folder / name, earlier_folder and earlier_folder / name
+        empty = cls(path=path, earlier_path=earlier_path, machine_mb=machine_mb)
         try:
-            raw = json.loads(path.read_text())
+            raw = json.loads((earlier_path if earlier_path and not path.exists() else path).read_text())
             values = {key: raw[key] for key in ("fixed_seconds", "seconds_per_gmac", "memory_mb", "machine_mb")}
             valid = all(value is None or 0 < value / 1 < math.inf for value in values.values())
         except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
@@ -167,10 +175,12 @@ class Calibration:
     def save(self, **changes) -> Calibration:
         """Save and return the calibration with `changes`."""
         changed = replace(self, **changes)
-        values = {key: value for key, value in vars(changed).items() if key != "path"}
+        values = {key: value for key, value in vars(changed).items() if key not in ("path", "earlier_path")}
         with contextlib.suppress(OSError):  # a full disk costs the calibration, not the round
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, json.dumps(values))
+            if self.earlier_path is not None:
+                self.earlier_path.unlink(missing_ok=True)
         return changed
 
     def after_kill(self, predicted_mb: float, base_mb: float) -> Calibration:

@@ -36,7 +36,7 @@ def encode(path: str, values, codec: str = DEFAULT, base=None, residuals=None) -
     values : list of the tensors of the trained layers, in the order of ``fedn_partial.submodel.update_tensors``:
         arrays, or variables convertible to float32 arrays.
     base : iterable of the same tensors in the global model, for codecs of changes.
-    residuals : list of fedn_partial.runtime.residuals.Residual, one per tensor, for the same codecs.
+    residuals : list of fedn_partial.runtime.client_state.Residual, one per tensor, for the same codecs.
 
     Raises
     ------

@@ -27,7 +27,7 @@ class DeviceClient(Client):
     """
 
     def __init__(self, request: Request, device: Device, name: str, settings: RoundSettings):
-        super().__init__(name, device.data, Path(device.workdir), device.max_layers)
+        super().__init__(name, device.data, device.state_folder, device.max_layers)
         self.device = device
         self.monitor = _monitor(request, device, name, settings)
         self.phase = self.monitor.phase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,12 @@ from fedn_partial.data.shard import check_fits, open_shard
 from fedn_partial.device import costs
 from fedn_partial.errors import ModelError
 from fedn_partial.exchange import encoding, model_file, wire
-from fedn_partial.runtime import local_statistics
-from fedn_partial.runtime.residuals import residuals
+from fedn_partial.log import log
+from fedn_partial.runtime.atomic import WriteError
+from fedn_partial.runtime.client_state import ClientState, Kind
 from fedn_partial.settings.case import RoundSettings
 from fedn_partial.submodel import selection
-from fedn_partial.submodel.layers import Layer, fingerprint, read_layers, tensor_list
+from fedn_partial.submodel.layers import Layer, Tensor, fingerprint, read_layers, tensor_list
 from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
 
 
@@ -31,13 +32,13 @@ class Client:
     ----------
     name : of the client; seeds its selection of layers.
     shard : folder of its data.
-    state : folder of its state between rounds, see ``RoundSettings.stateful``; None for none.
+    state : folder of its state between rounds, see ``fedn_partial.runtime.client_state``.
     max_layers : maximum number of layers trained in a round; None for no limit.
     """
 
     evaluation_batch = 32
 
-    def __init__(self, name: str, shard: str | Path, state: Path | None, max_layers: int | None = None):
+    def __init__(self, name: str, shard: str | Path, state: Path, max_layers: int | None = None):
         self.name, self.shard, self.state, self.max_layers = name, shard, state, max_layers
 
     def context(self, settings: RoundSettings) -> selection.Context:
@@ -79,19 +80,27 @@ class Client:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Result of a client's round."""
+    """Result of a client's round.
+
+    Attributes
+    ----------
+    metadata : of the update. state : of the client, with the arrays of this round; not yet committed.
+    """
 
     selection: selection.Selection
     loss: float
     metadata: dict
+    state: ClientState
 
 
 def run_round(settings: RoundSettings, client: Client, model_path: str, update_path: str) -> RoundResult:
     """Train the selected layers of the global model on the client's examples and write the update.
 
+    The caller ends the round with ``commit_round``.
+
     Parameters
     ----------
-    model_path : file of the global model. update_path : file of the update; the caller writes its metadata.
+    model_path : file of the global model. update_path : file of the update, without its metadata.
 
     Raises
     ------
@@ -113,7 +122,9 @@ def run_round(settings: RoundSettings, client: Client, model_path: str, update_p
             raise ModelError(
                 "the global model does not match the digest in the round settings; it was damaged or replaced"
             )
-        _load_own_statistics(model, layers, settings, client)
+        state = ClientState(client.state, settings.session_id, settings.round)
+        state.begin()
+        _load_own_tensors(model, layers, settings, state)
     _seed_layers(model, settings, client.name)
     selected = client.select(layers, settings, len(shard.y_train))
     result = local_training.train(
@@ -128,7 +139,7 @@ def run_round(settings: RoundSettings, client: Client, model_path: str, update_p
         step=client.training_step(model, layers, selected.layers, shard.x_train, settings),
     )
     with client.phase("encode"):
-        checksum = _write_update(update_path, model, layers, selected.layers, settings, model_path, client)
+        checksum = _write_update(update_path, model, layers, selected.layers, settings, model_path, state)
     metadata = {
         **_metadata(settings, layers, selected),
         "num_examples": result.num_examples,
@@ -138,7 +149,13 @@ def run_round(settings: RoundSettings, client: Client, model_path: str, update_p
         "training_macs": costs.training_macs(layers, selected.layers) * result.num_examples * settings.training.epochs,
         "download_bytes": os.path.getsize(model_path),
     }
-    return RoundResult(selected, result.loss, metadata)
+    return RoundResult(selected, result.loss, metadata, state)
+
+
+def commit_round(result: RoundResult, update_path: str, **metadata) -> None:
+    """Write the update's metadata, with `metadata` added, and replace the client's state."""
+    _write_on_full_disk(result.state, lambda: encoding.write_metadata(update_path, {**result.metadata, **metadata}))
+    result.state.commit()
 
 
 def run_evaluation(settings: RoundSettings, client: Client, model_path: str) -> dict:
@@ -158,7 +175,8 @@ def run_evaluation(settings: RoundSettings, client: Client, model_path: str) -> 
     model, layers = _build_model(settings, client)
     check_fits(shard, model)
     digest = wire.digest(load_model(model, layers, model_path))
-    _load_own_statistics(model, layers, settings, client)
+    # The state after this round: the model is the one that the round produced.
+    _load_own_tensors(model, layers, settings, ClientState(client.state, settings.session_id, settings.round + 1))
     accuracy, loss = evaluation.evaluate(
         model, shard.x_test, shard.y_test, client.evaluation_batch, client.evaluation_step(model, shard.x_test)
     )
@@ -197,27 +215,55 @@ def _seed_layers(model, settings: RoundSettings, client: str) -> None:
             generator.state.assign([zlib.crc32(name.encode()), 0])
 
 
-def _load_own_statistics(model, layers: list[Layer], settings: RoundSettings, client: Client) -> None:
-    """Assign the client's own BatchNormalization statistics, if the session has local statistics."""
-    if settings.batchnorm_statistics == "local" and client.state is not None:
-        local_statistics.load(model, layers, client.state / "statistics", settings.session_id)
+def _own_tensors(layers: list[Layer], settings: RoundSettings) -> list[Tensor]:
+    """Return the tensors that the client keeps and never sends (SiloBN, Andreux et al. 2020)."""
+    if settings.batchnorm_statistics != "local":
+        return []
+    return [tensor for tensor in tensor_list(layers) if tensor.statistic]
+
+
+def _load_own_tensors(model, layers: list[Layer], settings: RoundSettings, state: ClientState) -> None:
+    """Assign the client's own tensors; those missing keep the values of the global model."""
+    for tensor in _own_tensors(layers, settings):
+        values = state.read(Kind.OWN, tensor)
+        if values is not None:
+            model.weights[tensor.index].assign(values)
 
 
 def _write_update(
-    path: str, model, layers: list[Layer], selected: list[Layer], settings: RoundSettings, base: str, client: Client
+    path: str, model, layers: list[Layer], selected: list[Layer], settings: RoundSettings, base: str, state: ClientState
 ) -> int:
     """Write the update and return its checksum; `base` is the file of the global model."""
-    if settings.batchnorm_statistics == "local":
-        local_statistics.save(model, layers, client.state / "statistics", settings.session_id)
     sent = tensors_of(selected, update_tensors(layers, settings.batchnorm_statistics))
     tensors = [*itertools.chain(*sent.values())]
-    return encoding.encode(
-        path,
-        [model.weights[tensor.index] for tensor in tensors],
-        codec=settings.codec,
-        base=model_file.read_model(base, tensor_list(layers), only=tensors),
-        residuals=residuals(client.state / "residuals", settings.session_id, tensors),
-    )
+
+    def encode() -> int:
+        return encoding.encode(
+            path,
+            [model.weights[tensor.index] for tensor in tensors],
+            codec=settings.codec,
+            base=model_file.read_model(base, tensor_list(layers), only=tensors),
+            residuals=state.residuals(tensors),
+        )
+
+    try:
+        for tensor in _own_tensors(layers, settings):
+            state.write(Kind.OWN, tensor, np.asarray(model.weights[tensor.index]))
+        return _write_on_full_disk(state, encode)
+    except BaseException:
+        state.discard()
+        raise
+
+
+def _write_on_full_disk(state: ClientState, write: Callable):
+    """Return ``write()``; if the disk is full, give up the state after this round, and call it a second time."""
+    try:
+        return write()
+    except WriteError:
+        if not state.give_up():
+            raise
+        log("disk full: the client's state is not saved, the rounding errors of this update are lost")
+        return write()
 
 
 def _metadata(settings: RoundSettings, layers: list[Layer], selected: selection.Selection) -> dict:

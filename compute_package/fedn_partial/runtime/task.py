@@ -60,9 +60,9 @@ def run(request: Request) -> None:
 
 
 def _train(request: Request) -> None:
-    from fedn_partial.exchange import encoding
+    from fedn_partial.runtime.client_state import remove_earlier_layout
     from fedn_partial.runtime.device_round import DeviceClient
-    from fedn_partial.runtime.round import run_round
+    from fedn_partial.runtime.round import commit_round, run_round
     from fedn_partial.settings.case import load_round_settings
 
     device, name = _device(request)
@@ -70,19 +70,18 @@ def _train(request: Request) -> None:
     settings = load_round_settings(raw, device)
     ROUND_SETTINGS.parent.mkdir(mode=0o700, exist_ok=True)
     write_text(ROUND_SETTINGS, json.dumps(raw), durable=False)
+    remove_earlier_layout(device.workdir)
     client = DeviceClient(request, device, name, settings)
     with client.monitor:
         result = run_round(settings, client, request.input, request.output)
     resources, update_bytes = client.monitor.summary(), os.path.getsize(request.output)
     client.choice.calibrate(resources["seconds"], client.monitor.phases["train"])
-    encoding.write_metadata(
+    commit_round(
+        result,
         request.output,
-        {
-            **result.metadata,
-            "predicted_memory_mb": client.choice.predicted_mb,
-            "update_bytes": update_bytes,
-            "resources": resources,
-        },
+        predicted_memory_mb=client.choice.predicted_mb,
+        update_bytes=update_bytes,
+        resources=resources,
     )
     log(f"round {settings.round}: loss {result.loss:.4f}, {update_bytes:,} bytes, {resources['seconds']:.1f} s")
 

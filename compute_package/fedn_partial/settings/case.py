@@ -162,12 +162,6 @@ class RoundSettings(SessionSettings):
         """Whether frozen BatchNormalization updates its statistics, see ``fedn_partial.submodel.update_tensors``."""
         return self.batchnorm_statistics != "with_layer"
 
-    @property
-    def stateful(self) -> bool:
-        """Whether clients have state between rounds: error feedback, or their own statistics."""
-        codec = names.make(self.codec, CODECS, Codec, "codec")
-        return codec.encodes_changes or self.batchnorm_statistics == "local"
-
 
 @dataclass(frozen=True)
 class Device:
@@ -181,6 +175,11 @@ class Device:
     round_seconds: float | None = bounded(None, above=0)  # and predicted time
     monitor_interval: float = bounded(0.5, above=0, at_most=60)  # seconds between two samples
     training: dict = field(default_factory=dict)  # overrides keys of Training
+
+    @property
+    def state_folder(self) -> Path:
+        """Folder of the state between rounds, see ``fedn_partial.runtime.client_state``, and the calibrations."""
+        return Path(self.workdir) / "state"
 
 
 def parse_partition(text: str) -> tuple[str, float | None]:

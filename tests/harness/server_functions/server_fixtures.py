@@ -6,9 +6,9 @@ import tempfile
 
 import pytest
 from fedn.network.combiner import modelservice
+from residual_files import residuals
 
 from fedn_partial.exchange import encoding, wire
-from fedn_partial.runtime.residuals import residuals
 from fedn_partial.submodel.layers import fingerprint, pick
 from fedn_partial.submodel.update_tensors import tensors_of, update_tensors
 from server_functions.hooks_harness import Combiner, Upload

@@ -74,7 +74,7 @@ def test_a_device_trains_with_custom_modules_and_refuses_all_others(device):
     assert told["checksum"] == wire.checksum(coded, wire.checksum(exact))
     change = np.frombuffer(coded[4:].tobytes(), "<f8")
     assert exact.shape == weights[3].shape and change.size == weights[2].size and np.abs(change).max() > 0
-    assert (device.folder / "residuals" / "session1" / "2.npy").exists()
+    assert (device.folder / "state" / "session1" / "3" / "residual-2.npy").exists()
 
     # What a server may send to make a device run something else
     (device.package / "evil.py").write_text("open('imported', 'w')\nclass Evil:\n    pass\n")

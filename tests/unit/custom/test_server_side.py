@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from paths import ROOT
+from residual_files import Residual
 from server_functions.hooks_harness import Combiner, Upload
 from sources import line_of, printed_by_server_functions
 
@@ -15,7 +16,6 @@ from fedn_partial.custom import modules
 from fedn_partial.custom.errors import UserCodeError
 from fedn_partial.device import costs
 from fedn_partial.exchange import encoding, wire
-from fedn_partial.runtime.residuals import Residual
 from fedn_partial.seed_model import server_functions
 from fedn_partial.seed_model.case_checks import check_case
 from fedn_partial.settings.case import Case, load_case

@@ -55,7 +55,7 @@ def test_a_request_killed_for_memory_is_tried_again_with_fewer_layers(device):
         assert 1 <= len(told["layers"]) < 14 and "refused" not in told
         assert f"{len(told['layers'])} of the 14 requested layers: memory" in told["limited"]
         assert "out-of-memory kill" in (device.folder / "client.log").read_text()
-        (calibration,) = device.folder.glob("calibration-*.json")
+        (calibration,) = device.folder.glob("state/calibration-*.json")
         assert json.loads(calibration.read_text())["memory_mb"] < 420
         # Another client, started anew on the same device: it knows what fits, though the other program has gone.
         hog.kill()

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 from device import Device
+from residual_files import Residual
 
 from fedn_partial.data.shard import Shard
 from fedn_partial.device import costs
 from fedn_partial.device.planner import Calibration, Estimate, Limits, Planner
 from fedn_partial.exchange.encoding import encode
-from fedn_partial.runtime.residuals import Residual
 from fedn_partial.settings.case import CODECS, Training
 from fedn_partial.submodel.layers import read_layers
 from fedn_partial.submodel.selection import Context, Uniform, select_layers
@@ -116,6 +116,20 @@ def test_calibration_outlives_a_restart_but_not_another_machine(tmp_path):
     assert Calibration.load(tmp_path, "another model", 1000.0).memory_mb is None
     other = Calibration.load(tmp_path, "f", 2000.0)
     assert (other.memory_mb, other.seconds_per_gmac) == (None, 0.5)
+
+
+def test_a_calibration_of_an_earlier_version_is_read_from_its_folder_and_moved(tmp_path):
+    old, new = tmp_path / "calibration-f.json", tmp_path / "state" / "calibration-f.json"
+    Calibration.load(tmp_path, "f", 1000.0).save(seconds_per_gmac=0.5, memory_mb=300.0)
+    read = Calibration.load(tmp_path / "state", "f", 1000.0, tmp_path)
+    assert (read.memory_mb, read.seconds_per_gmac) == (300, 0.5)
+    read.save(fixed_seconds=2.0)
+    assert new.exists() and not old.exists()
+    read = Calibration.load(tmp_path / "state", "f", 1000.0, tmp_path)
+    assert (read.memory_mb, read.fixed_seconds) == (300, 2)
+    new.write_text("damaged")  # it counts, not an older one
+    Calibration.load(tmp_path, "f", 1000.0).save(memory_mb=300.0)
+    assert Calibration.load(tmp_path / "state", "f", 1000.0, tmp_path).memory_mb is None
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"memory_mb": "much"}', "null", "[" * 100_000])

@@ -7,10 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 from fedn.utils.helpers.plugins.numpyhelper import Helper
+from residual_files import residuals
 from updates import changed, randoms
 
 from fedn_partial.exchange import decoding, encoding
-from fedn_partial.runtime.residuals import residuals
 from fedn_partial.submodel.layers import read_layers, tensor_list
 from fedn_partial.submodel.selection import Context, Random, select_layers
 from fedn_partial.submodel.update_tensors import shapes, update_tensors

@@ -99,7 +99,7 @@ def test_a_coded_update_is_the_plain_one_rounded(device, codec, steps):
             elif steps:
                 step = np.abs(exact - weights[tensor.index]).reshape(-1, exact.shape[-1]).max(axis=0) / steps
                 assert (np.abs(exact - rounded) <= step / 2 + 1e-6).all()
-                assert (device.folder / f"residuals/withint8/{tensor.index}.npy").exists()
+                assert (device.folder / f"state/withint8/3/residual-{tensor.index}.npy").exists()
             else:
                 np.testing.assert_array_equal(exact.astype(np.float16), rounded)
 

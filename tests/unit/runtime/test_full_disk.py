@@ -22,11 +22,13 @@ from fedn_partial.data.shard import Shard, write_shard
 from fedn_partial.device import oom_marker
 from fedn_partial.device.planner import Calibration
 from fedn_partial.exchange import encoding
-from fedn_partial.runtime import refusal, residuals
+from fedn_partial.runtime import refusal
 from fedn_partial.runtime.atomic import WriteError
+from fedn_partial.runtime.client_state import ClientState, Kind
 from fedn_partial.seed_model.package import build_package
 from fedn_partial.seed_model.seed import build_seed
 from fedn_partial.settings.case import Case
+from fedn_partial.submodel.layers import Tensor
 
 CASE = Case(name="x", model={"name": "lstm_har", "classes": 4}, selection={"selector": "all"})
 SHARD = Shard(*(np.zeros((9, 9), np.float32), np.zeros(9, np.int32)) * 2, ("a", "b"))
@@ -86,9 +88,10 @@ def test_seed_build_says_where_there_is_no_room(no_room, tmp_path):
 
 def test_what_a_device_can_do_without_costs_no_round(no_room, monkeypatch):
     (no_room / "filler").write_bytes((no_room / "filler").read_bytes() + b"x" * 4096)
-    residual = residuals.Residual(no_room / "1.npy")
-    residual.save(np.zeros(9000, np.float32))
-    assert residual.load((9000,)) == 0
+    state, tensor = ClientState(no_room / "state", "s", 1), Tensor(1, "kernel", (9000,), "float32")
+    state.write(Kind.RESIDUAL, tensor, np.ones(9000, np.float32))
+    state.commit()
+    assert ClientState(no_room / "state", "s", 2).residuals([tensor])[0].load((9000,)) == 0
     assert Calibration(path=no_room / "calibration.json").save(memory_mb=5.0).memory_mb == 5
     monkeypatch.chdir(no_room)
     Path(".state").mkdir()

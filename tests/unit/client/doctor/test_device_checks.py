@@ -178,8 +178,8 @@ def test_disk(tmp_path):
     work = tmp_path / "not yet" / "there"
     plenty = device_checks.disk(work, free=10**9)
     # 20 MB of samples, 59 MB of remainders, two models of 59 MB
-    assert plenty.state == OK and "1,000 MB free, up to 197 MB needed" in plenty.text
-    full = device_checks.disk(work, free=196 * 10**6)
+    assert plenty.state == OK and "1,000 MB free, up to 256 MB needed" in plenty.text
+    full = device_checks.disk(work, free=255 * 10**6)
     assert full.state == PROBLEM and "'workdir:' in client.yaml" in full.text
 
 

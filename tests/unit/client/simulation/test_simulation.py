@@ -24,7 +24,7 @@ from fedn_partial import models
 from fedn_partial.client import simulation
 from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.run_folder import RunFolder, weighted_mean
-from fedn_partial.client.simulation import simulate
+from fedn_partial.client.simulation import checkpoint, simulate
 from fedn_partial.client.simulation.devices import DeviceTiming
 from fedn_partial.client.simulation.workers import workers
 from fedn_partial.data.shard import Shard, open_shard, write_shard
@@ -144,7 +144,8 @@ def test_a_killed_run_goes_on_to_the_same_end(whole, data, tmp_path):
         pytest.fail("it ended before round 2")
     (folder,) = (tmp_path / "runs").glob("simulated-*")
     deadline = time.monotonic() + 60
-    while not list((folder / "states").glob("*/3")) and time.monotonic() < deadline:  # in the middle of round 3
+    in_round_3 = "states/*/simulation/3*"  # of a client that encodes its update, or has written it
+    while not list(folder.glob(in_round_3)) and time.monotonic() < deadline:
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -157,6 +158,53 @@ def test_a_killed_run_goes_on_to_the_same_end(whole, data, tmp_path):
     assert "round  3 of 4" in output and "round  2 of 4" not in output
     assert "[INFO]" not in output  # FEDn's lines, one for each client
     assert left_by(folder) == left_by(whole)
+
+
+def test_a_run_killed_between_the_clients_states_and_the_checkpoint_repeats_the_round(
+    whole, pool, data, tmp_path, monkeypatch
+):
+    case, folder, write = case_of(simulation={"dropout": 0.3}), tmp_path / "run", checkpoint.write
+
+    def killed_in_round_3(folder, newest):
+        if newest.round == 3:
+            raise KeyboardInterrupt
+        write(folder, newest)
+
+    monkeypatch.setattr(checkpoint, "write", killed_in_round_3)
+    with pytest.raises(KeyboardInterrupt):
+        played(case, folder, pool, data)
+    monkeypatch.undo()
+    states = {path.name for path in folder.glob("states/*/simulation/*")}
+    assert "3" in states and json.loads((folder / "checkpoint.json").read_text())["round"] == 2
+    played(case, folder, pool, data)
+    assert left_by(folder) == left_by(whole)
+
+
+def test_a_simulation_stores_one_state_per_client_between_rounds(pool, data, tmp_path, monkeypatch):
+    stored, write = [], checkpoint.write
+
+    def noted(folder, newest):
+        stored.append({path.parts[-3:] for path in folder.glob("states/*/*/*")})
+        write(folder, newest)
+
+    monkeypatch.setattr(checkpoint, "write", noted)
+    played(case_of(session={"rounds": 3}), tmp_path / "run", pool, data)
+    clients = [f"client-{number}" for number in range(1, CLIENTS + 1)]
+    for number, states in enumerate(stored, start=1):  # before those of the previous round are removed
+        rounds = [str(previous) for previous in (number - 1, number) if previous]
+        assert states == {(client, "simulation", round_) for client in clients for round_ in rounds}
+    assert not (tmp_path / "run" / "states").exists()
+
+
+def test_a_checkpoint_with_client_states_of_an_earlier_version_is_refused(whole, pool, data, tmp_path):
+    folder = copy_of_run(whole, tmp_path)
+    content = json.loads((folder / "checkpoint.json").read_text())
+    (folder / "checkpoint.json").write_text(json.dumps({**content, "states": {"client-1": 4}}))
+    with pytest.raises(FednPartialError, match="is of an earlier version"):
+        played(case_of(simulation={"dropout": 0.3}), folder, pool, data)
+    (folder / "checkpoint.json").write_text(json.dumps({**content, "states": {}}))  # of a codec without residuals
+    final, _ = played(case_of(simulation={"dropout": 0.3}), folder, pool, data)
+    assert final["rounds"] == 4
 
 
 def test_a_run_that_is_done_is_not_run_again_and_another_case_does_not_mix_in(whole, pool, data):
