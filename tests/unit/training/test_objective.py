@@ -47,11 +47,11 @@ def shard():
 @pytest.fixture(autouse=True)
 def no_model_is_kept():
     """As in a process that has just started."""
-    workers._MODEL.clear()
-    workers._STEPS.clear()
+    workers._model_cache.clear()
+    workers._step_cache.clear()
     yield
-    workers._MODEL.clear()
-    workers._STEPS.clear()
+    workers._model_cache.clear()
+    workers._step_cache.clear()
 
 
 class GlobalModel:
@@ -97,10 +97,20 @@ def flat(arrays):
     return np.concatenate([array.ravel() for array in arrays])
 
 
-def read_update(path):
+def read_update(path, weights):
+    """All values of an update of all layers, in the order of the model's `weights`."""
     with np.load(path) as archive:
-        (name,) = archive.files
-        return archive[name]
+        vectors, kernels = archive["0"], archive["1"].tobytes()
+    values, position, offset = [], 0, 0
+    for array in weights:
+        if array.ndim > 1:
+            values.append(np.frombuffer(kernels, "<f4", array.size, offset + 4))
+            offset += 4 + array.nbytes
+        else:
+            values.append(vectors[position : position + array.size])
+            position += array.size
+    assert (position, offset) == (vectors.size, len(kernels))
+    return np.concatenate(values)
 
 
 def order_of(settings, client):
@@ -115,8 +125,8 @@ class Rounds:
         write_shard(folder / "data", shard, "made up")
 
     def simulated(self, settings, global_model):
-        task = workers.Task("a", settings, global_model.path, str(self.folder / "data"))
-        return self.run(workers.SimulatedClient(task, str(self.folder / "state")), settings, global_model)
+        task = workers.Task("a", settings, global_model.path, str(self.folder / "data"), str(self.folder / "state"))
+        return self.run(workers.SimulatedClient(task), settings, global_model)
 
     def fresh(self, settings, global_model):
         return self.run(Client("a", self.folder / "data", self.folder / "state"), settings, global_model)
@@ -124,7 +134,7 @@ class Rounds:
     def run(self, client, settings, global_model):
         update = str(self.folder / "update.npz")
         result = run_round(settings, client, global_model.path, update)
-        return read_update(update).tobytes(), result.loss
+        return read_update(update, global_model.weights).tobytes(), result.loss
 
 
 @pytest.fixture
@@ -151,7 +161,7 @@ def test_rounds_in_one_process_equal_those_of_fresh_ones(global_models, rounds):
             settings = global_model.settings(objective)
             expected.append(rounds.fresh(settings, global_model))
             assert rounds.simulated(settings, global_model) == expected[-1]
-            steps.add(id(next(reversed(workers._STEPS.values()))))
+            steps.add(id(next(reversed(workers._step_cache.values()))))
     assert len(steps) == len(objectives)  # one for both global models
     assert len({str(result) for result in expected}) == len(expected)
     assert rounds.simulated(first.settings(PROXIMAL), first) == expected[0]
@@ -172,7 +182,10 @@ def test_a_round_of_a_device_equals_the_training_alone_with_the_term(tmp_path, s
     order = np.random.default_rng([settings["seed"], settings["round"], *b"device-1"])
     global_model = GlobalModel(tmp_path, 1)
     expected, loss = trained_directly(global_model, shard, order, Proximal(0.5))
-    update, expected = read_update(device.folder / "update.npz"), np.frombuffer(expected, np.float32)
+    update, expected = (
+        read_update(device.folder / "update.npz", global_model.weights),
+        np.frombuffer(expected, np.float32),
+    )
     # The device adds in another order where it has more threads; without the term the weights differ by far more.
     np.testing.assert_allclose(update, expected, rtol=0, atol=1e-5)
     order = np.random.default_rng([settings["seed"], settings["round"], *b"device-1"])
