@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .aggregation import second_moment
+from .batchnorm import second_moment
 from .decoding import decode
 
 # More than a device can train on in a round; a larger number would outweigh all other clients.

@@ -15,10 +15,13 @@ import random
 import tempfile
 import time
 
-from .aggregation import Aggregate
+import numpy as np
+
+from .changes import RelativeChanges
 from .checks import check_update
 from .custom import find
 from .merge_rules import RULES
+from .merge_rules.base import Round, Update
 from .state import load_state, save_state
 from .wire import digest, plain
 
@@ -40,7 +43,7 @@ class ServerFunctions:
     session runs, such a round fails. FEDn 0.33 keeps using server functions after their session, in sessions without
     any; there they average the clients' models, as FEDn does by default.
 
-    Memory: the global model, float64 sums of one model, and one update.
+    Memory: the global model, one update, and what the merge rule holds.
     """
 
     settings = {}  # see fedn_partial.seed_model.server_functions.session_settings
@@ -70,8 +73,10 @@ class ServerFunctions:
 
     def start_round(self):
         """Reset the accumulators for a new round."""
+        self.rule.end()
         self.model = None  # the global model of this round
-        self.aggregate = Aggregate(self.settings["indices"], self.settings["variances"])
+        self.changes = RelativeChanges(self.settings["indices"], self.settings["variances"])
+        self.coverage = {}  # layer -> number of clients whose update has it
         self.all_examples = 0
         self.merged = []  # FEDn's ids of the clients whose updates were merged
         self.skipped = {}  # FEDn's id of a client -> why its update was skipped
@@ -103,7 +108,6 @@ class ServerFunctions:
     def client_settings(self, global_model):
         """Begin a round and return its settings, see fedn_partial.settings.case.RoundSettings."""
         self.start_round()
-        self.model = global_model
         base = digest(global_model)
         self.foreign = self.is_over() or base not in self.state["known"]
         if self.foreign:
@@ -113,6 +117,7 @@ class ServerFunctions:
                 "FEDn keeps these server functions until it receives others or its combiner restarts"
             )
             return {}
+        self.begin_merging(global_model)
         state = self.state
         state["round"] += 1
         state["base"], state["asked"] = base, self.selected
@@ -131,6 +136,11 @@ class ServerFunctions:
                 "previous": state["previous"],
             }
         )
+
+    def begin_merging(self, global_model):
+        """Prepare for the updates of a round, which are based on `global_model`."""
+        self.model = global_model
+        self.rule.begin(Round(global_model, self.settings))
 
     def signals(self):
         """Return the signal that the session's selector needs, as settings."""
@@ -151,27 +161,31 @@ class ServerFunctions:
                 return
             if self.model is None:  # this process was restarted during the round
                 self.resume(previous_global)
-            examples, tensors, weights = self.check(client_id, model, client_metadata)
+            update = self.check(client_id, model, client_metadata)
         except Exception as error:
             self.skip(client_id, client_metadata, error)
             return
-        self.aggregate.add(self.model, tensors, weights, scores=self.signal == "scores")
+        try:
+            self.rule.add(update)
+        except ValueError as error:
+            self.skip(client_id, client_metadata, error)
+            return
+        if self.signal == "scores":
+            self.changes.add(self.model, update)
+        for name in update.tensors:
+            self.coverage[name] = self.coverage.get(name, 0) + 1
         client = plain(client_metadata.get("client") or client_id, 100)
         if self.signal == "participants":
             self.state["names"][client_id] = client
-        self.all_examples += examples
         self.merged.append(client_id)
         limited = client_metadata.get("limited")
         self.log(
-            f"merged {len(tensors)} layers of {client}, {examples} examples"
+            f"merged {len(update.tensors)} layers of {client}, {update.examples} examples"
             + (f"; trained {plain(limited)}" if limited else "")
         )
 
     def check(self, client_id, model, metadata):
-        """Return an update's number of examples, its tensors {layer: arrays}, and its weight in each layer.
-
-        Raises ValueError if the update must be skipped.
-        """
+        """Return an Update (raises ValueError if it must be skipped)."""
         if isinstance(metadata, dict) and metadata.get("refused"):
             raise ValueError(f"the client refused: {metadata['refused']}")
         if client_id not in self.selected:
@@ -182,13 +196,13 @@ class ServerFunctions:
         weights = self.rule.client_weights(list(tensors), examples, metadata, self.layers)
         if not all(0 < weights[name] < math.inf for name in tensors):
             raise ValueError(f"has layer weights {weights}, expected numbers above 0")
-        return examples, tensors, weights
+        return Update(examples, tensors, weights)
 
     def resume(self, global_model):
         """Resume the round in the state, if `global_model` is its global model (raises ValueError)."""
         if digest(global_model) != self.state["base"]:
             raise ValueError("arrived before its round began")
-        self.model = global_model
+        self.begin_merging(global_model)
         self.notes.append("the hooks process was restarted; updates merged before are lost")
 
     def skip(self, client_id, metadata, reason):
@@ -225,12 +239,9 @@ class ServerFunctions:
             raise RuntimeError("fedn-partial: no update has arrived")
         if not self.merged:
             self.log("no valid update, global model unchanged", logging.WARNING)
-        model, aggregate = list(self.model), self.aggregate
         try:
-            for name in aggregate.weights:
-                aggregate.merge(self.model, model, name, self.step(name), self.client["model_dtype"])
-                if name in aggregate.squared_change:
-                    self.state["scores"][name] = aggregate.score(self.model, name)
+            model = self.merge()
+            self.state["scores"].update(self.changes.scores(self.model))
         except Exception as error:
             self.note_failure(f"merge rule {self.client['merge']}: {type(error).__name__}: {error}")
             raise
@@ -240,22 +251,20 @@ class ServerFunctions:
         self.active = time.monotonic()
         return model
 
-    def step(self, name):
-        """Return the step size of one layer, see ``MergeRule.step_size``."""
-        if name not in self.layers:  # statistics, sent by every client
-            return 1.0
-        aggregate = self.aggregate
-        step = self.rule.step_size(aggregate.weights[name], aggregate.coverage[name], self.all_examples)
-        if not 0 <= step < math.inf:
-            raise RuntimeError(
-                f"fedn-partial: merge rule {self.client['merge']} returned step size {step!r} for {name}"
-            )
-        return step
+    def merge(self):
+        """Return the new global model. Tensors of layers that no client sent are those of the old one."""
+        model = list(self.model)
+        for name in self.coverage:
+            for index, value in zip(self.settings["indices"][name], self.rule.merge(name), strict=True):
+                dtype = self.client["model_dtype"] if value.ndim > 1 else "float32"
+                largest = np.finfo(dtype).max  # a step may go beyond what any client sent
+                model[index] = np.clip(value, -largest, largest).astype(dtype)
+        return model
 
     def report(self):
         """Save and log coverage, staleness and the outcome of each update."""
         state = self.state
-        coverage = {name: self.aggregate.coverage.get(name, 0) for name in self.layers}
+        coverage = {name: self.coverage.get(name, 0) for name in self.layers}
         staleness = {name: 0 if sent else state["staleness"].get(name, 0) + 1 for name, sent in coverage.items()}
         state["staleness"] = staleness
         state["merged_rounds"] += 1 if self.merged else 0

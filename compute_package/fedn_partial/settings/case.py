@@ -13,7 +13,8 @@ from pathlib import Path
 from fedn_partial import models
 from fedn_partial.custom import modules, names
 from fedn_partial.exchange.codecs import CODECS, DEFAULT, Codec
-from fedn_partial.exchange.merge_rules import RULES, MergeRule
+from fedn_partial.exchange.merge_rules import RULES
+from fedn_partial.exchange.merge_rules.base import BaseRule
 from fedn_partial.settings.schema import SettingsError, bounded, parse
 from fedn_partial.settings.yaml_file import read_yaml
 from fedn_partial.submodel import selection
@@ -226,7 +227,7 @@ def parse_case(raw: dict, where: str) -> Case:
     case = parse(Case, raw, where)
     models.options(case.model, f"{where}: model")
     selection.from_dict(case.selection, f"{where}: selection")
-    for key, base in (("codec", Codec), ("merge", MergeRule)):
+    for key, base in (("codec", Codec), ("merge", BaseRule)):
         if names.is_custom(getattr(case, key)):
             names.find_class(getattr(case, key), base, f"{where}: {key}")
     if case.data and names.is_custom(case.data.name):
