@@ -12,6 +12,8 @@ MERGE_RULES = {
     "contributors": "contributors: the mean over the clients that trained a layer",
     "shrunk": "shrunk: the mean over the clients that trained a layer, closer to no change the fewer they are",
     "inverse_probability": "inverse_probability: weighted by the inverse of the probability that a client trains it",
+    "trimmed_mean": "trimmed_mean: the mean without the largest and smallest values of each entry",
+    "median": "median: the median of each entry",
 }
 BATCHNORM_STATISTICS = {
     "with_layer": "with their layer",

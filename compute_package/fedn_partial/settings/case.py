@@ -108,6 +108,7 @@ class SessionSettings:
     training: Training = Training()
     merge: str = "all_clients"  # merge rule, see fedn_partial.exchange.merge_rules
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
+    trim: float = bounded(0.2, at_least=0, below=0.5)  # of `trimmed_mean`: share of the values cut at each end
     # See fedn_partial.submodel.update_tensors
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     codec: str = DEFAULT  # of the updates, see fedn_partial.exchange.codecs

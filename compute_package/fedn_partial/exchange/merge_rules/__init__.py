@@ -9,6 +9,8 @@ shrunk : W_l += M_l times m_l / (m_l + shrinkage)
 inverse_probability : W_l += sum over S_l of n_k D_k / p_kl / sum of n_k over ALL clients, with p_kl the probability
     that client k trained l, as reported by the client, at least 0.1 (Horvitz & Thompson 1952). Where more clients
     than expected trained a layer, its step exceeds that of each client.
+trimmed_mean, median : W_l += (trimmed mean or median of W_k over S_l, entry by entry, - W_l) times m_l / (number of
+    clients of the round). They bear wrong clients where at least three sent a layer, see their files.
 
 A custom rule is a subclass of ``MergeRule`` in a custom module. It runs in FEDn's hooks process, so its module may
 import only NumPy, the standard library, and the classes below with
@@ -26,11 +28,14 @@ RULES = Registry(
         "contributors": "weighted_mean:WeightedMean",
         "shrunk": "shrunk:Shrunk",
         "inverse_probability": "inverse_probability:InverseProbability",
+        "trimmed_mean": "trimmed_mean:TrimmedMean",
+        "median": "median:Median",
     },
 )
 BASES = {
     "BaseRule": "base:BaseRule",
     "MergeRule": "weighted_mean:WeightedMean",  # base of custom rules
+    "Stacked": "stacked:Stacked",
 }
 CLASSES = Registry(__package__, {**{place.split(":")[1]: place for place in RULES.values()}, **BASES})
 
