@@ -75,7 +75,7 @@ def try_merge_rule(case: Case, settings: dict) -> None:
             raise UserCodeError(f"{at(cls)}: step_size returned {step!r}, expected a number of at least 0")
     layout = {"indices": {"layer": [0]}, "variances": {}, "parameters": {"layer": 100}}
     with modules.calling(cls.merge):
-        rule.begin(Round([np.zeros(100, np.float32)], {**settings, **layout}))
+        rule.begin(Round([np.zeros(100, np.float32)], {**settings, **layout}, {}))
         rule.add(Update(20, {"layer": [np.ones(100, np.float32)]}, weights))
         merged = rule.merge("layer")
         rule.end()

@@ -12,6 +12,7 @@ MERGE_RULES = {
     "contributors": "contributors: the mean over the clients that trained a layer",
     "shrunk": "shrunk: the mean over the clients that trained a layer, closer to no change the fewer they are",
     "inverse_probability": "inverse_probability: weighted by the inverse of the probability that a client trains it",
+    "clipped": "clipped: all_clients, with changes that are much larger than usual scaled down",
     "trimmed_mean": "trimmed_mean: the mean without the largest and smallest values of each entry",
     "median": "median: the median of each entry",
 }

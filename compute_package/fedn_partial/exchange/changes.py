@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .batchnorm import statistics
+
+CHUNK = 32768  # values in memory as float64 at once
 
 
 def squared_norm(arrays):
     """Return the sum of all squared values in `arrays`."""
     return sum((float(np.sum(np.square(array, dtype=np.float64))) for array in arrays), 0.0)
+
+
+def difference_norm(array, other):
+    """Return |array - other|, computed in float64."""
+    array, other, total = array.reshape(-1), other.reshape(-1), 0.0
+    for start in range(0, array.size, CHUNK):
+        difference = array[start : start + CHUNK].astype(np.float64) - other[start : start + CHUNK]
+        total += float(difference @ difference)
+    return math.sqrt(total)
 
 
 class RelativeChanges:

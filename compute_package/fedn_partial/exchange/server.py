@@ -140,7 +140,7 @@ class ServerFunctions:
     def begin_merging(self, global_model):
         """Prepare for the updates of a round, which are based on `global_model`."""
         self.model = global_model
-        self.rule.begin(Round(global_model, self.settings))
+        self.rule.begin(Round(global_model, self.settings, self.state["memory"]))
 
     def signals(self):
         """Return the signal that the session's selector needs, as settings."""

@@ -21,6 +21,7 @@ def new_state(seed_model):
         "previous": {},  # report on the previous round
         "names": {},  # FEDn's id of a client -> its name
         "scores": {},  # layer -> relative change when last trained
+        "memory": {},  # of the merge rule
     }
 
 

@@ -108,6 +108,7 @@ class SessionSettings:
     training: Training = Training()
     merge: str = "all_clients"  # merge rule, see fedn_partial.exchange.merge_rules
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
+    clip: float = bounded(2.0, at_least=1, at_most=1e6)  # of `clipped`: times the median norm of a layer's changes
     trim: float = bounded(0.2, at_least=0, below=0.5)  # of `trimmed_mean`: share of the values cut at each end
     # See fedn_partial.submodel.update_tensors
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)

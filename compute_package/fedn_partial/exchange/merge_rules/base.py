@@ -16,10 +16,12 @@ class Round(NamedTuple):
     ----------
     model : the global model, a list of arrays.
     settings : of the session, see ``fedn_partial.seed_model.server_functions.session_settings``.
+    memory : JSON values that the rule keeps from round to round, in the session's state.
     """
 
     model: list
     settings: dict
+    memory: dict
 
 
 class Update(NamedTuple):

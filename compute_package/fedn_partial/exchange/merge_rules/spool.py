@@ -21,7 +21,7 @@ class Spool:
 
     Attributes
     ----------
-    senders : {layer: [(path, [offset in values of each tensor]) of each update that has the layer]}.
+    senders : {layer: [(path, offsets of the layer's tensors, in values) of each update that has the layer]}.
     """
 
     def __init__(self):
@@ -55,14 +55,10 @@ class Spool:
                 offset += array.size
             self.senders.setdefault(name, []).append((path, offsets))
 
-    def read(self, name, position, start, stop):
-        """Return the values from `start` to `stop` of a layer's tensor number `position`, (updates, values)."""
-        return np.stack(
-            [
-                np.fromfile(path, DTYPE, stop - start, offset=DTYPE.itemsize * (offsets[position] + start))
-                for path, offsets in self.senders[name]
-            ]
-        )
+    def read(self, sender, position, start, stop):
+        """Return the values from `start` to `stop` of tensor number `position` of a layer's `sender`."""
+        path, offsets = sender
+        return np.fromfile(path, DTYPE, stop - start, offset=DTYPE.itemsize * (offsets[position] + start))
 
     def close(self):
         """Remove all files."""

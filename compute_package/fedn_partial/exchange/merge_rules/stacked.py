@@ -52,12 +52,16 @@ class Stacked(BaseRule):
             centre = np.empty(size)
             for start in range(0, size, CHUNK):
                 stop = min(start + CHUNK, size)
-                values = self.spool.read(name, position, start, stop)
+                values = self.values(name, position, start, stop)
                 if index in variances:
-                    means = self.spool.read(name, indices.index(variances[index]), start, stop)
+                    means = self.values(name, indices.index(variances[index]), start, stop)
                     values = second_moment(values, means)
                 centre[start:stop] = self.centre(values)
             yield centre.reshape(shape)
+
+    def values(self, name, position, start, stop):
+        """Return values of a tensor of all clients that sent it, shape (clients, values)."""
+        return np.stack([self.spool.read(sender, position, start, stop) for sender in self.spool.senders[name]])
 
     def end(self):
         super().end()

@@ -213,7 +213,7 @@ def test_a_tensor_is_merged_in_chunks(chunk, monkeypatch, start):
     random = np.random.default_rng(0)
     model = [random.normal(size=(4, 5)), random.normal(size=10)]
     sent = [[random.normal(size=array.shape).astype(np.float32) for array in model] for _ in range(4)]
-    rule.begin(Round(model, layout))
+    rule.begin(Round(model, layout, {}))
     for arrays in sent:
         rule.add(Update(1, {"layer": arrays}, {"layer": 1}))
     for index, merged in enumerate(rule.merge("layer")):
