@@ -18,11 +18,12 @@ from fedn_partial.client.records.outcome import Outcome
 from fedn_partial.client.records.run_folder import Row, RunFolder
 from fedn_partial.client.simulation import checkpoint, devices, workers
 from fedn_partial.custom import modules
+from fedn_partial.data.shard import count_examples
 from fedn_partial.errors import FednPartialError, ModelError
 from fedn_partial.exchange import wire
 from fedn_partial.exchange.model_file import read_model
 from fedn_partial.runtime.atomic import write_atomically, write_text
-from fedn_partial.settings.case import Case, RoundSettings
+from fedn_partial.settings.case import Case, RoundSettings, with_max_examples
 from fedn_partial.settings.schema import parse
 from fedn_partial.submodel.layers import read_layers
 
@@ -64,7 +65,8 @@ class SimulatedSession:
         self.run.know_layers(self.layers)
         self.rounds = self._rounds_before()
         newest = wire.digest(_read_arrays(self._model_path(self.checkpoint.round)))
-        self.server = _server(case, self.layers, newest, self.folder / "server.json", self.checkpoint.server)
+        limited = with_max_examples(case, map(count_examples, shards.values()))
+        self.server = _server(limited, self.layers, newest, self.folder / "server.json", self.checkpoint.server)
 
     def play(self, on_event, print_line) -> dict:
         """Play the rounds that are left and return the final metrics."""

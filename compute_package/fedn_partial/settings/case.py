@@ -7,11 +7,13 @@ defaults below.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedn_partial import models
 from fedn_partial.custom import modules, names
+from fedn_partial.exchange.checks import MAX_EXAMPLES
 from fedn_partial.exchange.codecs import CODECS, DEFAULT, Codec
 from fedn_partial.exchange.merge_rules import RULES
 from fedn_partial.exchange.merge_rules.base import BaseRule
@@ -110,6 +112,8 @@ class SessionSettings:
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
     clip: float = bounded(2.0, at_least=1, at_most=1e6)  # of `clipped`: times the median norm of a layer's changes
     trim: float = bounded(0.2, at_least=0, below=0.5)  # of `trimmed_mean`: share of the values cut at each end
+    # An update with more training examples is skipped. None: the largest shard, where the operator made the shards.
+    max_examples: int | None = bounded(None, at_least=1, at_most=MAX_EXAMPLES)
     # See fedn_partial.submodel.update_tensors
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     codec: str = DEFAULT  # of the updates, see fedn_partial.exchange.codecs
@@ -241,6 +245,11 @@ def session_part(case: Case) -> dict:
     """Return the session settings of a case as JSON values."""
     settings = dataclasses.asdict(case)
     return {spec.name: settings[spec.name] for spec in dataclasses.fields(SessionSettings)}
+
+
+def with_max_examples(case: Case, shards: Iterable[int]) -> Case:
+    """Return `case` with ``max_examples``, by default the largest of `shards`, the clients' numbers of examples."""
+    return case if case.max_examples else dataclasses.replace(case, max_examples=min(max(shards), MAX_EXAMPLES))
 
 
 def load_round_settings(raw: dict, device: Device) -> RoundSettings:
