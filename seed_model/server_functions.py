@@ -2,7 +2,8 @@
 
 FEDn executes the text in its hooks process, where this package is not installed, and instantiates its class
 ``ServerFunctions``. The text contains the settings, and deflated ``exchange/server.py``, the modules that it imports,
-those of the merge rule in the settings, and the custom modules named there. Every client downloads it in every round.
+those of the merge rule and server optimizer in the settings, and the custom modules named there. Every client downloads
+it in every round.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from fedn_partial import exchange
 from fedn_partial.custom import names
 from fedn_partial.custom.errors import UserCodeError
 from fedn_partial.exchange.merge_rules import RULES
+from fedn_partial.exchange.server_optimizers import OPTIMIZERS
 from fedn_partial.seed_model import custom_source
-from fedn_partial.settings.case import Case, session_part
+from fedn_partial.settings.case import MAX_EXAMPLES, Case, session_part
 from fedn_partial.submodel import selection
 from fedn_partial.submodel.layers import Layer, fingerprint
 from fedn_partial.submodel.update_tensors import update_tensors
@@ -63,6 +65,7 @@ def session_settings(case: Case, layers: list[Layer], session_id: str, seed_mode
     return {
         "client": {
             **session_part(case),
+            "max_examples": case.max_examples or MAX_EXAMPLES,
             "session_id": session_id,
             "selection": selection.to_dict(selector),
         },
@@ -108,6 +111,7 @@ def source(settings: dict) -> str:
         for imported in custom_source.bundle_imports(text):
             _add_module(imported, sources)
         sources[f"custom.{module}"] = text
+    _add_module(f"server_optimizers.{OPTIMIZERS.module(settings['client']['server_optimizer']['name'])}", sources)
     if settings["client"]["merge"] not in custom:
         _add_module(f"merge_rules.{RULES.module(settings['client']['merge'])}", sources)
     _add_module("server", sources)

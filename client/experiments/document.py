@@ -24,7 +24,8 @@ from fedn_partial.runtime.atomic import write_text
 TEMPLATE = "results.md.jinja"
 BUDGETS = {"bytes": "upload_bytes", "computing": "training_macs"}
 WIDTH = 120  # characters of a line
-METHOD = ("merge", "shrinkage", "batchnorm_statistics", "selection")  # settings in which methods may differ
+# Settings in which methods may differ
+METHOD = ("merge", "shrinkage", "clip", "trim", "server_optimizer", "batchnorm_statistics", "selection")
 
 
 def write(runs: Path, docs: Path) -> list[str]:

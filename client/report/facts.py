@@ -56,6 +56,7 @@ def facts(item: Run | Profile, run: Summary | None = None) -> dict[str, str]:
         **({"Data": f"{data.get('name')}, {_partition(data)}"} if data else {}),
         "Local training": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in training.items() if value),
         "Merging": MERGE_RULES.get(str(item.setting("merge")), str(item.setting("merge") or NOT_KNOWN)),
+        **_server_optimizer(item),
         "BatchNorm statistics sent": BATCHNORM_STATISTICS.get(str(item.setting("batchnorm_statistics")), NOT_KNOWN),
         "Numbers in updates": str(item.setting("codec") or NOT_KNOWN),
         "Numbers in the model": str(item.setting("model_dtype") or NOT_KNOWN),
@@ -66,6 +67,15 @@ def facts(item: Run | Profile, run: Summary | None = None) -> dict[str, str]:
         "Seed": str(content.get("seed", NOT_KNOWN)),
         "Folder": item.path.resolve().name,
     }
+
+
+def _server_optimizer(item: Run | Profile) -> dict[str, str]:
+    """Return the server optimizer of a run, if it has one."""
+    settings = item.setting("server_optimizer")
+    if not isinstance(settings, dict) or settings.get("name") in (None, "none"):
+        return {}
+    options = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if key != "name")
+    return {"Server optimizer": f"{settings['name']}: {options}"}
 
 
 def _content(item: Run | Profile) -> dict:

@@ -22,6 +22,7 @@ from fedn_partial.data.shard import count_examples
 from fedn_partial.errors import FednPartialError, ModelError
 from fedn_partial.exchange import wire
 from fedn_partial.exchange.model_file import read_model
+from fedn_partial.exchange.state import remove_arrays
 from fedn_partial.runtime.atomic import write_atomically, write_text
 from fedn_partial.settings.case import Case, RoundSettings, with_max_examples
 from fedn_partial.settings.schema import parse
@@ -82,6 +83,7 @@ class SimulatedSession:
         self.run.finish(final)
         for name in ("states", "updates"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+        remove_arrays(self.server.state_path())
         return final
 
     def _round(self, number: int) -> Round:
@@ -283,6 +285,9 @@ def _server(case: Case, layers: list, model: str, path: Path, state: dict | None
     class Server(server_functions.load(text)):
         def state_path(self):
             return str(path)
+
+        def close(self):
+            """Keep the files: after a kill, the last round is played again."""
 
     return Server()
 

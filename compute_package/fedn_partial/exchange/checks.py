@@ -7,7 +7,6 @@ import numpy as np
 from .batchnorm import second_moment
 from .decoding import decode
 
-MAX_EXAMPLES = 10_000_000  # more than a device can train on in a round
 FLOAT32_MAX = np.finfo(np.float32).max
 
 
@@ -41,7 +40,6 @@ def check_examples(text, limit):
 
     A client with more examples than any client has would outweigh the others; `limit` is max_examples of the session.
     """
-    limit = limit or MAX_EXAMPLES
     if not isinstance(text, str) or not text.isdecimal() or not 1 <= int(text) <= limit:
         raise ValueError(f"has num_examples {text!r}, expected a string with a number from 1 to max_examples, {limit}")
     return int(text)

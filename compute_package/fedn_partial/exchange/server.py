@@ -17,12 +17,14 @@ import time
 
 import numpy as np
 
+from .batchnorm import statistics
 from .changes import RelativeChanges
 from .checks import check_update
 from .custom import find
 from .merge_rules import RULES
 from .merge_rules.base import Round, Update
-from .state import load_state, save_state
+from .server_optimizers import OPTIMIZERS
+from .state import load_arrays, load_state, remove_ended, save_arrays, save_state
 from .wire import digest, plain
 
 LOG = logging.getLogger("fedn")
@@ -52,7 +54,9 @@ class ServerFunctions:
         self.client = self.settings["client"]  # settings of the session, sent to every client
         self.signal = self.settings["signal"]  # signal that the session's selector needs, or None
         self.rule = find(self.client["merge"], RULES)(self.settings)
+        self.optimizer = find(self.client["server_optimizer"]["name"], OPTIMIZERS)(self.settings)
         self.layers = self.settings["parameters"]  # layer -> number of parameters
+        remove_ended(self.state_path())
         self.state = load_state(self.state_path(), self.settings["seed_model"])
         self.selected = self.state["asked"]  # FEDn's ids of the clients of this round
         self.foreign = False  # whether this round belongs to another session
@@ -240,26 +244,64 @@ class ServerFunctions:
         if not self.merged:
             self.log("no valid update, global model unchanged", logging.WARNING)
         try:
-            model = self.merge()
+            model, arrays = self.merge()
             self.state["scores"].update(self.changes.scores(self.model))
         except Exception as error:
             self.note_failure(f"merge rule {self.client['merge']}: {type(error).__name__}: {error}")
             raise
         self.state["known"] = [self.state["base"], digest(model)]
+        self.keep_arrays(arrays)
         self.report()
+        if self.is_over():
+            self.close()
         self.start_round()
         self.active = time.monotonic()
         return model
 
     def merge(self):
-        """Return the new global model. Tensors of layers that no client sent are those of the old one."""
-        model = list(self.model)
+        """Return the new global model, and the server optimizer's arrays.
+
+        Tensors of layers that no client sent are those of the old model.
+        """
+        model, fixed = list(self.model), statistics(self.settings["variances"])
+        self.optimizer.begin(self.optimizer_arrays())
         for name in self.coverage:
             for index, value in zip(self.settings["indices"][name], self.rule.merge(name), strict=True):
+                if index not in fixed:
+                    value = self.optimizer.step(index, self.model[index], value)
                 dtype = self.client["model_dtype"] if value.ndim > 1 else "float32"
                 largest = np.finfo(dtype).max  # a step may go beyond what any client sent
                 model[index] = np.clip(value, -largest, largest).astype(dtype)
-        return model
+        return model, self.optimizer.end()
+
+    def optimizer_arrays(self):
+        """Return the server optimizer's arrays that belong to the global model of this round."""
+        if self.state["base"] not in self.state["arrays"]:
+            return {}
+        arrays = load_arrays(self.state_path(), self.state["base"])
+        if arrays is None:
+            self.notes.append("the state of the server optimizer is lost; it begins again")
+        return arrays or {}
+
+    def keep_arrays(self, arrays):
+        """Save the server optimizer's arrays that belong to the new global model, if there are any."""
+        base, new = self.state["known"]
+        kept = {base} & set(self.state["arrays"])  # if FEDn does not commit the new model
+        if arrays:
+            try:
+                save_arrays(self.state_path(), new, arrays)
+                kept.add(new)
+            except OSError as error:
+                self.notes.append(f"the state of the server optimizer cannot be saved and begins again: {error}")
+        self.state["arrays"] = sorted(kept)
+
+    def close(self):
+        """End the session: remove its arrays. Its state is removed when another session begins.
+
+        Until then it tells a restarted hooks process that the session is over.
+        """
+        self.state.update(over=True, arrays=[])
+        self.save()
 
     def report(self):
         """Save and log coverage, staleness and the outcome of each update."""

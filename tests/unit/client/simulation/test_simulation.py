@@ -40,6 +40,7 @@ RAW = {
     "model": {"name": "lstm_har"},
     "selection": {"selector": "uniform", "layers": 2},
     "codec": "int8",
+    "server_optimizer": {"name": "momentum", "beta": 0.5},
     "session": {"rounds": 4},
 }
 
