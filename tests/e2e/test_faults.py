@@ -2,9 +2,7 @@
 
 import os
 import signal
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 from conftest import Run, assert_models_are_what_clients_sent, committed_model, make_case, wait_until
@@ -79,7 +77,9 @@ def test_momentum_survives_the_end_of_the_hooks_between_rounds(running, tmp_path
         updates = [u for u in kept_updates(running.updates, before) if u[0]["round"] == round_.number]
         assert updates
         assert_merged(run.layers, before, after, updates, optimize)
-    assert not list(Path(tempfile.gettempdir()).glob(f"fedn-partial-{updates[0][0]['session']}-*"))
+    temporary = running.network.folder / "tmp"  # of the hooks
+    session = updates[0][0]["session"]
+    assert [path.name for path in temporary.glob(f"fedn-partial-{session}*")] == [f"fedn-partial-{session}.json"]
 
 
 def test_a_session_whose_controller_ends_says_so_and_the_next_one_starts(running, tmp_path):

@@ -56,7 +56,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class ServerOptimizer:
+class ServerOptimizerSettings:
     """What the merged change does to the global model, see fedn_partial.exchange.server_optimizers."""
 
     name: str = bounded("none", one_of=tuple(OPTIMIZERS))
@@ -121,7 +121,7 @@ class SessionSettings:
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
     clip: float = bounded(2.0, at_least=1, at_most=1e6)  # of `clipped`: times the median norm of a layer's changes
     trim: float = bounded(0.2, at_least=0, below=0.5)  # of `trimmed_mean`: share of the values cut at each end
-    server_optimizer: ServerOptimizer = ServerOptimizer()
+    server_optimizer: ServerOptimizerSettings = ServerOptimizerSettings()
     # An update with more training examples is skipped. None: the largest shard, where the operator made the shards.
     max_examples: int | None = bounded(None, at_least=1, at_most=MAX_EXAMPLES)
     # See fedn_partial.submodel.update_tensors

@@ -21,7 +21,7 @@ import only NumPy, the standard library, and the classes below with
 
 from __future__ import annotations
 
-from ..registry import Registry
+from ..custom import Registry
 
 RULES = Registry(
     __package__,
@@ -35,12 +35,16 @@ RULES = Registry(
         "median": "median:Median",
     },
 )
-BASES = {
-    "BaseRule": "base:BaseRule",
-    "MergeRule": "weighted_mean:WeightedMean",  # base of custom rules
-    "Stacked": "stacked:Stacked",
-}
-CLASSES = Registry(__package__, {**{place.split(":")[1]: place for place in RULES.values()}, **BASES})
+# Names that a custom module may import
+CLASSES = Registry(
+    __package__,
+    {
+        **{place.split(":")[1]: place for place in RULES.places.values()},
+        "BaseRule": "base:BaseRule",
+        "MergeRule": "weighted_mean:WeightedMean",
+        "Stacked": "stacked:Stacked",
+    },
+)
 
 
 def __getattr__(name):

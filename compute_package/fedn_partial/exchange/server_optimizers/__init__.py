@@ -11,6 +11,6 @@ BatchNormalization's moving statistics become the merged ones with each of them.
 
 from __future__ import annotations
 
-from ..registry import Registry
+from ..custom import Registry
 
 OPTIMIZERS = Registry(__package__, {"none": "base:ServerOptimizer", "momentum": "momentum:Momentum"})

@@ -14,10 +14,10 @@ from server_functions.server_oracles import assert_close, assert_same_bits, log_
 from server_functions.server_worlds import client, made
 
 from fedn_partial.exchange.state import MAX_AGE
-from fedn_partial.settings.case import ServerOptimizer, Session
+from fedn_partial.settings.case import ServerOptimizerSettings, Session
 
 BETA, RATE = 0.8, 0.5
-MOMENTUM = ServerOptimizer("momentum", beta=BETA, learning_rate=RATE)
+MOMENTUM = ServerOptimizerSettings("momentum", beta=BETA, learning_rate=RATE)
 SESSION = (
     [("a", ["conv0", "dense"], 30), ("b", ["dense"], 5), ("c", ["dense"], 120)],
     [("a", ["conv0"], 30), ("b", ["conv0"], 5)],
@@ -77,7 +77,7 @@ def test_a_session_follows_the_formula(restarts, rule, normalised, start, send):
 
 def test_statistics_are_not_accelerated(normalised, start, send):
     models, model = {}, normalised.model
-    for optimizer in (MOMENTUM, ServerOptimizer()):
+    for optimizer in (MOMENTUM, ServerOptimizerSettings()):
         combiner = start(normalised, key=optimizer.name, server_optimizer=optimizer)
         for number in (2, 4):
             clients = senders(normalised, number)
@@ -90,7 +90,7 @@ def test_statistics_are_not_accelerated(normalised, start, send):
 
 def test_momentum_of_0_is_none_to_rounding(normalised, start, send):
     clients = senders(normalised, 0)
-    combiner = start(normalised, server_optimizer=ServerOptimizer("momentum", beta=0.0))
+    combiner = start(normalised, server_optimizer=ServerOptimizerSettings("momentum", beta=0.0))
     result = combiner.round(normalised.model, send(normalised, *clients))
     assert_close(result.model, merged_by_hand(normalised, clients, "all_clients"))
 
