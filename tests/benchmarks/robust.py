@@ -179,7 +179,7 @@ def print_row(where: str, attack: str, values) -> None:
 
 def main() -> None:
     smallest = options(__doc__).parse_args().smallest
-    width, honest_rounds, rounds, attacks = 0.125, 6, 10, [*ATTACKS, DIVERGED]
+    width, honest_rounds, rounds, attacks = 0.125, 6, 8, [*ATTACKS, DIVERGED]
     fleets, sessions = FLEETS, ("none", "weights x10", "sign flipped")
     if smallest:
         width, honest_rounds, rounds, attacks, fleets, sessions = 0.0625, 1, 1, ["zeros"], FLEETS[:1], sessions[1:2]
