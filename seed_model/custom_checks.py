@@ -47,9 +47,7 @@ def try_codec(case: Case) -> None:
     """Encode and decode an example kernel with the case's codec, if it is custom (raises UserCodeError)."""
     if not names.is_custom(case.codec):
         return
-    cls = names.find_class(case.codec, Codec, "codec")
-    with modules.calling(cls):
-        codec = cls()
+    codec = names.make(case.codec, {}, Codec, "codec")
     change = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     decode_as_server(codec, encode_kernel(codec, change), SHAPE)
 

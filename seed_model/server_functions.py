@@ -143,7 +143,7 @@ def _add_module(name: str, sources: dict[str, str]) -> None:
     path = _path(name)
     text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
     parents = [*name.split("."), ""] if path.is_dir() else name.split(".")
-    for node in ast.parse(text).body:
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.level:
             module = ".".join([*parents[: len(parents) - node.level], node.module])
             if module not in sources:

@@ -187,7 +187,7 @@ def swap(reading: Memory) -> Iterator[Check]:
 def disk(workdir: Path, free: int | None = None) -> Check:
     """Check the disk space for a client's files in `workdir`; `free` overrides the measured bytes."""
     folder = _existing(workdir)
-    # The monitor's samples, a global model, an update, and the residual of codec int8.
+    # The monitor's samples, a global model, an update, and its residuals (error feedback).
     needed = 2 * SAMPLES_LIMIT + 3 * MODEL_BYTES
     free = shutil.disk_usage(folder).free if free is None else free
     text = f"{workdir}: {free / MB:,.0f} MB free, up to {needed / MB:.0f} MB needed"

@@ -12,6 +12,7 @@ from fedn_partial.client.records.load import Profile, Run
 from fedn_partial.client.report.paper import LAYERS, vgg16_width
 from fedn_partial.client.report.tables import client_rows, known, listing
 from fedn_partial.client.report.wording import listed
+from fedn_partial.exchange.codecs import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def table3_remarks(lines: list[Sent]) -> list[str]:
         remarks.append(
             f"A model of {text} of the paper's width has fewer weights in every layer: compare the shares, not the MiB."
         )
-    codecs = sorted({line.codec for line in ours if line.codec not in (None, "float32")})
+    codecs = sorted({line.codec for line in ours if line.codec not in (None, DEFAULT)})
     if codecs:
-        remarks.append(f"Updates in {listed(codecs)} have fewer bytes per weight than the paper's float32.")
+        remarks.append(f"The paper counts 4 bytes per weight; updates with codec {listed(codecs)} have another number.")
     return [" ".join(remarks)]

@@ -110,6 +110,7 @@ def train(task: Task) -> str | None:
     from fedn_partial.exchange import encoding
 
     try:
+        _use(task.custom)
         if task.settings.stateful:
             _copy_state(task)
         result = run_round(task.settings, SimulatedClient(task, task.new_state), task.model, task.update)

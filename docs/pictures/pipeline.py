@@ -17,7 +17,7 @@ BOXES = {
     "select": (1, 0, "selector", "submodel/selection.py", True),
     "limits": (2, 0, "device limits", "device/", False),
     "train": (3, 0, "local training", "training/", False),
-    "codec": (4, 0, "codec", "exchange/encoding.py", True),
+    "codec": (4, 0, "codec", "exchange/codecs/", True),
     "check": (4, -1.6, "checks, decoding", "exchange/checks.py", False),
     "merge": (2.5, -1.6, "merge rule", "exchange/merge_rules/", True),
     "new": (0, -1.6, "new global model", "exchange/server.py", False),

@@ -24,11 +24,9 @@ def upload_bytes(selected: list[Layer]) -> int:
 
 def encoded_bytes(tensors, codec: str) -> int:
     """Return the maximum bytes of an update of these tensors on the wire, see fedn_partial.exchange.encoding."""
-    cls = names.resolve(codec, CODECS, Codec, "codec")
+    coder = names.make(codec, CODECS, Codec, "codec")
     size = MESSAGE_BYTES
-    with modules.calling(cls):
-        coder = cls()
-    with modules.calling(cls.max_bytes):
+    with modules.calling(type(coder).max_bytes):
         for tensor in tensors:
             size += LENGTH + coder.max_bytes(tensor.shape) if is_kernel(tensor.shape) else FLOAT * tensor.size
     return size

@@ -32,23 +32,15 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
     names = check_metadata(arrays, metadata, fingerprint, codec, layers)
     check_arrays(arrays, metadata)
     coder = find(codec, CODECS)()
-    vectors, kernels = arrays[0], memoryview(arrays[1])
+    vectors, kernels = arrays[0], memoryview(arrays[1]).toreadonly()
     tensors, position, offset = {}, 0, 0
     for name in names:
         tensors[name] = []
         for shape, old in zip(layers[name], base[name], strict=True):
             if is_kernel(shape):
-                data, offset = unpack(kernels, offset)
-                value = decode_kernel(coder, data, tuple(shape))
-                if coder.encodes_changes:
-                    with np.errstate(over="ignore"):  # refused below
-                        value = value + old
+                value, offset = next_kernel(coder, kernels, offset, tuple(shape), old, name)
             else:
-                size = math.prod(shape)
-                if position + size > vectors.size:
-                    raise ValueError(f"has {vectors.size} float32 values, too few for its layers {', '.join(names)}")
-                value = vectors[position : position + size].reshape(shape)
-                position += size
+                value, position = next_vector(vectors, position, shape, name)
             tensors[name].append(check_finite(name, value))
     if (position, offset) != (vectors.size, len(kernels)):
         raise ValueError(
@@ -56,6 +48,26 @@ def decode(arrays, metadata, fingerprint, codec, layers, base):
             f"for its layers {', '.join(names)}"
         )
     return tensors
+
+
+def next_kernel(coder, kernels, offset, shape, old, name):
+    """Return the kernel of layer `name` at `offset` of the memoryview `kernels`, and the offset of the next one."""
+    try:
+        data, offset = unpack(kernels, offset)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused by check_finite
+            value = decode_kernel(coder, data, shape)
+            return (value + old if coder.encodes_changes else value), offset
+    except Exception as error:  # a custom codec may raise any
+        reason = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(f"has an invalid kernel of shape {shape} in {name}: {reason}") from error
+
+
+def next_vector(vectors, position, shape, name):
+    """Return the tensor of layer `name` at `position` of array "0", and the position of the next one."""
+    end = position + math.prod(shape)
+    if end > vectors.size:
+        raise ValueError(f"has {vectors.size} float32 values, expected {end} or more for {name}")
+    return vectors[position:end].reshape(shape), end
 
 
 def check_metadata(arrays, metadata, fingerprint, codec, layers):
@@ -91,13 +103,12 @@ def check_arrays(arrays, metadata):
 
 def decode_kernel(codec, data, shape):
     """Return the array that `codec` decodes from the memoryview `data` (raises ValueError)."""
-    if len(data) > codec.max_bytes(shape):
-        raise ValueError(
-            f"has {len(data)} bytes for a kernel of shape {shape}, expected {codec.max_bytes(shape)} at most"
-        )
+    limit = codec.max_bytes(shape)
+    if len(data) > limit or (codec.fixed_size and len(data) < limit):
+        raise ValueError(f"{len(data)} bytes, expected {limit}{'' if codec.fixed_size else ' at most'}")
     value = np.asarray(codec.decode(data, shape), np.float32)
     if value.shape != shape:
-        raise ValueError(f"has a kernel of shape {value.shape}, expected {shape}")
+        raise ValueError(f"decode returned shape {value.shape}, expected {shape}")
     return value
 
 

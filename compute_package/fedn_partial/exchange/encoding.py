@@ -13,6 +13,7 @@ average partial updates as whole models. With a string FedAvg fails, and the rou
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Iterable, Iterator
 
@@ -41,13 +42,13 @@ def encode(path: str, values, codec: str = DEFAULT, base=None, residuals=None) -
     ------
     SettingsError : invalid codec. UserCodeError : a custom codec fails.
     """
-    coder = names.resolve(codec, CODECS, Codec, "codec")()
+    coder = names.make(codec, CODECS, Codec, "codec")
     vectors = [value for value in values if not is_kernel(value.shape)]
-    shapes = [value.shape for value in values if is_kernel(value.shape)]
+    shapes = [tuple(value.shape) for value in values if is_kernel(value.shape)]
     kernels = (
         _encode_changes(values, base, residuals, coder) if coder.encodes_changes else _encode_values(values, coder)
     )
-    if coder.fixed_size:
+    if coder.fixed_size:  # encoded while they are written
         size = sum(LENGTH + coder.max_bytes(shape) for shape in shapes)
     else:
         kernels = list(kernels)
@@ -56,50 +57,65 @@ def encode(path: str, values, codec: str = DEFAULT, base=None, residuals=None) -
         write_atomically(path, durable=False) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
     ):
-        count = sum(int(np.prod(vector.shape)) for vector in vectors)
+        count = sum(math.prod(vector.shape) for vector in vectors)
         crc = _write(archive, "0", "<f4", count, (np.ascontiguousarray(vector, "<f4") for vector in vectors), 0)
         return _write(archive, "1", "|u1", size, kernels, crc)
 
 
-def _encode_values(values, coder: Codec) -> Iterator[memoryview]:
+def _encode_values(values, coder: Codec) -> Iterator[bytes | memoryview]:
+    """Yield the length and the data of each kernel."""
     for value in values:
         if is_kernel(value.shape):
-            data = encode_kernel(coder, np.asarray(value))
-            yield from (prefix(data), data)
+            yield from _with_length(encode_kernel(coder, value))
 
 
-def _encode_changes(values, base, residuals, coder: Codec) -> Iterator[memoryview]:
+def _encode_changes(values, base, residuals, coder: Codec) -> Iterator[bytes | memoryview]:
+    """Yield the length and the data of each kernel's change, and save its residual."""
     for value, old, residual in zip(values, base, residuals, strict=True):
         if is_kernel(value.shape):
-            change = np.asarray(value) - old
-            change += residual.load(change.shape)
-            data = encode_kernel(coder, change)
-            residual.save(change - decode_as_server(coder, data, change.shape))
-            yield from (prefix(data), data)
+            yield from _with_length(_encode_change(coder, np.asarray(value, np.float32) - old, residual))
 
 
-def encode_kernel(codec: Codec, values: np.ndarray) -> memoryview:
-    """Return the bytes of `values` encoded by a codec (raises UserCodeError)."""
-    values = values.view()
+def _encode_change(coder: Codec, change: np.ndarray, residual) -> memoryview:
+    change += residual.load(change.shape)
+    data = encode_kernel(coder, change)
+    residual.save(change - decode_as_server(coder, data, change.shape))
+    return data
+
+
+def _with_length(data: memoryview) -> Iterator[bytes | memoryview]:
+    yield prefix(data)
+    yield data
+
+
+def encode_kernel(codec: Codec, values) -> memoryview:
+    """Return the bytes of an array or variable encoded by `codec` (raises UserCodeError)."""
+    values = np.ascontiguousarray(values, np.float32).view()
     values.setflags(write=False)
-    encode = type(codec).encode
-    with modules.calling(encode):
+    cls = type(codec)
+    with modules.calling(cls), modules.calling(cls.encode):
         data = codec.encode(values)
-    if not isinstance(data, (bytes, bytearray, memoryview, np.ndarray)):
-        raise UserCodeError(f"{at(encode)}: encode returned {type(data).__name__}, expected bytes")
-    data = memoryview(np.ascontiguousarray(data) if isinstance(data, np.ndarray) else data).cast("B")
-    with modules.calling(type(codec).max_bytes):
+        if isinstance(data, np.ndarray):
+            data = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        elif not isinstance(data, (bytes, bytearray, memoryview)):
+            raise UserCodeError(f"{at(cls.encode)}: encode returned {type(data).__name__}, expected bytes")
+        if not codec.fixed_size:  # a codec may use its buffer again for the next kernel
+            data = bytes(data)
+        data = memoryview(data).cast("B").toreadonly()
+    with modules.calling(cls), modules.calling(cls.max_bytes):
         limit = codec.max_bytes(values.shape)
-    if len(data) > limit or (codec.fixed_size and len(data) < limit):
+        fits = len(data) == limit if codec.fixed_size else len(data) <= limit
+    if not fits:
         raise UserCodeError(
-            f"{at(encode)}: encode returned {len(data)} bytes for shape {values.shape}, but max_bytes returned {limit}"
+            f"{at(cls)}: encode returned {len(data)} bytes for shape {values.shape}, but max_bytes returned {limit}"
         )
     return data
 
 
 def decode_as_server(codec: Codec, data: memoryview, shape: tuple[int, ...]) -> np.ndarray:
     """Return the kernel that the server will decode from `data` (raises UserCodeError)."""
-    with modules.calling(type(codec).decode):
+    cls = type(codec)
+    with modules.calling(cls), modules.calling(cls.decode):
         return decode_kernel(codec, data, shape)
 
 
@@ -112,6 +128,7 @@ def _write(archive, name: str, dtype: str, size: int, chunks: Iterable, crc: int
         for chunk in chunks:  # one at a time: a device lacks memory for a second copy of all
             file.write(memoryview(chunk).cast("B"))
             crc = checksum(chunk, crc)
+            del chunk  # before the next one is encoded
     return crc
 
 

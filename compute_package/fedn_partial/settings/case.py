@@ -180,7 +180,7 @@ class RoundSettings(SessionSettings):
     @property
     def stateful(self) -> bool:
         """Whether clients have state between rounds: error feedback, or their own statistics."""
-        codec = names.resolve(self.codec, CODECS, Codec, "codec")
+        codec = names.make(self.codec, CODECS, Codec, "codec")
         return codec.encodes_changes or self.batchnorm_statistics == "local"
 
 

@@ -23,7 +23,7 @@ def kept_updates(folder, base: list[np.ndarray], session: str | None = None) -> 
 def merged_model(layers, before, updates) -> list[np.ndarray]:
     """Return the model of rule all_clients as float64: W + sum n_k (W_k - W) / n, pooled variances."""
     n = [int(metadata["num_examples"]) for metadata, _ in updates]
-    whole = [_whole_model(layers, before, metadata, arrays) for metadata, arrays in updates]
+    whole = [_whole_model(layers, before, metadata, *arrays) for metadata, arrays in updates]
     expected = [array.astype(np.float64) for array in before]
     for tensor in (tensor for layer in layers for tensor in layer.tensors):
         values = [model[tensor.index].astype(np.float64) for model in whole]
@@ -67,16 +67,13 @@ class HeavyBall:
         return old + self.rate * self.velocity[index]
 
 
-def _whole_model(layers, before, metadata, arrays) -> list[np.ndarray]:
-    """Return a client's whole model: the layers that it did not train as they were.
-
-    The arrays of an update are the values of all vectors, and the bytes of all kernels, each after its length.
-    """
-    vectors, kernels = arrays
+def _whole_model(layers, before, metadata, vectors, kernels) -> list[np.ndarray]:
+    """Return a client's whole model: the layers that it did not train as they were."""
     model, position, offset = list(before), 0, 0
     for layer in layers:
         for tensor in layer.tensors if layer.name in metadata["layers"] else ():
-            if len(tensor.shape) > 1:
+            if len(tensor.shape) > 1:  # 4 bytes for the length of the data, and float32 data
+                assert kernels[offset : offset + 4].view("<u4")[0] == 4 * tensor.size
                 values = kernels[offset + 4 : offset + 4 + 4 * tensor.size].view("<f4")
                 offset += 4 + 4 * tensor.size
             else:

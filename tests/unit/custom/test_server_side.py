@@ -227,13 +227,13 @@ def damaged(layers, folder, change) -> Upload:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda coded: coded[:-1], "has truncated kernels"),
-        (lambda coded: coded[:3], "has truncated kernels"),
-        (lambda coded: np.append(coded, 7), "bytes of kernels, expected 72 for its layers conv, dense"),
-        (lambda coded: np.where(np.arange(coded.size) < 4, 255, coded), "has truncated kernels"),
+        (lambda coded: coded[:-1], "in dense: truncated, ends at byte 72 of 71"),
+        (lambda coded: coded[:3], "in conv: truncated"),
+        (lambda coded: np.append(coded, 7), "73 bytes of kernels, expected 5 and 72 for its layers conv, dense"),
+        (lambda coded: np.where(np.arange(coded.size) < 4, 255, coded), "in conv: truncated"),
         (
             lambda coded: np.where((np.arange(coded.size) >= 4) & (np.arange(coded.size) < 8), 255, coded),
-            "out of bounds",
+            "in conv: IndexError: index 4294967295 is out of bounds",
         ),
     ],
 )
@@ -385,7 +385,7 @@ BAD_CODECS = """
     [
         ("NotBytes", "# not bytes", "encode returned list, expected bytes"),
         ("InPlace", "change *= 2", "ValueError: output array is read-only"),
-        ("Flat", "# flat", "ValueError: has a kernel of shape (72,), expected (3, 3, 2, 4)"),
+        ("Flat", "# flat", "ValueError: decode returned shape (72,), expected (3, 3, 2, 4)"),
         ("Small", "class Small", "encode returned 288 bytes for shape (3, 3, 2, 4), but max_bytes returned 10"),
         (
             "Signature",

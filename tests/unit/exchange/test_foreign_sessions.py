@@ -87,6 +87,6 @@ def test_stock_fedavg_makes_no_model_of_our_updates(normalised, send, tmp_path, 
     uploads.append(read_upload("id-c", path))
     assert stock_fedavg(uploads, tmp_path, monkeypatch) is None
     assert len(log_lines(caplog, "unsupported operand type(s) for +=: 'int' and 'str'")) >= len(uploads)
-    # With numbers it does, and that would be a global model of one array: the text is what stops it.
+    # With numbers it does, and that would be a global model of two arrays: the text is what stops it.
     numbers = [with_metadata(num_examples=7)(upload) for upload in uploads[:1]]
-    assert len(stock_fedavg(numbers, tmp_path, monkeypatch)) == 1
+    assert len(stock_fedavg(numbers, tmp_path, monkeypatch)) == 2

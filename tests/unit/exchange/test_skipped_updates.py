@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from io import BytesIO
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from server_functions.hooks_harness import Upload, npz
 from server_functions.server_oracles import assert_close, assert_same_bits, log_lines, merged_by_hand
 from server_functions.server_worlds import PROVIDED, SELECTIONS, client, read_upload, with_metadata
+from updates import checksum
 
 from fedn_partial.runtime import refusal
 
@@ -18,18 +18,32 @@ def with_arrays(make):
     """Return a change of an upload's arrays; the checksum is made to fit, so that it is not the reason."""
 
     def change(upload: Upload) -> Upload:
-        values = np.load(BytesIO(upload.data))["0"]
-        arrays = make(values)
-        checksum = zlib.crc32(np.ascontiguousarray(arrays[0]).data) if arrays else 0
-        return Upload(upload.client_id, npz(arrays), {**upload.metadata, "checksum": checksum})
+        arrays = make(*arrays_of(upload))
+        return Upload(upload.client_id, npz(arrays), {**upload.metadata, "checksum": checksum(arrays)})
 
     return change
 
 
+def arrays_of(upload: Upload) -> list[np.ndarray]:
+    """Return the float32 values of vectors, and the bytes of kernels."""
+    with np.load(BytesIO(upload.data)) as archive:
+        return [archive["0"], archive["1"]]
+
+
 def with_value(value):
-    def make(values):
-        values[3] = value
-        return [values]
+    def make(vectors, kernels):
+        vectors[3] = value
+        return [vectors, kernels]
+
+    return with_arrays(make)
+
+
+def with_weight(value):
+    """Return a change of one weight of the last kernel."""
+
+    def make(vectors, kernels):
+        kernels[-4:] = np.float32([value]).view(np.uint8)
+        return [vectors, kernels]
 
     return with_arrays(make)
 
@@ -39,29 +53,52 @@ def without_metadata(upload: Upload) -> Upload:
 
 
 def flip_one_bit(upload: Upload) -> Upload:
-    values = np.load(BytesIO(upload.data))["0"].copy()
-    values.view(np.uint32)[3] ^= 1
-    return Upload(upload.client_id, npz([values]), upload.metadata)
+    vectors, kernels = arrays_of(upload)
+    vectors.view(np.uint32)[3] ^= 1
+    return Upload(upload.client_id, npz([vectors, kernels]), upload.metadata)
+
+
+def flip_one_bit_of_a_kernel(upload: Upload) -> Upload:
+    vectors, kernels = arrays_of(upload)
+    kernels[-1] ^= 1
+    return Upload(upload.client_id, npz([vectors, kernels]), upload.metadata)
 
 
 # What is changed in a good update of client b, and what its log line must say.
 BAD = {
-    "one value less": (with_arrays(lambda values: [values[:-1]]), "values, expected 78 for its layers conv0, dense"),
-    "one value more": (with_arrays(lambda values: [np.append(values, values[:1])]), "values, expected 78"),
-    "other layers' size": (with_metadata(layers=["conv1"]), "values, expected 56 for its layers conv1"),
-    "float64": (with_arrays(lambda values: [values.astype(np.float64)]), "'<f8'"),
-    "float16": (with_arrays(lambda values: [values.astype(np.float16)]), "'<f2'"),
-    "big-endian": (with_arrays(lambda values: [values.astype(">f4")]), "'>f4'"),
-    "integers of the same size": (with_arrays(lambda values: [values.view(np.int32)]), "'<i4'"),
-    "text": (with_arrays(lambda values: [values.astype("U")[:5].view(np.uint32).view("U1")]), "'<U1'"),
-    "two arrays": (with_arrays(lambda values: [values, values]), "expected ['<f4'] with one dimension each"),
-    "two dimensions": (with_arrays(lambda values: [values[None]]), "expected ['<f4'] with one dimension each"),
-    "no dimension": (with_arrays(lambda values: [values.sum()]), "expected ['<f4'] with one dimension each"),
-    "no array": (with_arrays(lambda values: []), "expected ['<f4'] with one dimension each"),
-    "empty array": (with_arrays(lambda values: [values[:0]]), "has 0 values"),
-    "NaN": (with_value(np.nan), "not finite"),
-    "infinity": (with_value(np.inf), "not finite"),
-    "minus infinity": (with_value(-np.inf), "not finite"),
+    "one value less": (with_arrays(lambda a, b: [a[:-1], b]), "has 18 float32 values, expected 19 or more for dense"),
+    "one value more": (
+        with_arrays(lambda a, b: [np.append(a, a[:1]), b]),
+        "has 20 float32 values and 244 bytes of kernels, expected 19 and 244 for its layers conv0, dense",
+    ),
+    "one byte less": (with_arrays(lambda a, b: [a, b[:-1]]), "kernel of shape (8, 4) in dense: truncated"),
+    "one byte more": (
+        with_arrays(lambda a, b: [a, np.append(b, b[:1])]),
+        "245 bytes of kernels, expected 19 and 244 for its layers conv0, dense",
+    ),
+    "no kernels": (with_arrays(lambda a, b: [a, b[:0]]), "kernel of shape (3, 3, 1, 3) in conv0: truncated"),
+    "no length": (with_arrays(lambda a, b: [a, b[4:]]), "kernel of shape (3, 3, 1, 3) in conv0: truncated"),
+    "other layers' size": (
+        with_metadata(layers=["conv1"]),
+        "kernel of shape (3, 3, 3, 2) in conv1: 108 bytes, expected 216",
+    ),
+    "float64": (with_arrays(lambda a, b: [a.astype(np.float64), b]), "'<f8'"),
+    "float16": (with_arrays(lambda a, b: [a.astype(np.float16), b]), "'<f2'"),
+    "big-endian": (with_arrays(lambda a, b: [a.astype(">f4"), b]), "'>f4'"),
+    "integers of the same size": (with_arrays(lambda a, b: [a.view(np.int32), b]), "'<i4'"),
+    "signed bytes": (with_arrays(lambda a, b: [a, b.view(np.int8)]), "'|i1'"),
+    "text": (with_arrays(lambda a, b: [a.astype("U")[:5].view(np.uint32).view("U1"), b]), "'<U1'"),
+    "one array": (with_arrays(lambda a, b: [a]), "expected ['<f4', '|u1'] with one dimension each"),
+    "three arrays": (with_arrays(lambda a, b: [a, b, b]), "expected ['<f4', '|u1'] with one dimension each"),
+    "two dimensions": (with_arrays(lambda a, b: [a[None], b]), "expected ['<f4', '|u1'] with one dimension each"),
+    "no dimension": (with_arrays(lambda a, b: [a.sum(), b]), "expected ['<f4', '|u1'] with one dimension each"),
+    "no array": (with_arrays(lambda a, b: []), "expected ['<f4', '|u1'] with one dimension each"),
+    "empty array": (with_arrays(lambda a, b: [a[:0], b]), "has 0 float32 values, expected 3 or more for conv0"),
+    "NaN": (with_value(np.nan), "has values in conv0 that are not finite"),
+    "infinity": (with_value(np.inf), "has values in conv0 that are not finite"),
+    "minus infinity": (with_value(-np.inf), "has values in conv0 that are not finite"),
+    "NaN in a kernel": (with_weight(np.nan), "has values in dense that are not finite"),
+    "infinity in a kernel": (with_weight(-np.inf), "has values in dense that are not finite"),
     "wrong base": (with_metadata(base="0" * 32), "is based on model"),
     "other session": (with_metadata(session="other"), "belongs to another session, 'other'"),
     "another round to come": (with_metadata(round=7), "is late: trained in round 7"),
@@ -70,7 +107,7 @@ BAD = {
     "no fingerprint": (with_metadata(model=None), "is for model"),
     "wrong codec": (with_metadata(codec="float16"), "codec 'float16'"),
     "no codec": (with_metadata(codec=None), "codec None"),
-    "wrong format": (with_metadata(format=1), "format 1"),
+    "wrong format": (with_metadata(format=2), "format 2"),
     "no format": (with_metadata(format=None), "format None"),
     "unknown layer": (with_metadata(layers=["conv0", "conv9"]), "'conv9'"),
     "layers out of order": (with_metadata(layers=["dense", "conv0"]), "in model order"),
@@ -80,6 +117,7 @@ BAD = {
     "no layer": (with_metadata(layers=[]), "has layers []"),
     "layers missing": (with_metadata(layers=None), "has layers None"),
     "one bit flipped": (flip_one_bit, "checksum"),
+    "one bit of a kernel flipped": (flip_one_bit_of_a_kernel, "checksum"),
     "no checksum": (with_metadata(checksum=None), "checksum"),
     "refused": (with_metadata(refused="the memory is full"), "the client refused: the memory is full"),
     "no num_examples": (with_metadata(num_examples=None), "num_examples None"),

@@ -95,6 +95,11 @@ def travelling_modules():
     return first_line.partition(": ")[2].partition(" of the folder exchange")[0].split(", ")
 
 
+def module_name(path):
+    """Return the name of the module in the file `path`, relative to exchange."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
 def foreign_imports(folder, modules):
     """Return the imports in `modules` of a folder like exchange that FEDn's hooks process cannot resolve."""
     package = "fedn_partial.exchange"
@@ -103,7 +108,7 @@ def foreign_imports(folder, modules):
     return [
         str(statement)
         for statement in imports(folder, package)
-        if statement.path.removesuffix(".py") in modules
+        if module_name(statement.path) in modules
         and not all(
             name in in_text if statement.relative else name.partition(".")[0] in installed for name in statement.modules
         )
@@ -113,7 +118,10 @@ def foreign_imports(folder, modules):
 def test_what_travels_to_fedn_imports_numpy_the_standard_library_and_each_other_only():
     modules = travelling_modules()
     assert {"server", "merge_rules", "codecs", "wire"} <= set(modules)
-    assert all((EXCHANGE / f"{module}.py").exists() for module in modules)
+    assert set(modules) <= {module_name(path.relative_to(EXCHANGE).as_posix()) for path in EXCHANGE.rglob("*.py")}
+    assert {path.stem for path in (EXCHANGE / "codecs").glob("[!_]*.py")} == {
+        name.removeprefix("codecs.") for name in modules if name.startswith("codecs.")
+    }
     assert foreign_imports(EXCHANGE, modules) == []
 
 

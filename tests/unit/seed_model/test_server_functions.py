@@ -10,6 +10,7 @@ from server_functions.server_worlds import PROVIDED, session_source
 from sources import printed_by_server_functions
 
 from fedn_partial import exchange
+from fedn_partial.exchange.codecs import CODECS
 from fedn_partial.seed_model import server_functions
 from fedn_partial.submodel.layers import read_layers
 
@@ -36,6 +37,15 @@ def test_the_source_needs_numpy_and_the_standard_library_only(vgg16_source, tmp_
     """In a process in which neither this package nor FEDn can be imported."""
     printed = printed_by_server_functions(vgg16_source, tmp_path, "functions.client_selection(['b', 'a'])")
     assert printed == "['a', 'b']\n"
+
+
+def test_every_codec_is_in_the_source(vgg16_source, tmp_path):
+    """They are in a package of their own, and imported when they are first used."""
+    codecs = "sys.modules['fedn_partial_exchange.codecs'].CODECS"
+    makers = printed_by_server_functions(
+        vgg16_source, tmp_path, f"[type(make()).__name__ for make in {codecs}.values()]"
+    )
+    assert makers == f"{[type(make()).__name__ for make in CODECS.values()]}\n"
 
 
 def test_an_error_names_the_line_of_the_module(vgg16_source):

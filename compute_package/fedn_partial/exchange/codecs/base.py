@@ -28,11 +28,20 @@ class Codec:
     fixed_size = False
 
     def encode(self, values):
-        """Return `values`, a read-only float32 array, encoded as bytes or a contiguous array."""
+        """Return `values`, a contiguous read-only float32 array, encoded as bytes or an array."""
         raise NotImplementedError
 
     def decode(self, data, shape):
-        """Return the float32 array of `shape` encoded in `data`, a memoryview; raise ValueError if it is invalid."""
+        """Return the float32 array of `shape` encoded in `data`.
+
+        Parameters
+        ----------
+        data : read-only memoryview of at most ``max_bytes`` bytes (exactly as many, if ``fixed_size``).
+
+        Raises
+        ------
+        ValueError : `data` are invalid; the message is the reason.
+        """
         raise NotImplementedError
 
     def max_bytes(self, shape):
@@ -55,5 +64,5 @@ def unpack(coded, start):
     first = start + LENGTH
     end = first + int.from_bytes(coded[start:first], "little")
     if end > len(coded):
-        raise ValueError("has truncated kernels")
+        raise ValueError(f"truncated, ends at byte {end} of {len(coded)}")
     return coded[first:end], end

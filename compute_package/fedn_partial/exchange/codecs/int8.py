@@ -21,19 +21,30 @@ class Int8(Codec):
     def encode(self, values):
         step = np.abs(values).max(axis=tuple(range(values.ndim - 1))) / LEVELS
         step[step < np.finfo(np.float32).tiny] = 1  # no change in this channel
-        multiples = np.rint(values / step).astype(np.int8)
+        multiples = values / step
+        multiples = np.rint(multiples, out=multiples).astype(np.int8)
         deflate = zlib.compressobj(strategy=zlib.Z_RLE)  # as small as the default strategy here, and faster
         return b"".join([step.astype("<f4").data, deflate.compress(multiples.data), deflate.flush()])
 
     def decode(self, data, shape):
-        size, steps = math.prod(shape), 4 * shape[-1]
+        size, start = math.prod(shape), 4 * shape[-1]
+        if len(data) < start:
+            raise ValueError(f"{len(data)} bytes, expected {start} of steps")
+        step = np.frombuffer(data[:start], "<f4")
+        if not np.isfinite(step).all():
+            raise ValueError("steps that are not finite")
+        inflate = zlib.decompressobj()
         try:  # one value more than expected is enough to show that there are too many
-            multiples = zlib.decompressobj().decompress(data[steps:], size + 1)
+            multiples = inflate.decompress(data[start:], size + 1)
         except zlib.error as error:
-            raise ValueError(f"has kernels that cannot be inflated: {error}") from None
+            raise ValueError(f"cannot be inflated: {error}") from None
         if len(multiples) != size:
-            raise ValueError(f"has {len(multiples)} values for a kernel of shape {shape}")
-        return np.frombuffer(multiples, np.int8).astype(np.float32).reshape(shape) * np.frombuffer(data[:steps], "<f4")
+            raise ValueError(f"{len(multiples)} values{' or more' * (len(multiples) > size)}, expected {size}")
+        if not inflate.eof:
+            raise ValueError("the deflated values have no end")
+        if inflate.unused_data:
+            raise ValueError(f"{len(inflate.unused_data)} bytes after the deflated values")
+        return np.frombuffer(multiples, np.int8).astype(np.float32).reshape(shape) * step
 
     def max_bytes(self, shape):
         size = math.prod(shape)
