@@ -119,7 +119,7 @@ class SessionSettings:
     training: Training = Training()
     merge: str = "all_clients"  # merge rule, see fedn_partial.exchange.merge_rules
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
-    clip: float = bounded(2.0, at_least=1, at_most=1e6)  # of `clipped`: times the median norm of a layer's changes
+    clip: float = bounded(1.0, above=0, at_most=1e6)  # of `clipped`: times the median norm of a layer's changes
     trim: float = bounded(0.2, at_least=0, below=0.5)  # of `trimmed_mean`: share of the values cut at each end
     server_optimizer: ServerOptimizerSettings = ServerOptimizerSettings()
     # An update with more training examples is skipped. None: the largest shard, where the operator made the shards.

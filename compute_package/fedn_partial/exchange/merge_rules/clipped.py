@@ -28,6 +28,9 @@ class Clipped(AllClients):
     moving mean: of the standard deviations). The latter alone would not do: an honest first change may be as large as a
     freshly initialised layer, and one that flips all signs is only twice as large.
 
+    Where a share f of the clients is wrong in every round, the others win back what these move only if `clip` is below
+    (1 - f) / f, as their own changes grow with the distance and raise the limit: below 2 for one of three clients.
+
     Memory: float64 sums of one model.
     """
 
