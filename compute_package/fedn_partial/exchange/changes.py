@@ -18,10 +18,12 @@ def squared_norm(arrays):
 
 def difference_norm(array, other):
     """Return |array - other|, computed in float64."""
-    array, other, total = array.reshape(-1), other.reshape(-1), 0.0
+    array, other, total, buffer = array.reshape(-1), other.reshape(-1), 0.0, np.empty(CHUNK)
     for start in range(0, array.size, CHUNK):
-        difference = array[start : start + CHUNK].astype(np.float64) - other[start : start + CHUNK]
-        total += float(difference @ difference)
+        chunk = slice(start, start + CHUNK)
+        difference = buffer[: array[chunk].size]
+        np.subtract(array[chunk], other[chunk], out=difference, dtype=np.float64)
+        total += float(np.square(difference, out=difference).sum())
     return math.sqrt(total)
 
 

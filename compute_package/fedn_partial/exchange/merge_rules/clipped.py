@@ -9,6 +9,7 @@ import numpy as np
 from ..changes import difference_norm, squared_norm
 from .all_clients import AllClients
 from .spool import Spool
+from .weighted_mean import CHUNK
 
 HISTORY = 20  # norms that are kept of each part
 ENOUGH = 3  # clients whose median norm one wrong client cannot determine
@@ -113,11 +114,22 @@ class Clipped(AllClients):
 
     def add_clipped(self, name, arrays, weight, norms, limits):
         """Add one layer of an update to the sums, with changes of at most `limits`."""
-        arrays = list(arrays)
+        arrays, indices = list(arrays), self.round.settings["indices"][name]
         for (part, positions), norm, limit in zip(self.parts(name), norms, limits, strict=True):
             for n in positions if norm > limit else ():
-                old = self.round.model[self.round.settings["indices"][name][n]].astype(np.float64)
-                arrays[n] = old + limit / norm * (arrays[n] - old)
+                arrays[n] = self.scaled(arrays[n], self.round.model[indices[n]], limit / norm)
             if norm > 0:  # a client without a change says nothing about the others' changes
                 self.norms.setdefault(part, []).append(min(norm, limit))
         self.add_layer(name, arrays, weight)
+
+    def scaled(self, new, old, scale):
+        """Return old + scale (new - old) as float32."""
+        result, values, base = np.empty(new.shape, np.float32), new.reshape(-1), old.reshape(-1)
+        for start in range(0, values.size, CHUNK):
+            chunk = slice(start, start + CHUNK)
+            term = self.buffer[: values[chunk].size]
+            np.subtract(values[chunk], base[chunk], out=term, dtype=np.float64)
+            term *= scale
+            term += base[chunk]
+            result.reshape(-1)[chunk] = term
+        return result

@@ -53,16 +53,20 @@ class WeightedMean(BaseRule):
                 term = weight * second_moment(array, values[variances[index]])
                 self.sums[index] = self.sums.get(index, 0.0) + term
                 continue
-            if index not in self.sums:
-                self.sums[index] = np.zeros(array.shape)
-            sums, new = self.sums[index].reshape(-1), array.reshape(-1)
-            for start in range(0, new.size, CHUNK):
-                chunk = slice(start, start + CHUNK)
-                term = self.buffer[: new[chunk].size]
-                np.multiply(new[chunk], weight, out=term, dtype=np.float64)
-                sums[chunk] += term
+            self.add_tensor(index, array, weight)
         self.weights[name] = self.weights.get(name, 0) + weight
         self.coverage[name] = self.coverage.get(name, 0) + 1
+
+    def add_tensor(self, index, array, weight):
+        """Add the values of a tensor to its sum."""
+        if index not in self.sums:
+            self.sums[index] = np.zeros(array.shape)
+        sums, new = self.sums[index].reshape(-1), array.reshape(-1)
+        for start in range(0, new.size, CHUNK):
+            chunk = slice(start, start + CHUNK)
+            term = self.buffer[: new[chunk].size]
+            np.multiply(new[chunk], weight, out=term, dtype=np.float64)
+            sums[chunk] += term
 
     def merge(self, name):
         weight = self.weights[name]
