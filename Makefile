@@ -14,6 +14,7 @@ bench: .venv/installed
 	PYTHONPATH=tests/harness $(BIN)/python tests/benchmarks/rounds.py
 	PYTHONPATH=tests/harness $(BIN)/python tests/benchmarks/limits.py
 	$(BIN)/python tests/benchmarks/merge.py
+	$(BIN)/python tests/benchmarks/robust.py
 	$(BIN)/python tests/benchmarks/accuracy.py
 	$(BIN)/python tests/benchmarks/memory.py
 

@@ -13,7 +13,8 @@ from fedn_partial.custom.errors import UserCodeError, at
 from fedn_partial.errors import FednPartialError
 from fedn_partial.exchange.codecs import Codec
 from fedn_partial.exchange.encoding import decode_as_server, encode_kernel
-from fedn_partial.exchange.merge_rules import MergeRule
+from fedn_partial.exchange.merge_rules.base import BaseRule, Round, Update
+from fedn_partial.exchange.merge_rules.weighted_mean import WeightedMean
 from fedn_partial.seed_model.package import rebuild
 from fedn_partial.settings.case import Case
 
@@ -58,17 +59,26 @@ def try_merge_rule(case: Case, settings: dict) -> None:
     """
     if not names.is_custom(case.merge):
         return
-    cls = names.find_class(case.merge, MergeRule, "merge")
+    cls = names.find_class(case.merge, BaseRule, "merge")
     with modules.calling(cls):
         rule = cls(settings)
     with modules.calling(cls.client_weights):
         weights = rule.client_weights(["layer"], 20, {"probabilities": {"layer": 0.5}}, {"layer": 100})
     if not isinstance(weights, dict) or not all(_is_number(weights.get(name)) for name in ["layer"]):
         raise UserCodeError(f"{at(cls)}: client_weights returned {weights!r}, expected {{layer: number above 0}}")
-    with modules.calling(cls.step_size):
-        step = rule.step_size(weights["layer"], 1, 60)
-    if step != 0 and not _is_number(step):
-        raise UserCodeError(f"{at(cls)}: step_size returned {step!r}, expected a number of at least 0")
+    if issubclass(cls, WeightedMean):
+        with modules.calling(cls.step_size):
+            step = rule.step_size(weights["layer"], 1, 60)
+        if step != 0 and not _is_number(step):
+            raise UserCodeError(f"{at(cls)}: step_size returned {step!r}, expected a number of at least 0")
+    layout = {"indices": {"layer": [0]}, "variances": {}, "parameters": {"layer": 100}}
+    with modules.calling(cls.merge):
+        rule.begin(Round([np.zeros(100, np.float32)], {**settings, **layout}, {}))
+        rule.add(Update(20, {"layer": [np.ones(100, np.float32)]}, weights))
+        merged = rule.merge("layer")
+        rule.end()
+    if [np.shape(array) for array in merged] != [(100,)]:
+        raise UserCodeError(f"{at(cls)}: merge returned arrays of other shapes than the layer's")
 
 
 def check_shipped(case: Case, package: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedn_partial.custom import modules
 from fedn_partial.custom.errors import UserCodeError
+from fedn_partial.exchange.merge_rules import CLASSES
 
 LIBRARY = "fedn_partial.exchange"
 BUNDLE = "fedn_partial_exchange"  # package name of the folder exchange in the hooks process
@@ -37,6 +38,19 @@ def read(name: str) -> str:
                     "them to a separate module"
                 )
     return _rename_imports(path, text)
+
+
+def bundle_imports(text: str) -> list[str]:
+    """Return the modules of the bundle that `text`, returned by ``read``, imports."""
+    imported = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{BUNDLE}."):
+            module = node.module.removeprefix(f"{BUNDLE}.")
+            imported.append(module)
+            if module == "merge_rules":  # imports its classes when they are used
+                names = [alias.name for alias in node.names if alias.name in CLASSES]
+                imported += [f"{module}.{CLASSES.module(name)}" for name in names]
+    return imported
 
 
 def _rename_imports(path: Path, text: str) -> str:

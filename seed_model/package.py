@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import json
 import shlex
@@ -34,9 +35,7 @@ def build_package(output: str | Path, custom: CustomModules | None = None) -> li
     UserCodeError : a custom module has a syntax error.
     """
     library = Path(fedn_partial.__file__).parent
-    # In a checkout the entry points are in the parent folder, as in the package; in an installation in a subfolder.
-    entry_folder = library.parent if (library.parent / "fedn.yaml").exists() else library / "compute_package"
-    members = {name: entry_folder / name for name in ENTRY_FILES}
+    members = {name: _entry_folder() / name for name in ENTRY_FILES}
     members |= {str(Path("fedn_partial") / path): library / path for path in library_files()}
     if custom:
         _check_syntax(custom)
@@ -60,11 +59,26 @@ def _check_syntax(custom: CustomModules) -> None:
             compile(custom.path(name).read_bytes(), str(custom.path(name)), "exec")
 
 
+def _entry_folder() -> Path:
+    """Return the folder of the entry points: in a checkout the library's parent, as in the package."""
+    library = Path(fedn_partial.__file__).parent
+    return library.parent if (library.parent / "fedn.yaml").exists() else library / "compute_package"
+
+
 def library_files() -> list[Path]:
-    """Return the library's source files that every device downloads, relative to its folder."""
+    """Return the library's source files that every device downloads, relative to its folder.
+
+    These are all but those in ``.fednignore``, which FEDn's own command leaves out as well.
+    """
     library = Path(fedn_partial.__file__).parent
     files = sorted(path.relative_to(library) for path in library.rglob("*.py"))
-    return [path for path in files if path.parts[0] not in OTHER_PARTS]
+    ignored = [line for line in (_entry_folder() / ".fednignore").read_text().splitlines() if "/" in line]
+    return [
+        path
+        for path in files
+        if path.parts[0] not in OTHER_PARTS
+        and not any(fnmatch.fnmatch(f"fedn_partial/{path.as_posix()}", pattern) for pattern in ignored)
+    ]
 
 
 def _normalised(member: tarfile.TarInfo) -> tarfile.TarInfo:

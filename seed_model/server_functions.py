@@ -2,7 +2,8 @@
 
 FEDn executes the text in its hooks process, where this package is not installed, and instantiates its class
 ``ServerFunctions``. The text contains the settings, and deflated ``exchange/server.py``, the modules that it imports,
-and the custom modules named in the settings. Every client downloads it in every round.
+those of the merge rule and server optimizer in the settings, and the custom modules named there. Every client downloads
+it in every round.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import fedn_partial
 from fedn_partial import exchange
 from fedn_partial.custom import names
 from fedn_partial.custom.errors import UserCodeError
+from fedn_partial.exchange.merge_rules import RULES
+from fedn_partial.exchange.server_optimizers import OPTIMIZERS
 from fedn_partial.seed_model import custom_source
-from fedn_partial.settings.case import Case, session_part
+from fedn_partial.settings.case import MAX_EXAMPLES, Case, session_part
 from fedn_partial.submodel import selection
 from fedn_partial.submodel.layers import Layer, fingerprint
 from fedn_partial.submodel.update_tensors import update_tensors
@@ -62,6 +65,7 @@ def session_settings(case: Case, layers: list[Layer], session_id: str, seed_mode
     return {
         "client": {
             **session_part(case),
+            "max_examples": case.max_examples or MAX_EXAMPLES,
             "session_id": session_id,
             "selection": selection.to_dict(selector),
         },
@@ -102,10 +106,14 @@ def source(settings: dict) -> str:
     custom = [name for name in (settings["client"]["merge"], settings["client"]["codec"]) if names.is_custom(name)]
     sources = {}
     for name in custom:
-        for needed in ("merge_rules", "codecs"):
-            _add_module(needed, sources)
         module = name.partition(":")[0]
-        sources[f"custom.{module}"] = custom_source.read(module)
+        text = custom_source.read(module)
+        for imported in custom_source.bundle_imports(text):
+            _add_module(imported, sources)
+        sources[f"custom.{module}"] = text
+    _add_module(f"server_optimizers.{OPTIMIZERS.module(settings['client']['server_optimizer']['name'])}", sources)
+    if settings["client"]["merge"] not in custom:
+        _add_module(f"merge_rules.{RULES.module(settings['client']['merge'])}", sources)
     _add_module("server", sources)
     coded = base64.b85encode(zlib.compress(json.dumps(sources).encode(), 9)).decode()
     if custom and len(coded) > MAX_SOURCES:
@@ -140,7 +148,18 @@ def _add_module(name: str, sources: dict[str, str]) -> None:
             module = ".".join([*parents[: len(parents) - node.level], node.module])
             if module not in sources:
                 _add_module(module, sources)
-    sources[name] = text
+    sources[name] = _without_docstrings(text)
+
+
+def _without_docstrings(text: str) -> str:
+    """Return the source `text` with empty docstrings, two thirds of its size; lines keep their numbers."""
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            lines[docstring.lineno - 1] = " " * docstring.col_offset + '""'
+            lines[docstring.lineno : docstring.end_lineno] = [""] * (docstring.end_lineno - docstring.lineno)
+    return "\n".join(lines)
 
 
 def _path(name: str) -> Path:

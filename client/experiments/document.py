@@ -24,7 +24,8 @@ from fedn_partial.runtime.atomic import write_text
 TEMPLATE = "results.md.jinja"
 BUDGETS = {"bytes": "upload_bytes", "operations": "training_macs"}
 WIDTH = 120  # characters per line
-METHOD_KEYS = ("merge", "shrinkage", "batchnorm_statistics", "selection")  # settings that define a method
+# Settings that define a method
+METHOD_KEYS = ("merge", "shrinkage", "clip", "trim", "server_optimizer", "batchnorm_statistics", "selection")
 
 
 def write(runs: Path, docs: Path) -> list[str]:

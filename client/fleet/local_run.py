@@ -18,7 +18,7 @@ from fedn_partial.data.shard import Shard
 from fedn_partial.seed_model.package import build_package, upload_package
 from fedn_partial.seed_model.seed import build_seed, upload_seed
 from fedn_partial.seed_model.session import start_session
-from fedn_partial.settings.case import Case
+from fedn_partial.settings.case import Case, with_max_examples
 
 
 def run(case: Case, folder: RunFolder, origin: str, shards: list[Shard], on_event=lambda event: None) -> dict:
@@ -45,7 +45,8 @@ def run(case: Case, folder: RunFolder, origin: str, shards: list[Shard], on_even
             build_seed(case, seed)
             upload_seed(api, seed)
             fleet.wait_until_connected(api)
-            session_id, layers = start_session(api, case)
+            limited = with_max_examples(case, (len(shard.y_train) for shard in shards))
+            session_id, layers = start_session(api, limited)
             poller = SessionPoller(api, session_id)
             final = progress.follow(poller, case, layers, folder, check=network.supervise, on_event=on_event)
         finally:

@@ -12,6 +12,9 @@ MERGE_RULES = {
     "contributors": "contributors: mean change over the clients that trained the layer",
     "shrunk": "shrunk: mean change over the clients that trained the layer, damped if they are few",
     "inverse_probability": "inverse_probability: weighted by the inverse of the probability that a client trains it",
+    "clipped": "clipped: all_clients, with changes that are much larger than usual scaled down",
+    "trimmed_mean": "trimmed_mean: the mean without the largest and smallest values of each entry",
+    "median": "median: the median of each entry",
 }
 BATCHNORM_STATISTICS = {
     "with_layer": "with their layer",
@@ -53,8 +56,9 @@ def facts(item: Run | Profile, run: Summary | None = None) -> dict[str, str]:
         **(_run_facts(item, run) if run else _profile_facts(item)),
         **({"Data": f"{data.get('name')}, {_partition(data)}"} if data else {}),
         "Local training": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in training.items() if value),
-        **({"Objective": f"loss and {_term(objective)}"} if isinstance(objective, dict) else {}),
+        **({"Objective": f"loss and {_named(objective)}"} if isinstance(objective, dict) else {}),
         "Merging": MERGE_RULES.get(str(item.setting("merge")), str(item.setting("merge") or NOT_KNOWN)),
+        **_server_optimizer(item),
         "BatchNorm statistics sent": BATCHNORM_STATISTICS.get(str(item.setting("batchnorm_statistics")), NOT_KNOWN),
         "Numbers in updates": str(item.setting("codec") or NOT_KNOWN),
         "Numbers in the model": str(item.setting("model_dtype") or NOT_KNOWN),
@@ -67,10 +71,18 @@ def facts(item: Run | Profile, run: Summary | None = None) -> dict[str, str]:
     }
 
 
-def _term(objective: dict) -> str:
-    """Return the name of a step term and its fields."""
-    fields = ", ".join(f"{key} {value}" for key, value in objective.items() if key != "name")
-    return f"{objective.get('name')} ({fields})" if fields else str(objective.get("name"))
+def _server_optimizer(item: Run | Profile) -> dict[str, str]:
+    """Return the server optimizer of a run, if it has one."""
+    settings = item.setting("server_optimizer")
+    if not isinstance(settings, dict) or settings.get("name") in (None, "none"):
+        return {}
+    return {"Server optimizer": _named(settings)}
+
+
+def _named(section: dict) -> str:
+    """Return the name of a section of the settings, and its other keys."""
+    options = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in section.items() if key != "name")
+    return f"{section.get('name')} ({options})" if options else str(section.get("name"))
 
 
 def _content(item: Run | Profile) -> dict:

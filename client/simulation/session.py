@@ -18,12 +18,14 @@ from fedn_partial.client.records.outcome import Outcome
 from fedn_partial.client.records.run_folder import Row, RunFolder
 from fedn_partial.client.simulation import checkpoint, devices, workers
 from fedn_partial.custom import modules
+from fedn_partial.data.shard import count_examples
 from fedn_partial.errors import FednPartialError, ModelError
 from fedn_partial.exchange import wire
 from fedn_partial.exchange.model_file import read_model
+from fedn_partial.exchange.state import remove_arrays
 from fedn_partial.runtime.atomic import write_atomically, write_text
 from fedn_partial.runtime.client_state import ClientState
-from fedn_partial.settings.case import Case, RoundSettings
+from fedn_partial.settings.case import Case, RoundSettings, with_max_examples
 from fedn_partial.settings.schema import parse
 from fedn_partial.submodel.layers import read_layers
 
@@ -66,7 +68,8 @@ class SimulatedSession:
         self.run_folder.set_layers(self.layers)
         self.rounds = self._load_rounds()
         newest = wire.digest(_read_arrays(self._model_path(self.checkpoint.round)))
-        self.server = _server(case, self.layers, newest, self.folder / "server.json", self.checkpoint.server)
+        limited = with_max_examples(case, map(count_examples, shards.values()))
+        self.server = _server(limited, self.layers, newest, self.folder / "server.json", self.checkpoint.server)
 
     def run(self, on_event, print_line) -> dict:
         """Run the remaining rounds and return the final metrics."""
@@ -83,6 +86,7 @@ class SimulatedSession:
         self.run_folder.finish(final)
         for name in ("states", "updates"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+        remove_arrays(self.server.state_path())
         return final
 
     def _run_round(self, number: int) -> Round:
@@ -276,6 +280,9 @@ def _server(case: Case, layers: list, model: str, path: Path, state: dict | None
     class Server(server_functions.load(text)):
         def state_path(self):
             return str(path)
+
+        def close(self):
+            """Keep the files: after a kill, the last round is played again."""
 
     return Server()
 

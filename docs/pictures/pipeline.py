@@ -19,8 +19,8 @@ BOXES = {
     "train": (3, 0, "local training", "training/", False),
     "codec": (4, 0, "codec", "exchange/codecs/", True),
     "check": (4, -1.6, "checks, decoding", "exchange/checks.py", False),
-    "merge": (2.5, -1.6, "merge rule", "exchange/merge_rules.py", True),
-    "new": (0, -1.6, "new global model", "exchange/aggregation.py", False),
+    "merge": (2.5, -1.6, "merge rule", "exchange/merge_rules/", True),
+    "new": (0, -1.6, "new global model", "exchange/server.py", False),
 }
 ARROWS = [
     ("global", "select", ""),

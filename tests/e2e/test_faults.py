@@ -5,7 +5,8 @@ import signal
 import time
 
 import pytest
-from conftest import Run, assert_models_are_what_clients_sent, make_case, wait_until
+from conftest import Run, assert_models_are_what_clients_sent, committed_model, make_case, wait_until
+from server_functions.merging import HeavyBall, assert_merged, kept_updates
 
 from fedn_partial.errors import FednPartialError
 
@@ -52,6 +53,33 @@ def test_what_ended_is_named_at_once_and_started_again(survived):
     for name in ("hooks", "storage", "combiner"):
         assert f"{name} ended (SIGKILL) and is started again in 1 s" in texts
         assert f"{name} runs again" in texts
+
+
+def test_momentum_survives_the_end_of_the_hooks_between_rounds(running, tmp_path):
+    """Every committed model is that of heavy ball over the updates that were sent, from the first round to the last."""
+    done = []
+
+    def kill_hooks(poller):
+        for number in (2, 4):
+            wait_until(lambda number=number: len(poller.rounds) >= number and is_training(running))
+            kill(running, "hooks")
+            done.append(number)
+
+    optimizer = {"name": "momentum", "beta": 0.8, "learning_rate": 0.5}
+    session = {"rounds": 6, "round_timeout": 60, "min_clients": 3}
+    run = Run(running, tmp_path, make_case(server_optimizer=optimizer, session=session), kill_hooks)
+    assert done == [2, 4] and run.final["problem"] is None
+    good = [round_ for round_ in run.rounds() if round_.status == "Finished"]
+    assert len(good) >= 5
+    optimize = HeavyBall(beta=0.8, rate=0.5)
+    for round_ in good:
+        before, after = (committed_model(running, model, tmp_path) for model in (round_.model, round_.new_model))
+        updates = [u for u in kept_updates(running.updates, before) if u[0]["round"] == round_.number]
+        assert updates
+        assert_merged(run.layers, before, after, updates, optimize)
+    temporary = running.network.folder / "tmp"  # of the hooks
+    session = updates[0][0]["session"]
+    assert [path.name for path in temporary.glob(f"fedn-partial-{session}*")] == [f"fedn-partial-{session}.json"]
 
 
 def test_a_session_whose_controller_ends_says_so_and_the_next_one_starts(running, tmp_path):

@@ -118,6 +118,14 @@ def open_shard(folder: str | Path) -> Shard:
     return shard
 
 
+def count_examples(folder: Path) -> int:
+    """Return the number of training examples of the shard in `folder`, 0 if they cannot be read."""
+    try:
+        return len(np.load(folder / "y_train.npy", mmap_mode="r", allow_pickle=False))
+    except (OSError, EOFError, TypeError, ValueError):
+        return 0
+
+
 def _by_class(y: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:
     counts = np.bincount(y, minlength=len(classes)).tolist() if np.min(y, initial=0) >= 0 else []
     return dict(zip(classes, counts, strict=False))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .aggregation import second_moment
+from .batchnorm import second_moment
 from .decoding import decode
 
-# More than a device can train on in a round; a larger number would outweigh all other clients.
-MAX_EXAMPLES = 10_000_000
 FLOAT32_MAX = np.finfo(np.float32).max
 
 
@@ -34,13 +32,16 @@ def check_update(arrays, metadata, model, settings, state):
         raise ValueError(f"is late: trained in round {metadata.get('round')!r}")
     if metadata.get("base") != state["base"]:
         raise ValueError(f"is based on model {metadata.get('base')!r}, expected {state['base']!r}")
-    return check_examples(metadata.get("num_examples")), check_values(tensors, settings)
+    return check_examples(metadata.get("num_examples"), client["max_examples"]), check_values(tensors, settings)
 
 
-def check_examples(text):
-    """Return num_examples, which metadata hold as a string, as an int (raises ValueError)."""
-    if not isinstance(text, str) or not text.isdecimal() or not 1 <= int(text) <= MAX_EXAMPLES:
-        raise ValueError(f"has num_examples {text!r}, expected a string with a number from 1 to {MAX_EXAMPLES}")
+def check_examples(text, limit):
+    """Return num_examples, which metadata hold as a string, as an int (raises ValueError).
+
+    A client with more examples than any client has would outweigh the others; `limit` is max_examples of the session.
+    """
+    if not isinstance(text, str) or not text.isdecimal() or not 1 <= int(text) <= limit:
+        raise ValueError(f"has num_examples {text!r}, expected a string with a number from 1 to max_examples, {limit}")
     return int(text)
 
 

@@ -15,11 +15,16 @@ import random
 import tempfile
 import time
 
-from .aggregation import Aggregate
+import numpy as np
+
+from .batchnorm import statistics
+from .changes import RelativeChanges
 from .checks import check_update
 from .custom import find
 from .merge_rules import RULES
-from .state import load_state, save_state
+from .merge_rules.base import Round, Update
+from .server_optimizers import OPTIMIZERS
+from .state import load_arrays, load_state, remove_ended, save_arrays, save_state
 from .wire import digest, plain
 
 LOG = logging.getLogger("fedn")
@@ -40,7 +45,7 @@ class ServerFunctions:
     session runs, such a round fails. FEDn 0.33 keeps using server functions after their session, in sessions without
     any; there they average the clients' models, as FEDn does by default.
 
-    Memory: the global model, float64 sums of one model, and one update.
+    Memory: the global model, one update, and what the merge rule holds.
     """
 
     settings = {}  # see fedn_partial.seed_model.server_functions.session_settings
@@ -49,7 +54,9 @@ class ServerFunctions:
         self.client = self.settings["client"]  # settings of the session, sent to every client
         self.signal = self.settings["signal"]  # signal that the session's selector needs, or None
         self.rule = find(self.client["merge"], RULES)(self.settings)
+        self.optimizer = find(self.client["server_optimizer"]["name"], OPTIMIZERS)(self.settings)
         self.layers = self.settings["parameters"]  # layer -> number of parameters
+        remove_ended(self.state_path())
         self.state = load_state(self.state_path(), self.settings["seed_model"])
         self.selected = self.state["asked"]  # FEDn's ids of the clients of this round
         self.foreign = False  # whether this round belongs to another session
@@ -70,8 +77,10 @@ class ServerFunctions:
 
     def start_round(self):
         """Reset the accumulators for a new round."""
+        self.rule.end()
         self.model = None  # the global model of this round
-        self.aggregate = Aggregate(self.settings["indices"], self.settings["variances"])
+        self.changes = RelativeChanges(self.settings["indices"], self.settings["variances"])
+        self.coverage = {}  # layer -> number of clients whose update has it
         self.all_examples = 0
         self.merged = []  # FEDn's ids of the clients whose updates were merged
         self.skipped = {}  # FEDn's id of a client -> why its update was skipped
@@ -103,7 +112,6 @@ class ServerFunctions:
     def client_settings(self, global_model):
         """Begin a round and return its settings, see fedn_partial.settings.case.RoundSettings."""
         self.start_round()
-        self.model = global_model
         base = digest(global_model)
         self.foreign = self.is_over() or base not in self.state["known"]
         if self.foreign:
@@ -113,6 +121,7 @@ class ServerFunctions:
                 "FEDn keeps these server functions until it receives others or its combiner restarts"
             )
             return {}
+        self.begin_merging(global_model)
         state = self.state
         state["round"] += 1
         state["base"], state["asked"] = base, self.selected
@@ -131,6 +140,11 @@ class ServerFunctions:
                 "previous": state["previous"],
             }
         )
+
+    def begin_merging(self, global_model):
+        """Prepare for the updates of a round, which are based on `global_model`."""
+        self.model = global_model
+        self.rule.begin(Round(global_model, self.settings, self.state["memory"]))
 
     def signals(self):
         """Return the signal that the session's selector needs, as settings."""
@@ -151,27 +165,31 @@ class ServerFunctions:
                 return
             if self.model is None:  # this process was restarted during the round
                 self.resume(previous_global)
-            examples, tensors, weights = self.check(client_id, model, client_metadata)
+            update = self.check(client_id, model, client_metadata)
         except Exception as error:
             self.skip(client_id, client_metadata, error)
             return
-        self.aggregate.add(self.model, tensors, weights, scores=self.signal == "scores")
+        try:
+            self.rule.add(update)
+        except ValueError as error:
+            self.skip(client_id, client_metadata, error)
+            return
+        if self.signal == "scores":
+            self.changes.add(self.model, update)
+        for name in update.tensors:
+            self.coverage[name] = self.coverage.get(name, 0) + 1
         client = plain(client_metadata.get("client") or client_id, 100)
         if self.signal == "participants":
             self.state["names"][client_id] = client
-        self.all_examples += examples
         self.merged.append(client_id)
         limited = client_metadata.get("limited")
         self.log(
-            f"merged {len(tensors)} layers of {client}, {examples} examples"
+            f"merged {len(update.tensors)} layers of {client}, {update.examples} examples"
             + (f"; trained {plain(limited)}" if limited else "")
         )
 
     def check(self, client_id, model, metadata):
-        """Return an update's number of examples, its tensors {layer: arrays}, and its weight in each layer.
-
-        Raises ValueError if the update must be skipped.
-        """
+        """Return an Update (raises ValueError if it must be skipped)."""
         if isinstance(metadata, dict) and metadata.get("refused"):
             raise ValueError(f"the client refused: {metadata['refused']}")
         if client_id not in self.selected:
@@ -182,13 +200,13 @@ class ServerFunctions:
         weights = self.rule.client_weights(list(tensors), examples, metadata, self.layers)
         if not all(0 < weights[name] < math.inf for name in tensors):
             raise ValueError(f"has layer weights {weights}, expected numbers above 0")
-        return examples, tensors, weights
+        return Update(examples, tensors, weights)
 
     def resume(self, global_model):
         """Resume the round in the state, if `global_model` is its global model (raises ValueError)."""
         if digest(global_model) != self.state["base"]:
             raise ValueError("arrived before its round began")
-        self.model = global_model
+        self.begin_merging(global_model)
         self.notes.append("the hooks process was restarted; updates merged before are lost")
 
     def skip(self, client_id, metadata, reason):
@@ -225,37 +243,70 @@ class ServerFunctions:
             raise RuntimeError("fedn-partial: no update has arrived")
         if not self.merged:
             self.log("no valid update, global model unchanged", logging.WARNING)
-        model, aggregate = list(self.model), self.aggregate
         try:
-            for name in aggregate.weights:
-                aggregate.merge(self.model, model, name, self.step(name), self.client["model_dtype"])
-                if name in aggregate.squared_change:
-                    self.state["scores"][name] = aggregate.score(self.model, name)
+            model, arrays = self.merge()
+            self.state["scores"].update(self.changes.scores(self.model))
         except Exception as error:
             self.note_failure(f"merge rule {self.client['merge']}: {type(error).__name__}: {error}")
             raise
         self.state["known"] = [self.state["base"], digest(model)]
+        self.keep_arrays(arrays)
         self.report()
+        if self.is_over():
+            self.close()
         self.start_round()
         self.active = time.monotonic()
         return model
 
-    def step(self, name):
-        """Return the step size of one layer, see ``MergeRule.step_size``."""
-        if name not in self.layers:  # statistics, sent by every client
-            return 1.0
-        aggregate = self.aggregate
-        step = self.rule.step_size(aggregate.weights[name], aggregate.coverage[name], self.all_examples)
-        if not 0 <= step < math.inf:
-            raise RuntimeError(
-                f"fedn-partial: merge rule {self.client['merge']} returned step size {step!r} for {name}"
-            )
-        return step
+    def merge(self):
+        """Return the new global model, and the server optimizer's arrays.
+
+        Tensors of layers that no client sent are those of the old model.
+        """
+        model, fixed = list(self.model), statistics(self.settings["variances"])
+        self.optimizer.begin(self.optimizer_arrays())
+        for name in self.coverage:
+            for index, value in zip(self.settings["indices"][name], self.rule.merge(name), strict=True):
+                if index not in fixed:
+                    value = self.optimizer.step(index, self.model[index], value)
+                dtype = self.client["model_dtype"] if value.ndim > 1 else "float32"
+                largest = np.finfo(dtype).max  # a step may go beyond what any client sent
+                model[index] = np.clip(value, -largest, largest).astype(dtype)
+        return model, self.optimizer.end()
+
+    def optimizer_arrays(self):
+        """Return the server optimizer's arrays that belong to the global model of this round."""
+        if self.state["base"] not in self.state["arrays"]:
+            return {}
+        arrays = load_arrays(self.state_path(), self.state["base"])
+        if arrays is None:
+            self.notes.append("the state of the server optimizer is lost; it begins again")
+        return arrays or {}
+
+    def keep_arrays(self, arrays):
+        """Save the server optimizer's arrays that belong to the new global model, if there are any."""
+        base, new = self.state["known"]
+        kept = {base} & set(self.state["arrays"])  # if FEDn does not commit the new model
+        if arrays:
+            try:
+                save_arrays(self.state_path(), new, arrays)
+                kept.add(new)
+            except OSError as error:
+                self.notes.append(f"the state of the server optimizer cannot be saved and begins again: {error}")
+        self.state["arrays"] = sorted(kept)
+
+    def close(self):
+        """End the session: remove its arrays. Its state is removed when another session begins.
+
+        Until then it tells a restarted hooks process that the session is over.
+        """
+        self.state.update(over=True, arrays=[])
+        self.save()
 
     def report(self):
         """Save and log coverage, staleness and the outcome of each update."""
         state = self.state
-        coverage = {name: self.aggregate.coverage.get(name, 0) for name in self.layers}
+        coverage = {name: self.coverage.get(name, 0) for name in self.layers}
         staleness = {name: 0 if sent else state["staleness"].get(name, 0) + 1 for name, sent in coverage.items()}
         state["staleness"] = staleness
         state["merged_rounds"] += 1 if self.merged else 0

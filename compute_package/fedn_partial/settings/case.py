@@ -7,13 +7,15 @@ defaults below.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedn_partial import models
 from fedn_partial.custom import modules, names
 from fedn_partial.exchange.codecs import CODECS, DEFAULT, Codec
-from fedn_partial.exchange.merge_rules import RULES, MergeRule
+from fedn_partial.exchange.merge_rules import CLASSES, RULES
+from fedn_partial.exchange.server_optimizers import OPTIMIZERS
 from fedn_partial.settings.schema import SettingsError, bounded, parse
 from fedn_partial.settings.yaml_file import read_yaml
 from fedn_partial.submodel import selection
@@ -22,6 +24,7 @@ from fedn_partial.training import terms
 MERGE_RULES = tuple(RULES)
 BATCHNORM_STATISTICS = ("with_layer", "always", "local")
 MODEL_DTYPES = ("float32", "float16")
+MAX_EXAMPLES = 10_000_000  # more than a device can train on in a round
 PARTITIONS = "iid, natural, or dirichlet:ALPHA with ALPHA above 0, such as dirichlet:0.3"
 DATA_SETS = ("digits", "cifar10", "imdb", "casa")  # modules of fedn_partial.client.data
 
@@ -51,6 +54,15 @@ class Session:
     min_clients: int = bounded(1, at_least=1, at_most=100_000)  # connected clients that a round requires
     # Clients drawn for each round, on whose test examples its accuracy is then measured. None: all.
     clients_per_round: int | None = bounded(None, at_least=1, at_most=100_000)
+
+
+@dataclass(frozen=True)
+class ServerOptimizerSettings:
+    """What the merged change does to the global model, see fedn_partial.exchange.server_optimizers."""
+
+    name: str = bounded("none", one_of=tuple(OPTIMIZERS))
+    beta: float = bounded(0.9, at_least=0, below=1)  # of momentum: the share of the last velocity that is kept
+    learning_rate: float = bounded(1.0, above=0, at_most=10)  # of momentum
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,11 @@ class SessionSettings:
     objective: dict | None = None  # step term and its fields, see fedn_partial.training.terms; None: the loss alone
     merge: str = "all_clients"  # merge rule, see fedn_partial.exchange.merge_rules
     shrinkage: float = bounded(4.0, at_least=0, at_most=1e6)  # of merge rule `shrunk`
+    clip: float = bounded(1.0, above=0, at_most=1e6)  # of `clipped`: times the median norm of a layer's changes
+    trim: float = bounded(0.2, at_least=0, below=0.5)  # of `trimmed_mean`: share of the values cut at each end
+    server_optimizer: ServerOptimizerSettings = ServerOptimizerSettings()
+    # An update with more training examples is skipped. None: the largest shard, where the operator made the shards.
+    max_examples: int | None = bounded(None, at_least=1, at_most=MAX_EXAMPLES)
     # See fedn_partial.submodel.update_tensors
     batchnorm_statistics: str = bounded("with_layer", one_of=BATCHNORM_STATISTICS)
     codec: str = DEFAULT  # of the updates, see fedn_partial.exchange.codecs
@@ -228,9 +245,10 @@ def parse_case(raw: dict, where: str) -> Case:
     models.options(case.model, f"{where}: model")
     selection.from_dict(case.selection, f"{where}: selection")
     terms.from_dict(case.objective, f"{where}: objective")
-    for key, base in (("codec", Codec), ("merge", MergeRule)):
-        if names.is_custom(getattr(case, key)):
-            names.find_class(getattr(case, key), base, f"{where}: {key}")
+    if names.is_custom(case.codec):
+        names.find_class(case.codec, Codec, f"{where}: codec")
+    if names.is_custom(case.merge):
+        names.find_class(case.merge, CLASSES["BaseRule"], f"{where}: merge")
     if case.data and names.is_custom(case.data.name):
         names.find_function(case.data.name, "DataSet", f"{where}: data: name")
     return case
@@ -240,6 +258,11 @@ def session_part(case: Case) -> dict:
     """Return the session settings of a case as JSON values."""
     settings = dataclasses.asdict(case)
     return {spec.name: settings[spec.name] for spec in dataclasses.fields(SessionSettings)}
+
+
+def with_max_examples(case: Case, shards: Iterable[int]) -> Case:
+    """Return `case` with ``max_examples``, by default the largest of `shards`, the clients' numbers of examples."""
+    return case if case.max_examples else dataclasses.replace(case, max_examples=min(max(shards), MAX_EXAMPLES))
 
 
 def load_round_settings(raw: dict, device: Device) -> RoundSettings:

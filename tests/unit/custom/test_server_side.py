@@ -123,6 +123,60 @@ def test_the_text_needs_numpy_and_the_standard_library_only_and_is_small(example
     assert printed == "SquareRoot\n"
 
 
+OWN_RULES = """
+    import numpy as np
+    from fedn_partial.exchange.merge_rules import BaseRule, Shrunk
+
+
+    class Half(Shrunk):
+        def step_size(self, weight, contributors, all_examples):
+            return super().step_size(weight, contributors, all_examples) / 2
+
+
+    class Last(BaseRule):
+        def begin(self, round):
+            super().begin(round)
+            self.tensors = {}
+
+        def add(self, update):
+            self.tensors.update(update.tensors)
+
+        def merge(self, name):
+            return self.step_towards(name, self.tensors[name], 1.0)
+
+
+    class Flat(Last):  # flat
+        def merge(self, name):
+            return [array.reshape(-1)[:1] for array in self.tensors[name]]
+"""
+
+
+def test_a_custom_rule_may_derive_from_every_class_of_the_library(custom, layers, start, tmp_path):
+    custom(my_rules=OWN_RULES)
+    case = case_of(merge="my_rules:Half")
+    check_case(case)
+    before, sent = weights(layers, 0), weights(layers, ord("b"))
+    halved = start(source(layers, merge="my_rules:Half")).round(before, [upload(layers, tmp_path, "b", "float32")])
+    (tmp_path / "fedn-partial-session.json").unlink()
+    check_case(case_of(merge="my_rules:Last"))
+    last = start(source(layers, merge="my_rules:Last")).round(
+        before, [upload(layers, tmp_path, client, "float32") for client in SENT]
+    )
+    for tensor in next(layer for layer in layers if layer.name == "dense").tensors:
+        index, share = tensor.index, 1 / (1 + case.shrinkage) / 2
+        expected = before[index] + share * (sent[index] - before[index])
+        np.testing.assert_allclose(halved.model[index], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(last.model[index], sent[index], rtol=1e-6)
+
+
+def test_merged_arrays_of_wrong_shapes_are_seen_before_a_session_starts(custom):
+    folder = custom(my_rules=OWN_RULES)
+    with pytest.raises(UserCodeError) as raised:
+        check_case(case_of(merge="my_rules:Flat"))
+    line = f"{folder / 'my_rules.py'}, line {line_of(OWN_RULES, '# flat')}"
+    assert str(raised.value) == f"{line}: merge returned arrays of other shapes than the layer's"
+
+
 def test_without_custom_names_no_custom_module_travels(examples, layers):
     assert "custom." not in source(layers).partition("\n")[0]
     assert "custom.my_rules" in source(layers, merge=RULE).partition("\n")[0]

@@ -205,3 +205,13 @@ def test_a_round_of_bad_updates_leaves_everything_as_it_is(normalised, start, se
     assert sorted(following.settings["previous"]["skipped"]) == sorted(f"id-{name}" for name in names)
     assert following.settings["previous"]["merged"] == []
     assert_close(following.model, merged_by_hand(normalised, clients, "all_clients"))
+
+
+@pytest.mark.parametrize("rule", ["all_clients", "contributors", "clipped", "median"])
+def test_an_update_with_more_examples_than_any_client_has_is_skipped(rule, normalised, start, send, caplog):
+    good, liar = client(normalised, "a", examples=80), client(normalised, "b", examples=81)
+    result = start(normalised, merge=rule, max_examples=80).round(normalised.model, send(normalised, good, liar))
+    alone = start(normalised, key="alone", merge=rule).round(normalised.model, send(normalised, good))
+    assert_same_bits(result.model, alone.model)
+    (line,) = log_lines(caplog, "skipped the update of b: ")
+    assert "has num_examples '81', expected a string with a number from 1 to max_examples, 80" in line

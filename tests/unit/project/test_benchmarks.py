@@ -16,6 +16,7 @@ FIRST_CELLS = {  # of the last row of the script's table
     "limits.py": "| all 14 | 640 |",
     "memory.py": "    3 ",
     "merge.py": "| ours, checks and all |",
+    "robust.py": "| median |",
     "rounds.py": "| 6 |",
 }
 NEED_CONTROL_GROUPS = ("limits.py", "rounds.py")

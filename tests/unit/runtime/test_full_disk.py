@@ -139,6 +139,7 @@ BY_HAND = {
     "compute_package/fedn_partial/runtime/forkserver.py",  # the kernel's files
     "client/fleet/processes.py",  # logs
     "compute_package/fedn_partial/exchange/state.py",  # travels as text, by itself
+    "compute_package/fedn_partial/exchange/merge_rules/spool.py",  # as well; its files are for one round
 }
 
 

@@ -95,7 +95,10 @@ def test_sections_left_out_of_a_case_have_their_defaults(tmp_path):
         ({"training": [1]}, ["training: expected keys and values, found [1]"]),
         (
             {"merge": "mean"},
-            ["merge must be one of all_clients, contributors, shrunk, inverse_probability, found 'mean'"],
+            [
+                "merge must be one of all_clients, contributors, shrunk, inverse_probability, clipped, trimmed_mean, "
+                "median, found 'mean'"
+            ],
         ),
         ({"codec": "int4"}, ["codec must be one of float32, float16, int8, found 'int4'"]),
         ({"model_dtype": "int8"}, ["model_dtype must be one of float32, float16, found 'int8'"]),

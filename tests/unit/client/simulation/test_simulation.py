@@ -26,6 +26,7 @@ from fedn_partial.client.records.load import load_run
 from fedn_partial.client.records.run_folder import RunFolder, weighted_mean
 from fedn_partial.client.simulation import checkpoint, simulate
 from fedn_partial.client.simulation.devices import DeviceTiming
+from fedn_partial.client.simulation.session import SimulatedSession
 from fedn_partial.client.simulation.workers import workers
 from fedn_partial.data.shard import Shard, open_shard, write_shard
 from fedn_partial.errors import FednPartialError
@@ -39,6 +40,7 @@ RAW = {
     "model": {"name": "lstm_har"},
     "selection": {"selector": "uniform", "layers": 2},
     "codec": "int8",
+    "server_optimizer": {"name": "momentum", "beta": 0.5},
     "session": {"rounds": 4},
 }
 
@@ -236,6 +238,19 @@ def test_nobody_answers_and_the_model_stays(pool, data, tmp_path):
     case = case_of(simulation={"dropout": 0.999}, session={"rounds": 2})
     final, rows = played(case, tmp_path / "run", pool, data)
     assert rows == () and final["failed_rounds"] == 2 and final["problem"] == "its last round failed"
+
+
+def test_the_largest_shard_limits_the_examples_of_an_update_unless_the_case_does(pool, data, tmp_path):
+    _, rows = played(case_of(max_examples=60, session={"rounds": 1}), tmp_path / "run", pool, data)
+    reason = "skipped: has num_examples '80', expected a string with a number from 1 to max_examples, 60"
+    assert {row.client: row.outcome_text() for row in rows} == {
+        **{f"client-{number}": "merged" for number in (1, 2, 3)},
+        "client-4": reason,
+    }
+    shards = {path.name: path for path in sorted(data.iterdir())}
+    (folder := tmp_path / "other").mkdir()
+    session = SimulatedSession(case_of(), folder, {}, shards, [], pool)
+    assert session.server.client["max_examples"] == 80
 
 
 def test_a_client_that_cannot_train_is_refused_and_the_others_go_on(pool, data, tmp_path):

@@ -1,4 +1,4 @@
-"""Merge rules and BatchNormalization's statistics in FEDn's own hooks service; see hooks_harness."""
+"""Weighted means and BatchNormalization's statistics in FEDn's own hooks service; see hooks_harness."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from server_functions.server_oracles import assert_close, assert_same_bits, log_lines, moments, stepped
 from server_functions.server_worlds import client
 
-from fedn_partial.settings.case import MERGE_RULES
-
+WEIGHTED = ("all_clients", "contributors", "shrunk", "inverse_probability")
 MIXED = [("a", ["conv0", "dense"], 30), ("b", ["conv0", "conv1"], 5), ("c", ["conv0"], 120)]
 
 
@@ -78,7 +77,7 @@ def test_a_step_beyond_what_was_sent_stays_finite(normalised, start, send):
     assert all(np.isfinite(array).all() for array in result.model)
 
 
-@pytest.mark.parametrize("rule", MERGE_RULES)
+@pytest.mark.parametrize("rule", WEIGHTED)
 def test_statistics_that_are_always_sent_are_the_mean_of_all(rule, normalised, start, send):
     clients = [client(normalised, "a", ["conv1"], 30), client(normalised, "b", ["dense"], 90)]
     combiner = start(normalised, merge=rule, batchnorm_statistics="always")
