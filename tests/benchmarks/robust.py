@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import numpy as np
 from size import options
 
@@ -56,6 +57,7 @@ class Fleet:
         selection = {"selector": "random", "layers": 4, "always_train": ["dense"]}
         model = {"name": "vgg16", "width": width, "batchnorm_momentum": 0.8}
         self.case = Case(name="robust", model=model, selection=selection, **options)
+        keras.utils.set_random_seed(1)
         self.model = build(self.case.model)
         self.seed = self.model.get_weights()
         self.layers = read_layers(self.model)
