@@ -65,11 +65,11 @@ def session_settings(case: Case, layers: list[Layer], session_id: str, seed_mode
     return {
         "client": {
             **session_part(case),
-            "max_examples": case.max_examples or MAX_EXAMPLES,
             "session_id": session_id,
             "selection": selection.to_dict(selector),
         },
         "seed_model": seed_model,
+        "max_examples": case.max_examples or MAX_EXAMPLES,
         "warmup_rounds": selector.warmup_rounds,
         "signal": selector.signal,
         "fingerprint": fingerprint(layers),

@@ -82,10 +82,18 @@ class Fleet:
         selected, shard = requested_layers(from_dict(self.case.selection), self.layers, context), self.shards[number]
         key = (*(layer.name for layer in selected), training.learning_rate)
         if key not in self.steps:
-            self.steps[key] = step.trace(self.model, self.layers, selected, shard.x_train, training)
+            self.steps[key] = step.trace(self.model, self.layers, selected, shard.x_train, step.StepSettings(training))
         self.model.set_weights(base)
         order = np.random.default_rng([round_, number])
-        arguments = (self.model, self.layers, selected, shard.x_train, shard.y_train, training, order)
+        arguments = (
+            self.model,
+            self.layers,
+            selected,
+            shard.x_train,
+            shard.y_train,
+            step.StepSettings(training),
+            order,
+        )
         local_training.train(*arguments, step=self.steps[key])
         return Sent(selected, len(shard.y_train), self.model.get_weights())
 

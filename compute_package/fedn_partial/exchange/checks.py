@@ -32,7 +32,7 @@ def check_update(arrays, metadata, model, settings, state):
         raise ValueError(f"is late: trained in round {metadata.get('round')!r}")
     if metadata.get("base") != state["base"]:
         raise ValueError(f"is based on model {metadata.get('base')!r}, expected {state['base']!r}")
-    return check_examples(metadata.get("num_examples"), client["max_examples"]), check_values(tensors, settings)
+    return check_examples(metadata.get("num_examples"), settings["max_examples"]), check_values(tensors, settings)
 
 
 def check_examples(text, limit):

@@ -10,7 +10,7 @@ import pytest
 from server_functions.server_worlds import client, with_metadata
 
 from fedn_partial.exchange import wire
-from fedn_partial.settings.case import MAX_EXAMPLES, Device, RoundSettings, Session, Training, load_round_settings
+from fedn_partial.settings.case import Device, RoundSettings, Session, Training, load_round_settings
 from fedn_partial.submodel.layers import fingerprint
 
 
@@ -30,7 +30,6 @@ def test_the_settings_are_what_a_client_reads(normalised, start, send):
         session_id="session",
         session=Session(),
         training=Training(),
-        max_examples=MAX_EXAMPLES,
         previous={},
     )
 
