@@ -8,7 +8,7 @@ run: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/installed
 	PYTHONPATH=tests/harness $(BIN)/python tests/benchmarks/rounds.py
