@@ -200,6 +200,24 @@ def test_a_running_session_is_named():
     server_state.check_idle(Server(sessions=[{**RUNNING, "status": status} for status in ("Created", "Finished")]))
 
 
+COMBINERS = [{"name": "combiner", "combiner_id": "1"}, {"name": "other", "combiner_id": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("lists", "reason"),
+    [
+        ({"combiners": COMBINERS}, "FEDn has 2 combiners"),
+        ({"clients": []}, "but 0 clients are online"),
+        ({"sessions": [RUNNING]}, r"session 'mine' \(abc\) is running"),
+    ],
+    ids=["combiners", "clients", "session"],
+)
+def test_a_session_starts_only_where_every_check_passes(lists, reason):
+    ready = {"clients": [{"name": "a"}]}
+    with pytest.raises(FednPartialError, match=reason):
+        server_state.check_server(Server(token_of="operator", package=b"", **{**ready, **lists}), CASE, [])
+
+
 def test_a_session_in_which_nothing_changes_any_more_is_dead(capsys):
     rounds = [round_of("other", "11:00"), round_of("abc", "10:30"), *[round_of("before", "09:00")] * 50]
     server = Server(sessions=[RUNNING], rounds=rounds, telemetry=telemetry("11:02"))
