@@ -2,8 +2,8 @@
 
 FEDn executes the text in its hooks process, where this package is not installed, and instantiates its class
 ``ServerFunctions``. The text contains the settings, and deflated ``exchange/server.py``, the modules that it imports,
-those of the merge rule and server optimizer in the settings, and the custom modules named there. Every client downloads
-it in every round.
+those of the codecs, those of the merge rule and server optimizer in the settings, and the custom modules named there.
+Every client downloads it in every round.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import fedn_partial
 from fedn_partial import exchange
 from fedn_partial.custom import names
 from fedn_partial.custom.errors import UserCodeError
+from fedn_partial.exchange.codecs import CODECS
 from fedn_partial.exchange.merge_rules import RULES
 from fedn_partial.exchange.server_optimizers import OPTIMIZERS
 from fedn_partial.seed_model import custom_source
@@ -114,6 +115,8 @@ def source(settings: dict) -> str:
     _add_module(f"server_optimizers.{OPTIMIZERS.module(settings['client']['server_optimizer']['name'])}", sources)
     if settings["client"]["merge"] not in custom:
         _add_module(f"merge_rules.{RULES.module(settings['client']['merge'])}", sources)
+    for name in CODECS:
+        _add_module(f"codecs.{CODECS.module(name)}", sources)
     _add_module("server", sources)
     coded = base64.b85encode(zlib.compress(json.dumps(sources).encode(), 9)).decode()
     if custom and len(coded) > MAX_SOURCES:
@@ -143,7 +146,7 @@ def _add_module(name: str, sources: dict[str, str]) -> None:
     path = _path(name)
     text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
     parents = [*name.split("."), ""] if path.is_dir() else name.split(".")
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.parse(text).body:
         if isinstance(node, ast.ImportFrom) and node.level:
             module = ".".join([*parents[: len(parents) - node.level], node.module])
             if module not in sources:

@@ -50,16 +50,16 @@ def find_class(name: str, base: type, where: str) -> type:
     return _find(name, fits, f"subclass of {base.__module__}.{base.__name__}", where)
 
 
-def make(name: str, makers: dict, base: type, where: str):
-    """Return an instance of the class called `name`: made by a function in `makers`, or of a custom subclass of `base`.
+def make(name: str, classes, base: type, where: str):
+    """Return an instance of the class called `name` in `classes`, or of a custom subclass of `base`.
 
     Raises
     ------
     SettingsError, UserCodeError : as ``find_class``. UserCodeError : the constructor fails.
     """
-    maker = makers.get(name) or find_class(name, base, where)
-    with modules.calling(maker):
-        return maker()
+    cls = classes[name] if name in classes else find_class(name, base, where)
+    with modules.calling(cls):
+        return cls()
 
 
 def find_function(name: str, returns: str, where: str) -> types.FunctionType:

@@ -42,10 +42,10 @@ def test_the_source_needs_numpy_and_the_standard_library_only(vgg16_source, tmp_
 def test_every_codec_is_in_the_source(vgg16_source, tmp_path):
     """They are in a package of their own, and imported when they are first used."""
     codecs = "sys.modules['fedn_partial_exchange.codecs'].CODECS"
-    makers = printed_by_server_functions(
-        vgg16_source, tmp_path, f"[type(make()).__name__ for make in {codecs}.values()]"
+    classes = printed_by_server_functions(
+        vgg16_source, tmp_path, f"[type({codecs}[name]()).__name__ for name in {codecs}]"
     )
-    assert makers == f"{[type(make()).__name__ for make in CODECS.values()]}\n"
+    assert classes == f"{[type(CODECS[name]()).__name__ for name in CODECS]}\n"
 
 
 def test_an_error_names_the_line_of_the_module(vgg16_source):

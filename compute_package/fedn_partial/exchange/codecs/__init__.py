@@ -4,28 +4,9 @@ A codec's file is imported when the codec is first used: ``fedn-partial doctor``
 importing NumPy may fail.
 """
 
+from ..custom import Registry
 from .base import Codec
 
 __all__ = ["CODECS", "DEFAULT", "Codec"]
-
-
-def _float32():
-    from .float32 import Float32
-
-    return Float32()
-
-
-def _float16():
-    from .float16 import Float16
-
-    return Float16()
-
-
-def _int8():
-    from .int8 import Int8
-
-    return Int8()
-
-
-CODECS = {"float32": _float32, "float16": _float16, "int8": _int8}  # functions that return a codec
+CODECS = Registry(__package__, {"float32": "float32:Float32", "float16": "float16:Float16", "int8": "int8:Int8"})
 DEFAULT = "float32"
