@@ -12,7 +12,7 @@ import types
 
 from fedn_partial.custom import modules
 from fedn_partial.custom.errors import UserCodeError, at
-from fedn_partial.settings.schema import SettingsError
+from fedn_partial.settings.schema import SettingsError, parse_named
 
 FORM = r"[A-Za-z_]\w*:[A-Za-z_]\w*"
 
@@ -60,6 +60,23 @@ def make(name: str, classes, base: type, where: str):
     cls = classes[name] if name in classes else find_class(name, base, where)
     with modules.calling(cls):
         return cls()
+
+
+def parse_section(section: dict, tag: str, classes: dict[str, type], base: type, where: str):
+    """Build the dataclass that the key `tag` of `section` names, from the section's other keys.
+
+    Parameters
+    ----------
+    classes : {short name: dataclass}. base : of custom dataclasses.
+
+    Raises
+    ------
+    SettingsError, UserCodeError : as ``find_class`` and ``fedn_partial.settings.schema.parse_named``.
+    """
+    name = section.get(tag)
+    if is_custom(name):
+        classes = {name: find_class(name, base, f"{where}: {tag}")}
+    return parse_named(section, tag, classes, where)
 
 
 def find_function(name: str, returns: str, where: str) -> types.FunctionType:

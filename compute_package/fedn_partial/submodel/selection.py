@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from fedn_partial.custom import modules, names
 from fedn_partial.errors import FednPartialError
-from fedn_partial.settings.schema import SettingsError, bounded, parse, parse_named
+from fedn_partial.settings.schema import SettingsError, bounded
 from fedn_partial.submodel.layers import Layer, pick
 
 
@@ -354,12 +354,9 @@ def from_dict(raw: dict, where: str = "selection") -> Selector:
     UserCodeError : a custom selector that cannot be imported.
     """
     name = raw.get("selector")
-    if names.is_custom(name):
-        fields = {key: value for key, value in raw.items() if key != "selector"}
-        return parse(names.find_class(name, Selector, f"{where}: selector"), fields, where)
     if name in list(EARLIER_NAMES):
         raw = {**raw, "selector": EARLIER_NAMES[name]}
-    return parse_named(raw, "selector", SELECTORS, where)
+    return names.parse_section(raw, "selector", SELECTORS, Selector, where)
 
 
 def to_dict(selector: Selector) -> dict:

@@ -6,7 +6,6 @@ To add one, write a subclass of ``StepTerm`` and register it in ``TERMS``, or wr
 from __future__ import annotations
 
 from fedn_partial.custom import names
-from fedn_partial.settings.schema import parse, parse_named
 from fedn_partial.training.terms.base import StepTerm
 from fedn_partial.training.terms.proximal import Proximal
 
@@ -23,8 +22,4 @@ def from_dict(raw: dict | None, where: str = "objective") -> tuple[StepTerm, ...
     """
     if raw is None:
         return ()
-    name = raw.get("name")
-    if names.is_custom(name):
-        fields = {key: value for key, value in raw.items() if key != "name"}
-        return (parse(names.find_class(name, StepTerm, f"{where}: name"), fields, where),)
-    return (parse_named(raw, "name", TERMS, where),)
+    return (names.parse_section(raw, "name", TERMS, StepTerm, where),)
