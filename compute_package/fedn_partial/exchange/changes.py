@@ -8,7 +8,7 @@ import numpy as np
 
 from .batchnorm import statistics
 
-CHUNK = 32768  # values in memory as float64 at once
+CHUNK = 32768  # values in memory as float64 at once: faster, and no second copy of a layer
 
 
 def squared_norm(arrays):

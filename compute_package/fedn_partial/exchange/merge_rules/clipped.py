@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 
-from ..changes import difference_norm, squared_norm
+from ..changes import CHUNK, difference_norm, squared_norm
 from .all_clients import AllClients
 from .spool import Spool
-from .weighted_mean import CHUNK
 
 HISTORY = 20  # norms that are kept of each part
 ENOUGH = 3  # clients whose median norm one wrong client cannot determine

@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from ..batchnorm import second_moment
+from ..changes import CHUNK
 from .base import BaseRule
-
-CHUNK = 32768  # values added at once: faster, and no second copy of a layer
 
 
 class WeightedMean(BaseRule):
