@@ -9,10 +9,10 @@ shrunk : W_l += M_l times m_l / (m_l + shrinkage)
 inverse_probability : W_l += sum over S_l of n_k D_k / p_kl / sum of n_k over ALL clients, with p_kl the probability
     that client k trained l, as reported by the client, at least 0.1 (Horvitz & Thompson 1952). Where more clients
     than expected trained a layer, its step exceeds that of each client.
-clipped : all_clients with |D_k| of a layer limited to `clip` times the median of the layer's last |D_k|. It bears a
-    wrong client as soon as layers have earlier norms, or three clients that send them.
+clipped : all_clients with |D_k| of a layer limited to `clip` times the median of the layer's last |D_k|. Tolerates a
+    wrong client if a layer has earlier norms, or is sent by three clients.
 trimmed_mean, median : W_l += (trimmed mean or median of W_k over S_l, entry by entry, - W_l) times m_l / (number of
-    clients of the round). They bear wrong clients where at least three sent a layer, see their files.
+    clients of the round). They tolerate wrong clients if at least three sent a layer, see their files.
 
 A custom rule is a subclass of ``MergeRule`` in a custom module. It runs in FEDn's hooks process, so its module may
 import only NumPy, the standard library, and the classes below with

@@ -10,8 +10,8 @@ from .stacked import Stacked
 class Median(Stacked):
     """Median of each entry (Yin et al. 2018).
 
-    It bears wrong clients as long as they are less than half of those that sent a layer. Of two clients it is the mean,
-    of one its values: then a wrong client is not borne.
+    It tolerates wrong clients if they are fewer than half of those that sent a layer. The median of one or two clients
+    is their mean, without protection.
     """
 
     def centre(self, values):

@@ -11,8 +11,8 @@ class TrimmedMean(Stacked):
     """Mean without the largest and the smallest values of each entry (Yin et al. 2018).
 
     At each end, the share `trim` of the m_l values is cut (rounded down), and at least one value of three or more. So
-    one wrong client of three is borne, two of ten, but none of one or two: then nothing is cut, and the centre is the
-    mean.
+    one wrong client of three is tolerated, and two of ten. With one or two clients nothing is cut, and the centre is
+    their mean, without protection.
     """
 
     def centre(self, values):
